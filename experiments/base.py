@@ -1,0 +1,41 @@
+"""The tutorial's experiment, and the list of everything that can be set.
+
+    python -m mnist_cnn.main --config experiments/base.py
+
+One epoch of Adam on all 60,000 training images.  Any field can be given on the command line, as
+in --config.learning_rate=3e-4; another experiment is a file that states what differs:
+mnist_cnn.experiment(name="mine", num_epochs=5).
+"""
+
+import mnist_cnn
+
+
+def get_config():
+    return mnist_cnn.experiment(
+        name="base",  # the experiment's name, in result.json and in runs/<name>-<time>
+        seed=1337,  # 0 to 2**31 - 1; everything random follows from it
+        #
+        # Data
+        dataset="mnist",  # mnist (in the package), fashion_mnist or kmnist (downloaded)
+        manual_dir=None,  # a folder that holds the four IDX files instead, gzipped or raw
+        train_split="train",  # a part of the training images, as tfds writes it: "train[:55000]"
+        validation_split=None,  # another part, to watch: "train[55000:]"
+        #
+        # Network, loss, optimiser: a name, or in an experiment file an object of one's own
+        model="cnn",  # or any flax.linen module: images [B, 28, 28, 1] in 0..1 -> logits [B, 10]
+        loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
+        optimizer="adam",  # or a function learning_rate -> optax.GradientTransformation
+        learning_rate=1e-3,  # above 0; Keras' default for Adam
+        #
+        # Length
+        batch_size=32,  # images a step; the last batch of an epoch may be smaller
+        num_epochs=1,  # passes over the training images
+        num_steps=None,  # if given, that many steps instead
+        #
+        # What is written when, in steps
+        log_every=100,  # the training loss and accuracy since the last time
+        eval_every=None,  # the validation split; None: after every epoch
+        eval_batch_size=250,  # images at a time in an evaluation; changes no result
+        checkpoint_every=500,  # and at the end
+        keep=2,  # how many checkpoints stay; at least 2
+    )

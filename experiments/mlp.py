@@ -1,0 +1,26 @@
+"""A network of one's own: two dense layers, trained with momentum instead of Adam."""
+
+import functools
+
+import optax
+from flax import linen as nn
+
+import mnist_cnn
+
+
+class MLP(nn.Module):
+    hidden: int = 128
+
+    @nn.compact
+    def __call__(self, images):  # [B, 28, 28, 1] -> [B, 10]
+        x = nn.relu(nn.Dense(self.hidden)(images.reshape(images.shape[0], -1)))
+        return nn.Dense(10)(x)
+
+
+def get_config():
+    return mnist_cnn.experiment(
+        name="mlp",
+        model=MLP(hidden=128),
+        optimizer=functools.partial(optax.sgd, momentum=0.9),
+        learning_rate=0.05,
+    )

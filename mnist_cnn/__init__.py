@@ -1,0 +1,52 @@
+"""A convolutional network on MNIST in functional JAX: reproducible, resumable, offline.
+
+    import mnist_cnn
+    result = mnist_cnn.run(mnist_cnn.experiment(num_epochs=1), "runs/mine")
+    network = mnist_cnn.load("runs/mine")
+    logits = network(images)  # uint8 [N, 28, 28, 1] -> float32 [N, 10]
+
+Importing the package starts no backend and imports nothing heavy: what a function needs is
+imported when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ml_collections
+
+    from mnist_cnn.network import Network
+
+__version__ = "0.1.0"
+__all__ = ["experiment", "load", "run"]
+
+
+def experiment(**changes: Any) -> ml_collections.ConfigDict:
+    """The base experiment's configuration with the given fields changed (see `config.py`)."""
+    from mnist_cnn import config
+
+    return config.experiment(**changes)
+
+
+def run(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Trains and evaluates `config` in `workdir`, or goes on with what is there: the result."""
+    from mnist_cnn import loop
+
+    return loop.run(config, workdir)
+
+
+def load(
+    workdir: str | os.PathLike[str], config: ml_collections.ConfigDict | None = None
+) -> Network:
+    """The trained network of a run directory, a callable on uint8 images.
+
+    `config` is needed only where the experiment brought a module of its own: a run directory
+    never says what code is to be executed.
+    """
+    from mnist_cnn import network
+
+    return network.load(workdir, config)

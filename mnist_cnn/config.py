@@ -1,0 +1,230 @@
+"""The fields of an experiment: their types, legal ranges and defaults, and how they are checked.
+
+`experiments/base.py` is the commented list for readers; `FIELDS` is the same list for the
+program, and a test holds the two together.  This module knows neither JAX nor the disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from mnist_cnn.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field: its type, its default, and the values that are legal."""
+
+    kind: type
+    default: Any
+    minimum: float | None = None  # the least legal value ...
+    above: float | None = None  # ... or the value that it must exceed
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str | None = None
+    optional: bool = False  # None is legal
+    or_object: str | None = None  # what an experiment file may put in place of a name
+
+    def expected(self) -> str:
+        """The legal values in words."""
+        if self.choices:
+            text = " or ".join(
+                [", ".join(self.choices[:-1]), self.choices[-1]][-len(self.choices) :]
+            )
+        elif self.kind is str:
+            text = f"a text of the form {self.pattern}" if self.pattern else "a text"
+        else:
+            text = "an integer" if self.kind is int else "a number"
+            if self.above is not None:
+                text += f" above {self.above:,g}"
+            if self.minimum is not None:
+                text += f" from {self.minimum:,g}"
+            if self.maximum is not None:
+                text += f" {'up ' if self.minimum is None else ''}to {self.maximum:,.0f}"
+            elif self.minimum is not None:
+                text += " upwards"
+        if self.or_object:
+            text += f", or in an experiment file {self.or_object}"
+        return text + (", or None" if self.optional else "")
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` (of the right Python type) is legal."""
+        if value is None:
+            return self.optional
+        if self.or_object and not isinstance(value, str):
+            return callable(value)
+        if self.kind is str:
+            if not isinstance(value, str) or (self.choices and value not in self.choices):
+                return False
+            return self.pattern is None or re.fullmatch(self.pattern, value) is not None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if self.kind is int and not isinstance(value, int):
+            return False
+        return (
+            math.isfinite(value)
+            and (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
+        )
+
+    def parse(self, text: str) -> Any:
+        """The value that `text` (from the command line) stands for; ValueError if none."""
+        if self.optional and text in ("None", "none"):
+            return None
+        return self.kind(text)
+
+
+_STEPS = 2**31 - 1  # a step is an int32 on the device
+
+FIELDS: dict[str, Field] = {
+    "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
+    "seed": Field(int, 1337, minimum=0, maximum=2**31 - 1),
+    "dataset": Field(str, "mnist", choices=("mnist", "fashion_mnist", "kmnist")),
+    "manual_dir": Field(str, None, optional=True),
+    "train_split": Field(str, "train"),
+    "validation_split": Field(str, None, optional=True),
+    "model": Field(str, "cnn", choices=("cnn",), or_object="a flax.linen module"),
+    "loss": Field(
+        str,
+        "cross_entropy",
+        choices=("cross_entropy",),
+        or_object="a function (logits [B, 10], labels [B]) -> losses [B]",
+    ),
+    "optimizer": Field(
+        str,
+        "adam",
+        choices=("adam",),
+        or_object="a function learning_rate -> optax.GradientTransformation",
+    ),
+    "learning_rate": Field(float, 1e-3, above=0),
+    "batch_size": Field(int, 32, minimum=1, maximum=2**20),
+    "num_epochs": Field(int, 1, minimum=1, maximum=10**6),
+    "num_steps": Field(int, None, minimum=1, maximum=_STEPS, optional=True),
+    "log_every": Field(int, 100, minimum=1, maximum=_STEPS),
+    "eval_every": Field(int, None, minimum=1, maximum=_STEPS, optional=True),
+    "eval_batch_size": Field(int, 250, minimum=1, maximum=2**20),
+    "checkpoint_every": Field(int, 500, minimum=1, maximum=_STEPS),
+    "keep": Field(int, 2, minimum=2, maximum=10**6),
+}
+
+# What may differ when a run goes on in its old directory: what only prints or saves, and the
+# length, as long as nothing before the new end depends on it.
+FREE_ON_RESUME = ("log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep")
+LENGTH = ("num_epochs", "num_steps")
+
+
+def experiment(**changes: Any) -> ml_collections.ConfigDict:
+    """A complete configuration: the base experiment with `changes`.
+
+    Raises:
+      ConfigError: a changed field is unknown or has an illegal value.
+    """
+    config = ml_collections.ConfigDict()
+    for key, field in FIELDS.items():
+        if field.optional:
+            config[key] = config_dict.placeholder(field.kind)
+        else:
+            config[key] = field.default
+    for key, value in changes.items():
+        check_value(key, value)
+        with config.ignore_type():
+            config[key] = value
+    return config.lock()
+
+
+def check_key(key: str) -> Field:
+    """The field named `key`; ConfigError with the nearest right name if there is none."""
+    if key in FIELDS:
+        return FIELDS[key]
+    near = difflib.get_close_matches(key, FIELDS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "the fields are " + ", ".join(FIELDS)
+    raise ConfigError(f"config.{key}: there is no such field; {hint}")
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raises ConfigError unless `value` is legal for the field `key`."""
+    field = check_key(key)
+    if not field.accepts(value):
+        raise ConfigError(f"config.{key}: got {value!r}, expected {field.expected()}")
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Checks every --config.KEY=VALUE of a command line before anything parses it.
+
+    Raises:
+      ConfigError: an unknown key, or a value of the wrong type or out of range.
+    """
+    for index, argument in enumerate(arguments):
+        match = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", argument, flags=re.DOTALL)
+        if match is None:
+            continue
+        key, text = match.groups()
+        field = check_key(key)
+        if text is None:
+            if index + 1 == len(arguments):
+                raise ConfigError(f"config.{key}: got no value, expected {field.expected()}")
+            text = arguments[index + 1]
+        try:
+            value = field.parse(text)
+        except ValueError:
+            raise ConfigError(f"config.{key}: got {text!r}, expected {field.expected()}") from None
+        check_value(key, value)
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Checks a whole configuration, as an experiment file made it.
+
+    Raises:
+      ConfigError: a field is missing, unknown, of the wrong type or out of range; or a split
+        that training reads is the test split.
+    """
+    for key in config:
+        check_value(key, config[key])
+    missing = [key for key in FIELDS if key not in config]
+    if missing:
+        raise ConfigError(
+            f"the experiment lacks config.{missing[0]}; "
+            "start from mnist_cnn.experiment(...), which has every field"
+        )
+    for key in ("train_split", "validation_split"):
+        if config[key] is not None and "test" in config[key]:
+            raise ConfigError(
+                f"config.{key}: got {config[key]!r}, expected a part of 'train', such as "
+                "'train[:55000]': the test split is read by the final evaluation alone"
+            )
+
+
+def describe(value: Any) -> Any:
+    """`value` as config.json keeps it: an object that an experiment brought becomes its name."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, functools.partial):
+        arguments = [repr(argument) for argument in value.args]
+        arguments += [f"{key}={argument!r}" for key, argument in sorted(value.keywords.items())]
+        return f"{describe(value.func)}({', '.join(arguments)})"
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return " ".join(repr(value).split())
+
+
+def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as config.json keeps it, in the order of `FIELDS`."""
+    return {key: describe(config[key]) for key in FIELDS}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What keeps `new` from going on with a run of `old`: "key: was X, now Y" for each."""
+    keys = [key for key in FIELDS if key not in FREE_ON_RESUME + LENGTH]
+    return [
+        f"{key}: was {old.get(key)!r}, now {new[key]!r}" for key in keys if old.get(key) != new[key]
+    ]

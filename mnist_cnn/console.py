@@ -1,0 +1,145 @@
+"""What a run shows: lines, the network's table, a progress bar, the result.
+
+On a terminal with rich's help; elsewhere plain lines, at sensible intervals and without control
+characters.  It decides nothing and writes no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.markup
+import rich.progress
+import rich.table
+
+import mnist_cnn
+from mnist_cnn.data import Dataset
+from mnist_cnn.summary import Layer
+
+_PLAIN_INTERVAL = 5.0  # seconds between two progress lines where there is no terminal
+
+
+class Console:
+    """Where a run's output goes; `quiet` for none."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress: rich.progress.Progress | None = None
+        self._printed = 0.0
+
+    def line(self, text: str) -> None:
+        """One line, as it is."""
+        self._console.print(rich.markup.escape(text))
+
+    def versions(self, environment: Mapping[str, Any]) -> None:
+        """What computes."""
+        versions, devices = environment["versions"], environment["devices"]
+        device = f"{len(devices)} x {devices[0]['kind']} ({devices[0]['platform']})"
+        if devices[0]["platform"] == "cpu":
+            device = f"{environment['processor']}, {environment['cpu_count']} cores"
+        self.line(
+            f"mnist_cnn {mnist_cnn.__version__}, Python {environment['python']}, "
+            f"jax {versions['jax']}, flax {versions['flax']} on {device}"
+        )
+
+    def data(self, dataset: Dataset, config: Mapping[str, Any], num_train: int) -> None:
+        """What is learned from, and where it is from."""
+        held_out = config["validation_split"]
+        self.line(
+            f"{dataset.name}: {num_train:,} training images ({config['train_split']}), "
+            + (f"validation on {held_out}, " if held_out else "")
+            + f"{dataset.num_examples['test']:,} test images, from {dataset.origin}, "
+            + ("SHA-256 verified" if dataset.official else "not the official files: form checked")
+        )
+
+    def changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Says so if a run goes on elsewhere than where it began."""
+        keys = ("versions", "devices", "processor", "cpu_count")
+        changed = [key for key in keys if before.get(key) != now[key]]
+        if changed:
+            self.line(
+                f"note: the run began with other {', '.join(changed)} (environment.json), so its "
+                "end may not be bit for bit that of a run in one place"
+            )
+
+    def network(self, name: str, layers: Sequence[Layer]) -> None:
+        """The network's table, as readers of Keras' `model.summary()` expect it."""
+        table = self._table(f"{name}, one image")
+        table.add_column("layer")
+        table.add_column("output shape")
+        table.add_column("parameters", justify="right")
+        table.add_column("multiply-adds", justify="right")
+        for layer in layers:
+            shape = " x ".join(str(size) for size in layer.output_shape)
+            table.add_row(layer.name, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
+        table.add_section()
+        parameters = sum(layer.parameters for layer in layers)
+        multiply_adds = sum(layer.multiply_adds for layer in layers)
+        table.add_row("total", "", f"{parameters:,}", f"{multiply_adds:,}")
+        self._console.print(table)
+
+    @contextlib.contextmanager
+    def training(self, step: int, total: int) -> Iterator[None]:
+        """While it lasts, `step_done` moves a bar (or prints lines)."""
+        self._printed = time.monotonic()
+        if not self._console.is_terminal:
+            yield
+            return
+        columns = (
+            rich.progress.TextColumn("step {task.completed:,}/{task.total:,}"),
+            rich.progress.BarColumn(),
+            rich.progress.TextColumn("{task.fields[text]}"),
+            rich.progress.TimeRemainingColumn(),
+        )
+        with rich.progress.Progress(*columns, console=self._console) as self._progress:
+            self._progress.add_task("", total=total, completed=step, text="")
+            yield
+        self._progress = None
+
+    def step_done(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Shows how far the training is: loss, accuracy, images_per_second."""
+        text = (
+            f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.4f}  "
+            f"{metrics['images_per_second']:,.0f} images/s"
+        )
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=step, text=text)
+        elif time.monotonic() - self._printed >= _PLAIN_INTERVAL or step == total:
+            self._printed = time.monotonic()
+            self.line(f"step {step:,}/{total:,}  {text}")
+
+    def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """The figures of the validation split at `step`."""
+        self.line(
+            f"step {step:,}  validation: loss {metrics['loss']:.4f}  accuracy "
+            f"{metrics['accuracy']:.4f} ({metrics['correct']:,} of {metrics['examples']:,})"
+        )
+
+    def result(self, result: Mapping[str, Any], path: str) -> None:
+        """The final table and where everything is."""
+        test, seconds = result["test"], result["seconds"]
+        table = self._table(f"{result['experiment']}, {result['steps']:,} steps")
+        for name in ("seed", "test accuracy", "test loss", "correct", "seconds"):
+            table.add_column(name, justify="right")
+        for row, seed in enumerate(result["seeds"]):
+            table.add_row(
+                str(seed),
+                f"{test['accuracy'][row]:.2%}",
+                f"{test['loss'][row]:.4f}",
+                f"{test['correct'][row]:,} of {test['examples']:,}",
+                f"{seconds['total']:.1f}",
+            )
+        self._console.print(table)
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+        self.line(f"seconds: {parts}")
+        self.line(f"parameters: sha256 {result['params_sha256'][0]}")
+        self.line(f"run directory: {path}")
+
+    def _table(self, title: str) -> rich.table.Table:
+        box = rich.box.SIMPLE_HEAD if self._console.is_terminal else rich.box.ASCII2
+        return rich.table.Table(title=rich.markup.escape(title), box=box, title_justify="left")

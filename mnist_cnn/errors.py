@@ -1,0 +1,24 @@
+"""The one kind of exception that a user of the commands sees.
+
+Every module may raise it; only the commands (`main` and its like) catch it, print its text as
+one line and choose the exit status.  It must not know anything of the rest of the package.
+"""
+
+
+class UserError(Exception):
+    """Something that the user can mend.
+
+    The text is one line that says what was given, what was expected and what to do.
+    """
+
+
+class ConfigError(UserError):
+    """A field of the configuration is unknown, of the wrong type, or out of range."""
+
+
+class DataError(UserError):
+    """Data files are missing, truncated, altered or contradict one another."""
+
+
+class CheckpointError(UserError):
+    """A run directory or checkpoint cannot be used."""

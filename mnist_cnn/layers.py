@@ -1,0 +1,171 @@
+"""Convolution and max-pooling that are fast on every backend, under the names everyone knows.
+
+On GPU and TPU they are XLA's own.  On a CPU, XLA's convolution gradients inside a loop are up to
+30 times slower than at top level (jax-ml/jax issue 12868), and so is the gradient of a windowed
+maximum; there they are said in forms that stay fast.  Which one runs is chosen inside the program
+(`jax.lax.platform_dependent`), so a program exported for another platform is right there too.
+
+Nothing here knows of a model, of training or of data.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def conv_general_dilated(
+    images: Float[Array, "B H W in"],
+    kernel: Float[Array, "kh kw in out"],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> Float[Array, "B Ho Wo out"]:
+    """`jax.lax.conv_general_dilated`; with strides of 1 and nothing else special, fast on a CPU.
+
+    `flax.linen.Conv` takes it as its `conv_general_dilated`.
+    """
+    trivial = {
+        "lhs_dilation": (1, 1),
+        "rhs_dilation": (1, 1),
+        "feature_group_count": 1,
+        "precision": None,
+        "preferred_element_type": None,
+    }
+    layout = lax.conv_dimension_numbers(
+        images.shape, kernel.shape, options.get("dimension_numbers", _LAYOUT)
+    )
+    plain = (
+        images.ndim == 4
+        and layout == lax.conv_dimension_numbers(images.shape, kernel.shape, _LAYOUT)
+        and tuple(window_strides) == (1, 1)
+        and all(
+            value is None
+            or (tuple(value) if isinstance(value, Sequence) else value) == trivial[key]
+            for key, value in options.items()
+            if key != "dimension_numbers"
+        )
+    )
+    if not plain:
+        return lax.conv_general_dilated(images, kernel, window_strides, padding, **options)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding)
+    low, high = ((int(lo), int(hi)) for lo, hi in padding)
+    return _conv(images, kernel, (low, high))
+
+
+def _native(images: Array, kernel: Array, padding: _Padding) -> Array:
+    return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(images: Array, kernel: Array, padding: _Padding) -> Array:
+    return _native(images, kernel, padding)
+
+
+def _conv_forward(images: Array, kernel: Array, padding: _Padding) -> Any:
+    return _native(images, kernel, padding), (images, kernel)
+
+
+def _conv_backward(padding: _Padding, saved: tuple[Array, Array], gradient: Array) -> Any:
+    native = functools.partial(_native_gradients, padding=padding)
+    plain = functools.partial(_plain_gradients, padding=padding)
+    return lax.platform_dependent(*saved, gradient, cpu=plain, default=native)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _native_gradients(
+    images: Array, kernel: Array, gradient: Array, padding: _Padding
+) -> tuple[Array, Array]:
+    _, gradients = jax.vjp(functools.partial(_native, padding=padding), images, kernel)
+    return gradients(gradient)
+
+
+def _plain_gradients(
+    images: Array, kernel: Array, gradient: Array, padding: _Padding
+) -> tuple[Array, Array]:
+    """Both gradients as plain NHWC convolutions, the form that XLA's CPU kernels are fast at."""
+    height, width = kernel.shape[:2]
+    (top, bottom), (left, right) = padding
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    back = (height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right)
+    images_gradient = _native(gradient, flipped, back)
+    # The batch is what a kernel's gradient sums over: it takes the place of the input channels.
+    kernel_gradient = _native(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), padding)
+    return images_gradient, kernel_gradient.transpose(1, 2, 0, 3)
+
+
+def max_pool(
+    images: Float[Array, "B H W C"], window: tuple[int, int]
+) -> Float[Array, "B H//h W//w C"]:
+    """The largest value of each `window`, strides equal to it, a ragged edge dropped.
+
+    Values and gradients are those of `flax.linen.max_pool(images, window, strides=window)`: where
+    several values of a window are the largest, the first takes the gradient.
+    """
+    native = functools.partial(nn.max_pool, window_shape=window, strides=window)
+    fast = functools.partial(_max_pool, window)
+    return lax.platform_dependent(images, cpu=fast, default=native)
+
+
+def _windows(images: Array, window: tuple[int, int]) -> list[Array]:
+    """The values of every window, in row order: h * w arrays of [B, H//h, W//w, C]."""
+    h, w = window
+    batch, height, width, channels = images.shape
+    images = images[:, : height // h * h, : width // w * w]
+    split = images.reshape(batch, height // h, h, width // w, w, channels)
+    return [split[:, :, i, :, j] for i in range(h) for j in range(w)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _max_pool(window: tuple[int, int], images: Array) -> Array:
+    return functools.reduce(jnp.maximum, _windows(images, window))
+
+
+def _max_pool_forward(window: tuple[int, int], images: Array) -> Any:
+    largest = _max_pool(window, images)
+    return largest, (images, largest)
+
+
+def _max_pool_backward(
+    window: tuple[int, int], saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array]:
+    images, largest = saved
+    h, w = window
+    batch, height, width, channels = images.shape
+    taken = jnp.zeros(largest.shape, bool)
+    parts = []
+    for value in _windows(images, window):
+        first = (value == largest) & ~taken
+        taken |= first
+        parts.append(jnp.where(first, gradient, 0))
+    grid = jnp.stack(parts, axis=-2).reshape(batch, height // h, width // w, h, w, channels)
+    whole = grid.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, height // h * h, width // w * w, channels
+    )
+    edge = ((0, 0), (0, height % h), (0, width % w), (0, 0))
+    return (jnp.pad(whole, edge),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+# Keras' defaults: Glorot-uniform kernels, zero biases.
+Conv = functools.partial(
+    nn.Conv,
+    kernel_init=nn.initializers.glorot_uniform(),
+    conv_general_dilated=conv_general_dilated,
+)
+Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())

@@ -1,0 +1,27 @@
+"""The tutorial's network."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mnist_cnn.layers import Conv, Dense, max_pool
+
+
+class CNN(nn.Module):
+    """Two 5x5 convolutions with max-pooling, a hidden layer of 1,024: 3,274,634 parameters.
+
+    The Keras tutorial's network ("Keras: 2.3 implementing a convolutional neural network"), with
+    logits for its output: the softmax is part of the loss.
+    """
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B 28 28 1"]) -> Float[Array, "B 10"]:
+        """Logits of images whose values are scaled to 0..1."""
+        x = Conv(32, (5, 5), name="conv1")(images)
+        x = max_pool(nn.relu(x), (2, 2))  # [B, 14, 14, 32]
+        x = Conv(64, (5, 5), name="conv2")(x)
+        x = max_pool(nn.relu(x), (2, 2))  # [B, 7, 7, 64]
+        x = x.reshape(x.shape[0], -1)
+        x = nn.relu(Dense(1024, name="dense1")(x))
+        return Dense(10, name="dense2")(x)

@@ -1,0 +1,92 @@
+"""A trained network, read from its run directory: a callable on uint8 images.
+
+It needs the directory alone, which may have been copied from elsewhere; nothing in it is
+executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization
+from jaxtyping import Float32, UInt8
+
+from mnist_cnn import config as config_lib, evaluate, records, train
+from mnist_cnn.checkpoint import Checkpoints
+from mnist_cnn.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Parameters, the module that they belong to, and the configuration that they come from."""
+
+    config: Mapping[str, Any]
+    params: Any
+    model: Any
+    step: int
+
+    def __call__(self, images: UInt8[np.ndarray, "N 28 28 1"]) -> Float32[np.ndarray, "N 10"]:
+        """Logits of images with values 0..255.
+
+        Raises:
+          ValueError: the images are not uint8 [N, 28, 28, 1].
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != (28, 28, 1):
+            raise ValueError(
+                f"got images {images.dtype} {list(images.shape)}, expected uint8 [N, 28, 28, 1]"
+            )
+        batch_size = self.config["eval_batch_size"]
+        logits = evaluate.logits_of(self.model, self.params, images, batch_size)
+        return np.asarray(logits)
+
+
+def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = None) -> Network:
+    """The network of the newest good checkpoint in `workdir`.
+
+    Args:
+      workdir: a run directory.
+      config: the experiment's configuration; needed where it brought a module, a loss or an
+        optimiser of its own.
+
+    Raises:
+      CheckpointError: there is no run, no good checkpoint, or `config` is needed or another one.
+    """
+    directory = records.RunDirectory(workdir)
+    saved = directory.read("config.json")
+    if saved is None:
+        raise CheckpointError(
+            f"{directory.path}: no config.json there, so it is no run directory; give the one "
+            "that a run printed at its end"
+        )
+    if config is None:
+        for key, known in (
+            ("model", train.MODELS), ("loss", train.LOSSES), ("optimizer", train.OPTIMIZERS),
+        ):  # fmt: skip
+            if saved.get(key) not in known:
+                raise CheckpointError(
+                    f"{directory.path}: its {key} is {saved.get(key)!r}, from an experiment file; "
+                    "give that experiment's config as well"
+                )
+        config = config_lib.experiment(**saved)
+    differences = config_lib.differences(saved, config_lib.as_dict(config))
+    if differences:
+        raise CheckpointError(
+            f"{directory.path} belongs to another configuration ({'; '.join(differences)})"
+        )
+    template = {"state": serialization.to_state_dict(train.create_state(config))}
+    template["sums"] = serialization.to_state_dict(train.Metrics.zero())
+    template = jax.tree_util.tree_map(np.asarray, template)
+    checkpoints = Checkpoints(directory.checkpoints, config["keep"])
+    restored = checkpoints.restore(template, report=lambda line: None)
+    checkpoints.close()
+    if restored is None:
+        raise CheckpointError(f"{directory.path}: no checkpoint there yet; let the run go on first")
+    step, tree, _ = restored
+    model = train.parts(config)[0]
+    return Network(config, tree["state"]["params"], model, step)

@@ -1,0 +1,197 @@
+"""The run directory: config, environment, metrics, TensorBoard events and result, on disk.
+
+    config.json  environment.json  metrics.jsonl  events.out.tfevents.*  checkpoints/  result.json
+
+Nothing here trains, prints, or knows what the numbers mean; TensorBoard is written here alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from mnist_cnn.errors import CheckpointError
+
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy",
+)  # fmt: skip
+
+
+class RunDirectory:
+    """One run's files.  Reading needs no lock; `lock()` before anything is written."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path).absolute()
+        self._lock: IO[str] | None = None
+        self._metrics: IO[str] | None = None
+        self._events: Any = None
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / "checkpoints"
+
+    def lock(self) -> None:
+        """Makes the directory if need be, and claims it for this process while it lives.
+
+        Raises:
+          CheckpointError: another living process has claimed it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise CheckpointError(
+                f"--workdir {self.path}: there is a file in its place; give another directory"
+            ) from None
+        lock = open(self.path / "lock", "a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise CheckpointError(
+                f"--workdir {self.path}: another run is at work there; wait for its end, or give "
+                "another directory"
+            ) from None
+        self._lock = lock  # the kernel lets go of it when the process ends, however it ends
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The JSON object of a file; None if the file is not there.
+
+        Raises:
+          CheckpointError: it is there and holds no JSON object.
+        """
+        try:
+            content = json.loads((self.path / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            return None
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise CheckpointError(
+                f"{self.path / name}: expected a JSON object, found something else; restore the "
+                "file, or start over in another --workdir"
+            )
+        return content
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a JSON file whole or not at all."""
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / name, text.encode())
+
+    def open_metrics(self, step: int) -> None:
+        """Opens metrics.jsonl and the events to go on after `step`: what lies beyond is dropped."""
+        path = self.path / "metrics.jsonl"
+        whole = path.read_bytes() if path.exists() else b""
+        kept = b"".join(line for line in whole.splitlines(True) if _step_of(line) <= step)
+        if kept != whole:
+            write_atomically(path, kept)
+        self._metrics = open(path, "a", encoding="utf-8")
+        import tensorboardX
+
+        self._events = tensorboardX.SummaryWriter(
+            str(self.path), purge_step=step + 1 if step else None
+        )
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Appends a line {"step": .., "epoch": .., "split": .., NAME: number, ..}."""
+        assert self._metrics is not None, "open_metrics comes first"
+        self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
+        self._metrics.flush()
+        for name, value in entry.items():
+            if name not in ("step", "epoch", "split"):
+                self._events.add_scalar(f"{entry['split']}/{name}", value, entry["step"])
+        self._events.flush()
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        for file in (self._metrics, self._events, self._lock):
+            if file is not None:
+                file.close()
+        self._metrics = self._events = self._lock = None
+
+
+def new_path(name: str) -> pathlib.Path:
+    """runs/<name>-<time>, with a number if that is taken."""
+    path = pathlib.Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    number = 1
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{path.name.partition('_')[0]}_{number}")
+    return path
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Replaces `path`; a reader, and a crash, meet the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def environment(devices: Sequence[Any], command: Sequence[str]) -> dict[str, Any]:
+    """What a number depends on besides the configuration."""
+    return {
+        "command": list(command),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [{"platform": d.platform, "kind": d.device_kind} for d in devices],
+        "git": _git(pathlib.Path(__file__).parent),
+    }
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a metrics line; infinity for a torn one, so that it is dropped."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else float("inf")
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        return float("inf")
+
+
+def _processor() -> str:
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The commit of the code, and whether the tree was dirty; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+
+    try:
+        if git("ls-files", "__init__.py") != "__init__.py":
+            return None  # a copy that merely lies inside somebody's repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def command_line() -> list[str]:
+    """The command of this process as its user typed it, as far as Python knows."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None:
+        return ["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
+    return list(sys.argv)

@@ -1,0 +1,46 @@
+"""SIGTERM and SIGINT: training ends its slice and saves; a second one leaves at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Stopped(BaseException):
+    """The process was asked to stop; `status` is what it should exit with (128 + the signal)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+class StopRequest:
+    """Turns the first signal into `Stopped`: at once, or at the end of a `deferred` section."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._deferred = False
+
+    def install(self) -> None:
+        """Handles SIGTERM and SIGINT from now on; for the main thread."""
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within it a signal is only noted in `received`: the caller looks, saves, and raises."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)  # checkpoints are written aside and renamed: nothing breaks
+        self.received = number
+        if not self._deferred:
+            raise Stopped(number)

@@ -1,0 +1,56 @@
+"""A network layer by layer: output shape, parameters, multiply-adds.  Nothing is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Layer(NamedTuple):
+    """One submodule that has parameters of its own."""
+
+    name: str
+    output_shape: tuple[int, ...]  # without the batch axis
+    parameters: int
+    multiply_adds: int  # for one image
+
+
+def summarize(model: nn.Module) -> list[Layer]:
+    """The layers of `model` in the order in which an image meets them.
+
+    Multiply-adds are those of the layers with a kernel: each kernel value is used once for every
+    output position.
+    """
+    outputs: dict[tuple[str, ...], tuple[int, ...]] = {}
+
+    def note(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and hasattr(output, "shape"):
+            outputs[context.module.path] = output.shape[1:]
+        return output
+
+    with nn.intercept_methods(note):
+        variables = jax.eval_shape(
+            model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+        )
+    layers = []
+    for path, shape in outputs.items():
+        own: Any = variables.get("params", {})
+        for name in path:
+            own = own.get(name, {})
+        arrays = {name: value for name, value in own.items() if hasattr(value, "shape")}
+        if not arrays:
+            continue
+        parameters = sum(math.prod(array.shape) for array in arrays.values())
+        kernel = arrays.get("kernel")
+        positions = math.prod(shape[:-1])
+        multiply_adds = math.prod(kernel.shape) * positions if kernel is not None else 0
+        layers.append(Layer("/".join(path) or "network", shape, parameters, multiply_adds))
+    return layers
