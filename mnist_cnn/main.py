@@ -90,8 +90,8 @@ def main(arguments: list[str]) -> int:
 
         loop.run(_CONFIG.value, workdir, command=command, stop=stop)
     except Stopped as stopped:
-        command = [part for part in command if not part.startswith("--workdir")]
-        go_on = shlex.join([*command, f"--workdir={workdir}"])
+        given = _WORKDIR.value is not None
+        go_on = shlex.join(command if given else [*command, f"--workdir={workdir}"])
         print(f"stopped by {stopped}; saved.  To go on: {go_on}", flush=True)
         return stopped.status
     return 0

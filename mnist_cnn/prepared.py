@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -89,7 +89,9 @@ def read(directory: Path, split: str, size: int, digest: str) -> Examples:
 
 def digest_of(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of the pixels, then of the labels, a byte each."""
-    return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    digest = hashlib.sha256(images.data)
+    digest.update(labels.data)
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -107,10 +109,10 @@ def _builder(
 
     tfds.disable_progress_bar()
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         name = directory.parents[1].name
         VERSION = tfds.core.Version(directory.name)
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=directory.parent.name)]
+        BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name=directory.parent.name)]
 
         def _info(self) -> tfds.core.DatasetInfo:
             def tensor(*shape: int | None) -> tfds.features.Tensor:

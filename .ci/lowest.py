@@ -1,0 +1,10 @@
+"""Prints name==version for the lower bound of every dependency: the oldest that is allowed."""
+
+import re
+import tomllib
+
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+for requirement in project["dependencies"]:
+    name, version = re.fullmatch(r"([\w.-]+)>=([\d.]+)", requirement).groups()
+    print(f"{name}=={version}")

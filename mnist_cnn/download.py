@@ -1,0 +1,86 @@
+"""What tfds knows of the datasets: their files' addresses and SHA-256, and how to fetch them.
+
+This module must not know what is in the files.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from mnist_cnn.errors import DataError
+
+_TFDS_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+DATASETS = tuple(_TFDS_CLASSES)
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+_PROBE_SECONDS = 1.2
+
+
+def registered(name: str) -> dict[str, Any]:
+    """The addresses of the files, in the order of `FILES` -> what tfds has registered for each."""
+    import tensorflow_datasets as tfds
+
+    builder = getattr(tfds.image_classification, _TFDS_CLASSES[name])
+    urls = [urllib.parse.urljoin(builder.URL, f"{file}.gz") for file in FILES]
+    return {url: builder.url_infos[url] for url in urls}
+
+
+def fetch(name: str, cache: Path) -> list[Path]:
+    """The files, in the order of `FILES`, from tfds' cache of downloads or the network into it.
+
+    Raises:
+      DataError: within two seconds, if they are not in the cache and there is no network.
+    """
+    import tensorflow_datasets as tfds
+
+    url_infos = registered(name)
+    files = ", ".join(f"{file}.gz" for file in FILES)
+    advice = f"put {files} into a folder and name it as manual_dir"
+
+    class DownloadManager(tfds.download.DownloadManager):
+        def _download(self, resource: Any) -> Any:  # a file that is not in the cache
+            if not _reachable(urllib.parse.urlsplit(resource.url)):  # tfds would try for 205 s
+                url = urllib.parse.urljoin(resource.url, ".")
+                raise DataError(f"{name} is not here, and there is no network to {url}: {advice}")
+            return super()._download(resource)
+
+    tfds.disable_progress_bar()
+    try:
+        manager = DownloadManager(download_dir=cache, url_infos=url_infos, dataset_name=name)
+        return [Path(path) for path in manager.download(list(url_infos))]
+    except DataError:
+        raise
+    except Exception as error:  # tfds, requests and urllib3 have no base class in common
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{name} was not downloaded ({reason}): try again, or {advice}") from error
+
+
+def _reachable(host: urllib.parse.SplitResult) -> bool:
+    """Whether `host`, or the proxy to it, accepts a connection: soon, and whatever DNS does."""
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(host.scheme) or proxies.get("all")
+    if proxy and not urllib.request.proxy_bypass(host.netloc):
+        host = urllib.parse.urlsplit(proxy if "://" in proxy else f"//{proxy}")
+    connected = threading.Event()
+
+    def connect() -> None:
+        try:
+            port = host.port or (443 if host.scheme == "https" else 80)
+            socket.create_connection((host.hostname, port), timeout=_PROBE_SECONDS).close()
+            connected.set()
+        except (OSError, ValueError, OverflowError):
+            pass
+
+    thread = threading.Thread(target=connect, daemon=True)  # a resolver may hang for long
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return connected.is_set()

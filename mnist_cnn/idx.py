@@ -1,0 +1,75 @@
+"""The IDX format, gzipped or raw: any bytes become a checked array or one `DataError`.
+
+The files may come from anywhere, so nothing in them is believed before it is checked, and never
+more is unpacked than the header announces.  This module must not know where the bytes come from.
+"""
+
+import gzip
+import io
+import math
+import struct
+import zlib
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mnist_cnn.errors import DataError
+
+MAX_BYTES = 2**30  # of one file, packed or unpacked: 1.3 million images
+_MAX_DEFLATE_RATIO = 1032  # no gzip file unpacks to more times its size (zlib.net/zlib_tech.html)
+
+
+def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
+    """Images from the bytes of a file.
+
+    Args:
+      data: the file's bytes, gzipped or not.
+      name: the file's name, for the error's text.
+
+    Returns:
+      At least one image, 0 (background) to 255, read-only.
+
+    Raises:
+      DataError: the bytes are anything else than one whole IDX file of 28x28 images.
+    """
+    images = _parse(data, name, ndim=3)
+    if images.shape[1:] != (28, 28):
+        raise DataError(f"{name}: images are {images.shape[1]}x{images.shape[2]}, expected 28x28")
+    return images[..., None]
+
+
+def parse_labels(data: bytes, name: str) -> UInt8[np.ndarray, " N"]:
+    """Labels, 0 to 9, from the bytes of a file; else as `parse_images`."""
+    labels = _parse(data, name, ndim=1)
+    if labels.max() > 9:
+        where = int(np.argmax(labels > 9))
+        raise DataError(f"{name}: label {where} is {labels[where]}, expected 0 to 9")
+    return labels
+
+
+def _parse(data: bytes, name: str, ndim: int) -> UInt8[np.ndarray, "..."]:
+    zipped = data[:2] == b"\x1f\x8b"
+    stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if zipped else io.BytesIO(data)
+    limit = min(MAX_BYTES, len(data) * (_MAX_DEFLATE_RATIO if zipped else 1))
+    try:
+        header = stream.read(4 + 4 * ndim)
+        if len(header) < 4 + 4 * ndim:
+            raise DataError(f"{name}: ends within its header: get the file again")
+        magic, *shape = struct.unpack(f">{1 + ndim}I", header)
+        if magic != 0x0800 + ndim:  # 8: unsigned bytes
+            raise DataError(
+                f"{name}: begins with {magic:#010x}, expected {0x0800 + ndim:#010x}: is it the IDX "
+                f"file of the {'images' if ndim == 3 else 'labels'}?"
+            )
+        size = math.prod(shape)
+        if size == 0:
+            raise DataError(f"{name}: its header says {shape}, expected at least one example")
+        if size > limit:
+            raise DataError(f"{name}: its header says {size} bytes, it can hold at most {limit}")
+        body = stream.read(size + 1)  # one more: to see the end, and with it gzip's checksum
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{name}: damaged gzip ({error}): get the file again") from error
+    if len(body) != size:
+        more = "more" if len(body) > size else f"{len(body)}"
+        raise DataError(f"{name}: its header says {size} bytes, but {more} follow")
+    return np.frombuffer(body, np.uint8).reshape(shape)

@@ -1,0 +1,101 @@
+"""What the tests share: small real data, quick experiments, and real processes."""
+
+import gzip
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+MNIST = ROOT / "mnist_cnn" / "datasets" / "mnist"
+
+# One hidden layer: seconds instead of minutes wherever the claim is not about the network.
+TINY_EXPERIMENT = """
+import mnist_cnn
+from flax import linen as nn
+
+class Tiny(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(10)(nn.relu(nn.Dense(16)(images.reshape(images.shape[0], -1))))
+
+def get_config():
+    return mnist_cnn.experiment(
+        name="tiny", model=Tiny(), manual_dir={manual_dir!r}, batch_size=30, num_steps=40,
+        log_every=7, checkpoint_every=10, eval_batch_size=100,
+    )
+"""
+
+
+def read_idx(name):
+    """The array of one of the embedded files, by the shortest way there is."""
+    content = gzip.decompress((MNIST / f"{name}.gz").read_bytes())
+    return np.frombuffer(content[16:], np.uint8).reshape(-1, 28, 28, 1) if "images" in name else (
+        np.frombuffer(content[8:], np.uint8)
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_datasets(tmp_path_factory):
+    """tfds' folder for the whole session, so that no test touches the user's."""
+    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    old = os.environ.get("TFDS_DATA_DIR")
+    os.environ["TFDS_DATA_DIR"] = str(folder)
+    yield folder
+    os.environ.pop("TFDS_DATA_DIR")
+    if old is not None:
+        os.environ["TFDS_DATA_DIR"] = old
+
+
+@pytest.fixture(scope="session")
+def small_mnist(tmp_path_factory):
+    """The first 500 training and 250 test images of MNIST, as raw IDX files: a manual_dir."""
+    folder = tmp_path_factory.mktemp("small_mnist")
+    for part, count in (("train", 500), ("t10k", 250)):
+        images = read_idx(f"{part}-images-idx3-ubyte")[:count]
+        labels = read_idx(f"{part}-labels-idx1-ubyte")[:count]
+        header = np.array([2051, count, 28, 28], ">i4").tobytes()
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = np.array([2049, count], ">i4").tobytes()
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(small_mnist, tmp_path_factory):
+    """An experiment file that trains 40 steps in a second or two."""
+    path = tmp_path_factory.mktemp("experiments") / "tiny.py"
+    path.write_text(TINY_EXPERIMENT.format(manual_dir=str(small_mnist)))
+    return path
+
+
+def start(*arguments, cwd=ROOT, **environment):
+    """Starts `python -m ...` as a user would; `process.communicate()` for its output."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=cwd, env=os.environ | environment, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(*arguments, status=0, **options):
+    """Runs `python -m ...` to its end, checks its exit status: its output and error output."""
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == status, f"exit status {process.returncode}\n{out}\n{err}"
+    return out, err
+
+
+def result_of(workdir):
+    return json.loads((pathlib.Path(workdir) / "result.json").read_text())
+
+
+def metrics_of(workdir):
+    """The lines of metrics.jsonl, without what depends on the clock."""
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [{k: v for k, v in e.items() if k != "images_per_second"} for e in entries]

@@ -1,0 +1,123 @@
+"""Configuration: what is legal is accepted, what is not is refused with a line that helps."""
+
+import ast
+import functools
+import runpy
+
+import optax
+import pytest
+from conftest import ROOT, run
+
+import mnist_cnn
+from mnist_cnn import config as config_lib
+from mnist_cnn.errors import ConfigError
+
+
+def test_base_py_states_every_field_and_its_default():
+    path = ROOT / "experiments" / "base.py"
+    config = runpy.run_path(str(path))["get_config"]()
+    stated = {
+        keyword.arg
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+    }
+    assert stated == set(config_lib.FIELDS)
+    assert config.to_dict() == {k: field.default for k, field in config_lib.FIELDS.items()}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--config.learning_rat=1", "did you mean 'learning_rate'?"),
+        ("--config.batch_size=-3", "got -3, expected an integer from 1 to 1,048,576"),
+        ("--config.batch_size=many", "got 'many', expected an integer"),
+        ("--config.batch_size=1.5", "got '1.5', expected an integer"),
+        ("--config.batch_size", "got no value"),
+        ("--config.learning_rate=nan", "expected a number above 0"),
+        ("--config.learning_rate=0", "expected a number above 0"),
+        ("--config.dataset=mnits", "expected mnist, fashion_mnist or kmnist"),
+        ("--config.model=resnet", "expected cnn, or in an experiment file a flax.linen module"),
+        ("--config.num_steps=0", "expected an integer from 1 to 2,147,483,647, or None"),
+        ("--config.keep=1", "expected an integer from 2 to"),
+        ("--config.name=../x", "expected a text of the form"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_the_legal_values(override, said):
+    with pytest.raises(ConfigError) as error:
+        config_lib.check_overrides(["main", override])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_legal_overrides_pass():
+    config_lib.check_overrides(
+        "main --config.num_steps=None --config.learning_rate=1 --config.seed 7 "
+        "--config.validation_split=train[55000:] --config=x.py --workdir=a=b".split()
+    )
+
+
+@pytest.mark.parametrize("key", ["train_split", "validation_split"])
+def test_training_never_reads_the_test_split(key):
+    with pytest.raises(ConfigError, match="read by the final evaluation alone"):
+        config_lib.validate(mnist_cnn.experiment(**{key: "train+test"}))
+
+
+def test_objects_of_an_experiment_are_recorded_by_name():
+    config = mnist_cnn.experiment(optimizer=functools.partial(optax.sgd, momentum=0.9))
+    assert config_lib.as_dict(config)["optimizer"].endswith("sgd(momentum=0.9)")
+
+
+def test_differences_name_the_key_and_both_values():
+    old = config_lib.as_dict(mnist_cnn.experiment())
+    new = mnist_cnn.experiment(seed=5, log_every=3, num_epochs=9, keep=4)
+    assert config_lib.differences(old, config_lib.as_dict(new)) == ["seed: was 1337, now 5"]
+
+
+BROKEN = {
+    "missing.py": (None, "there is no such file"),
+    "syntax.py": ("def get_config(:", "SyntaxError"),
+    "raises.py": ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
+    "empty.py": ("", "get_config"),
+    "key.py": (
+        "import mnist_cnn\ndef get_config():\n    return mnist_cnn.experiment(bach_size=3)",
+        "did you mean 'batch_size'?",
+    ),
+    "bare.py": (
+        "import ml_collections\ndef get_config():\n"
+        "    return ml_collections.ConfigDict({'seed': 3})",
+        "lacks config.name",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_experiment_file_is_refused_in_one_line_and_nothing_is_written(name, tmp_path):
+    content, said = BROKEN[name]
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    out, err = run(
+        "mnist_cnn.main", "--config", tmp_path / name, "--workdir=new", cwd=tmp_path, status=2
+    )
+    assert out == ""
+    assert err.startswith("error: ") and said in err and err.count("\n") == 1, err
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "__pycache__"}
+
+
+def test_a_wrong_flag_is_refused_before_anything_heavy_is_imported(tmp_path):
+    code = (
+        "import sys; from mnist_cnn import main; sys.argv += ['--config.batch_size=-3'];\n"
+        "try: main.command(main.main, main.parse_flags)\n"
+        "except SystemExit as e: assert e.code == 2, e.code\n"
+        "assert not {'jax', 'flax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)"
+    )
+    import subprocess
+    import sys
+
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--workdri=x"], ["--config=experiments/base.py", "x"]])
+def test_wrong_usage_is_one_line(arguments):
+    out, err = run("mnist_cnn.main", *arguments, status=2)
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
