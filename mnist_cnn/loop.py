@@ -66,8 +66,8 @@ def run(
             result = directory.read("result.json") or {}
             same_length = all(old.get(key) == config[key] for key in config_lib.LENGTH)
             if result.get("status") == "finished" and same_length:
-                console.line(f"{directory.path}: finished; nothing is left to do")
-                console.result(result, str(directory.path))
+                console.line(f"{directory}: finished; nothing is left to do")
+                console.result(result, str(directory))
                 return result
         return _Run(config, directory, console, stop or StopRequest(), command).run()
 
@@ -78,7 +78,7 @@ def _check_same(
     differences = config_lib.differences(old, config_lib.as_dict(config))
     if differences:
         raise ConfigError(
-            f"{directory.path} belongs to another configuration ({'; '.join(differences)}); "
+            f"{directory} belongs to another configuration ({'; '.join(differences)}); "
             "give another --workdir, or that configuration"
         )
 
@@ -137,7 +137,7 @@ class _Run:
             self.train(validate)
         test = self.evaluator(dataset, "test")(self.state.params)
         result = self.finish(test)
-        console.result(result, str(self.directory.path))
+        console.result(result, str(self.directory))
         return result
 
     @contextlib.contextmanager
@@ -158,7 +158,7 @@ class _Run:
         before = directory.read("environment.json")
         if before is not None and before.get("data", {}).get("sha256") != dataset.files:
             raise CheckpointError(
-                f"{directory.path}: the run began with other data files than {dataset.origin} "
+                f"{directory}: the run began with other data files than {dataset.origin} "
                 "has now; give those, or another --workdir"
             )
         self.checkpoints = Checkpoints(directory.checkpoints, config["keep"])
@@ -168,7 +168,7 @@ class _Run:
             step, tree, extra = restored
             if step > self.total:
                 raise ConfigError(
-                    f"{directory.path} has come to step {step:,}, and the configuration ends at "
+                    f"{directory} has come to step {step:,}, and the configuration ends at "
                     f"{self.total:,}; a run can be prolonged, not shortened"
                 )
             self.state = jax.device_put(serialization.from_state_dict(self.state, tree["state"]))
@@ -280,7 +280,7 @@ class _Run:
             },
         )
         raise Diverged(
-            f"{self.directory.path}: the loss was not finite at step {step:,}; the checkpoints "
+            f"{self.directory}: the loss was not finite at step {step:,}; the checkpoints "
             f"before it are kept; try a lower learning_rate than {self.config['learning_rate']:g}"
         )
 

@@ -35,6 +35,13 @@ class RunDirectory:
         self._metrics: IO[str] | None = None
         self._events: Any = None
 
+    def __str__(self) -> str:
+        """The path as a person would write it: relative where that is below this folder."""
+        try:
+            return str(self.path.relative_to(pathlib.Path.cwd()))
+        except (ValueError, OSError):
+            return str(self.path)
+
     @property
     def checkpoints(self) -> pathlib.Path:
         return self.path / "checkpoints"
@@ -49,7 +56,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise CheckpointError(
-                f"--workdir {self.path}: there is a file in its place; give another directory"
+                f"--workdir {self}: there is a file in its place; give another directory"
             ) from None
         lock = open(self.path / "lock", "a")
         try:
@@ -57,7 +64,7 @@ class RunDirectory:
         except BlockingIOError:
             lock.close()
             raise CheckpointError(
-                f"--workdir {self.path}: another run is at work there; wait for its end, or give "
+                f"--workdir {self}: another run is at work there; wait for its end, or give "
                 "another directory"
             ) from None
         self._lock = lock  # the kernel lets go of it when the process ends, however it ends
