@@ -7,6 +7,7 @@ written when.  How it cuts the steps into calls depends on the clock; their resu
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from flax import serialization
 
 from mnist_cnn import batches, config as config_lib, data, evaluate, records, summary, train
 from mnist_cnn.checkpoint import Checkpoints, Tree, sha256
+from mnist_cnn.compile_cache import compile_cache
 from mnist_cnn.console import Console
 from mnist_cnn.errors import CheckpointError, ConfigError, UserError
 from mnist_cnn.signals import Stopped, StopRequest
@@ -119,24 +121,21 @@ class _Run:
         self.total = config["num_steps"] or config["num_epochs"] * self.steps_per_epoch
 
         self.directory.lock()
-        self.state, self.sums = train.create_state(config), train.Metrics.zero()
+        with self.clock("compile"), compile_cache():
+            self.state, self.sums = train.create_state(config), train.Metrics.zero()
+            index = jax.ShapeDtypeStruct((), np.int32)
+            self.train_steps = train.train_steps.lower(
+                self.state, self.sums, self.data, self.order(0), index, index
+            ).compile()
+            held_out = config["validation_split"]
+            validate = self.evaluator(dataset, held_out) if held_out else None
+            test = self.evaluator(dataset, "test")
         console.network(type(self.state.model).__name__, summary.summarize(self.state.model))
         self.restore(dataset)
 
-        with self.clock("compile"):
-            order = jax.eval_shape(lambda: self.order(0))
-            index = jax.ShapeDtypeStruct((), np.int32)
-            self.train_steps = train.train_steps.lower(
-                self.state, self.sums, self.data, order, index, index
-            ).compile()
-        validate = None
-        if config["validation_split"] is not None:
-            validate = self.evaluator(dataset, config["validation_split"])
-
         with self.console.training(int(self.state.step), self.total), self.stop.deferred():
             self.train(validate)
-        test = self.evaluator(dataset, "test")(self.state.params)
-        result = self.finish(test)
+        result = self.finish(test(self.state.params))
         console.result(result, str(self.directory))
         return result
 
@@ -287,23 +286,28 @@ class _Run:
     # After, and between, the steps.
 
     def evaluator(self, dataset: data.Dataset, split: str) -> Evaluate:
-        """Reads a split and compiles its evaluation."""
-        with self.clock("data"):
-            images, labels = dataset.read(split)
-            on_device = jnp.asarray(images), jnp.asarray(labels)
-        with self.clock("compile"):
-            score = evaluate.score.lower(
-                self.state.model,
-                self.state.loss,
-                self.state.params,
-                *on_device,
-                self.config["eval_batch_size"],
-            ).compile()
+        """Compiles the evaluation of a split; the split is read when it is first wanted."""
+        examples = sum(stop - start for _, start, stop in dataset.rows(split))
+        score = evaluate.score.lower(
+            self.state.model,
+            self.state.loss,
+            self.state.params,
+            jax.ShapeDtypeStruct((examples, 28, 28, 1), np.uint8),
+            jax.ShapeDtypeStruct((examples,), np.int32),
+            self.config["eval_batch_size"],
+        ).compile()
+
+        @functools.cache
+        def read() -> tuple[jax.Array, jax.Array]:
+            with self.clock("data"):
+                images, labels = dataset.read(split)
+                return jnp.asarray(images), jnp.asarray(labels)
 
         def metrics(params: Any) -> dict[str, Any]:
+            images, labels = read()
             with self.clock("evaluate"):
-                logits, losses = jax.device_get(score(params, *on_device))
-                return evaluate.summarize(logits, losses, labels)
+                logits, losses = jax.device_get(score(params, images, labels))
+                return evaluate.summarize(logits, losses, np.asarray(labels))
 
         return metrics
 
