@@ -1,15 +1,19 @@
 """Saving and restoring a run's state: the only file that knows Orbax.
 
-A checkpoint is a tree of NumPy arrays and a small JSON object.  The SHA-256 of the tree is kept
-beside it and checked when it is read, so that a damaged checkpoint is found, never used.
+A checkpoint is a tree of NumPy arrays and a small JSON object.  The SHA-256 of both is kept beside
+them and checked when they are read, so that a damaged checkpoint is found, never used.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import json
+import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,19 +34,30 @@ def sha256(tree: Any) -> str:
     return digest.hexdigest()
 
 
+def _seal(tree: Tree, extra: dict[str, Any]) -> str:
+    """What is stored as a checkpoint's "sha256"."""
+    text = json.dumps({key: extra[key] for key in sorted(extra) if key != "sha256"})
+    return hashlib.sha256((sha256(tree) + text).encode()).hexdigest()
+
+
 class Checkpoints:
     """The checkpoints of one run; written in the background, the last `keep` kept."""
 
-    def __init__(self, directory: pathlib.Path, keep: int) -> None:
-        """`directory` must be absolute; it is made if it is not there."""
+    def __init__(self, directory: pathlib.Path, keep: int | None) -> None:
+        """Opens `directory` (absolute), made if it is not there; `keep` None only to read it."""
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._directory = directory
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
-        )
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._may_write = keep is not None
+        if keep is None:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            )
+        with self._writing():
+            self._manager = ocp.CheckpointManager(directory, options=options)
 
     def save(self, step: int, tree: Tree, extra: dict[str, Any]) -> None:
         """Starts to write a checkpoint; returns as soon as the previous one is written.
@@ -50,27 +65,43 @@ class Checkpoints:
         The arrays must not change until then: give copies.
         """
         args = self._ocp.args
-        self._manager.save(
-            step,
-            args=args.Composite(
-                tree=args.StandardSave(tree),
-                extra=args.JsonSave({"sha256": sha256(tree), **extra}),
-            ),
-        )
+        extra = json.loads(json.dumps(extra))  # of its own, like the arrays
+        with self._writing():
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    tree=args.StandardSave(tree),
+                    extra=args.JsonSave({**extra, "sha256": _seal(tree, extra)}),
+                ),
+            )
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         self._manager.close()
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says in one line what Orbax, tensorstore and the system say of a failed write."""
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(
+                f"{self._directory}: cannot be written ({_reason(error)}); the checkpoints before "
+                "are kept: mend that, and give the same command again"
+            ) from error
+
     def restore(
-        self, template: Tree, report: Callable[[str], None]
+        self, template: Tree | None, report: Callable[[str], None]
     ) -> tuple[int, Tree, dict[str, Any]] | None:
         """The newest good checkpoint: its step, tree and JSON object; None if there is none at all.
 
-        A damaged one is reported, and removed once an older good one has been read.
+        A damaged one is reported, and (unless `keep` is None) removed once an older good one has
+        been read.  `template` has the tree's names, shapes and dtypes; None takes them from the
+        checkpoint.
 
         Raises:
           CheckpointError: there are checkpoints, and all are damaged.
@@ -80,13 +111,12 @@ class Checkpoints:
             try:
                 tree, extra = self._read(step, template)
             except Exception as error:  # Orbax, tensorstore and JSON each raise their own
-                reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-                report(f"checkpoint {step} is damaged ({reason}); trying the one before")
+                report(f"checkpoint {step} is damaged ({_reason(error)}); trying the one before")
                 damaged.append(step)
                 continue
-            for bad in damaged:
-                shutil.rmtree(self._directory / str(bad), ignore_errors=True)
-            if damaged:
+            if damaged and self._may_write:
+                for bad in damaged:
+                    shutil.rmtree(self._directory / str(bad), ignore_errors=True)
                 self._manager.reload()
             return step, tree, extra
         if damaged:
@@ -96,7 +126,7 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int, template: Tree) -> tuple[Tree, dict[str, Any]]:
+    def _read(self, step: int, template: Tree | None) -> tuple[Tree, dict[str, Any]]:
         args = self._ocp.args
         restored = self._manager.restore(
             step,
@@ -104,6 +134,15 @@ class Checkpoints:
         )
         tree, extra = restored["tree"], restored["extra"]
         tree = jax.tree_util.tree_map(np.asarray, tree)
-        if sha256(tree) != extra["sha256"]:
+        if _seal(tree, extra) != extra["sha256"]:
             raise CheckpointError("its contents are not the ones that were saved")
         return tree, extra
+
+
+def _reason(error: BaseException) -> str:
+    """The cause in a few words: the system's, where it is behind the libraries' own."""
+    text = " ".join(str(error).split())
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if os.strerror(number).lower() in text.lower():
+            return os.strerror(number)
+    return text[:160] or type(error).__name__

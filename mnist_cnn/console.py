@@ -19,6 +19,7 @@ import rich.table
 
 import mnist_cnn
 from mnist_cnn.data import Dataset
+from mnist_cnn.errors import printable
 from mnist_cnn.summary import Layer
 
 _PLAIN_INTERVAL = 5.0  # seconds between two progress lines where there is no terminal
@@ -34,7 +35,7 @@ class Console:
 
     def line(self, text: str) -> None:
         """One line, as it is."""
-        self._console.print(rich.markup.escape(text))
+        self._console.print(rich.markup.escape(printable(text)))
 
     def versions(self, environment: Mapping[str, Any]) -> None:
         """What computes."""

@@ -1,7 +1,7 @@
 """The one kind of exception that a user of the commands sees.
 
 Every module may raise it; only the commands (`main` and its like) catch it, print its text as
-one line and choose the exit status.  It must not know anything of the rest of the package.
+one line (`printable`) and choose the exit status.  It must not know the rest of the package.
 """
 
 
@@ -22,3 +22,8 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A run directory or checkpoint cannot be used."""
+
+
+def printable(text: str) -> str:
+    """`text` with control characters (of a file's name, say) as \\x1b and the like."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

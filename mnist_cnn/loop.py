@@ -30,7 +30,7 @@ Evaluate = Callable[[Any], dict[str, Any]]  # parameters -> metrics of a split
 
 
 class Diverged(UserError):
-    """The loss is not finite any more."""
+    """The loss, the parameters or the optimiser's averages are not finite any more."""
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
 
     Raises:
       ConfigError, DataError, CheckpointError: before anything is trained.
-      Diverged: the loss is not finite; the last good checkpoint is kept.
+      Diverged: the loss or the parameters are not finite; the last good checkpoint is kept.
       Stopped: a signal came; everything so far is saved.
     """
     config_lib.validate(config)
@@ -227,6 +227,7 @@ class _Run:
             }
             self.console.step_done(step, self.total, metrics)
             if step % config["log_every"] == 0 or step == self.total:
+                self.check_finite(step)
                 elapsed = time.monotonic() - logged_at
                 metrics["images_per_second"] = (step - logged) * config["batch_size"] / elapsed
                 self.log(step, "train", metrics)
@@ -258,11 +259,13 @@ class _Run:
         self.directory.log({"step": step, "epoch": round(epoch, 6), "split": split, **metrics})
 
     def save(self, step: int) -> None:
-        tree = self.snapshot()
-        if not all(np.isfinite(x).all() for x in jax.tree_util.tree_leaves(tree["state"])):
-            self.diverged(step)
+        self.check_finite(step)
         self.seconds["total"] = time.monotonic() - self.began
-        self.checkpoints.save(step, tree, {"seconds": self.seconds})
+        self.checkpoints.save(step, self.snapshot(), {"seconds": self.seconds})
+
+    def check_finite(self, step: int) -> None:
+        if not train.is_finite(self.state):
+            self.diverged(step)
 
     def diverged(self, step: int) -> None:
         """Says so in result.json and ends the run; the last good checkpoint stays."""
@@ -279,8 +282,9 @@ class _Run:
             },
         )
         raise Diverged(
-            f"{self.directory}: the loss was not finite at step {step:,}; the checkpoints "
-            f"before it are kept; try a lower learning_rate than {self.config['learning_rate']:g}"
+            f"{self.directory}: the loss or the parameters were not finite at step {step:,}; the "
+            "checkpoints before it are kept; try a lower learning_rate than "
+            f"{self.config['learning_rate']:g}"
         )
 
     # After, and between, the steps.

@@ -12,6 +12,7 @@ import logging as python_logging
 import os
 import shlex
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.errors import ConfigError, UserError, printable
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a Python file with get_config()."
@@ -103,6 +104,11 @@ def _silence_libraries() -> None:
     warnings.simplefilter("ignore")
     logging.set_verbosity(logging.FATAL)
     python_logging.disable(python_logging.ERROR)
+    # Threads and callbacks of Orbax, tensorstore and tensorboardX print tracebacks of their own
+    # after a failed write; the failure itself reaches the main thread, and `command` says it.
+    for hooks in (sys, threading):
+        hooks.excepthook = lambda *_: None  # type: ignore[attr-defined]
+    sys.unraisablehook = lambda _: None
 
 
 def command(main_function, flags_parser) -> None:  # type: ignore[no-untyped-def]
@@ -111,8 +117,12 @@ def command(main_function, flags_parser) -> None:  # type: ignore[no-untyped-def
         app.run(main_function, flags_parser=flags_parser)
     except ConfigError as error:
         _fail(error, 2)
-    except (UserError, OSError, MemoryError) as error:
+    except UserError as error:
         _fail(error, 1)
+    except OSError as error:
+        place = error.filename or _WORKDIR.value or "the run directory"
+        reason = error.strerror or error
+        _fail(OSError(f"{place}: {reason}; mend that, and give the same command again"), 1)
     except Exception as error:
         _fail(error, 1, unexpected=True)
 
@@ -123,8 +133,9 @@ def _fail(error: BaseException, status: int, unexpected: bool = False) -> None:
     text = " ".join(str(error).split())
     if unexpected:
         text = f"{type(error).__name__}: {text} (unexpected; --verbosity=1 shows where)"
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    sys.exit(status)
+    sys.stdout.flush()
+    print(f"error: {printable(text)}", file=sys.stderr, flush=True)
+    os._exit(status)  # what still writes in the background has nothing good to add
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = Non
     template = {"state": serialization.to_state_dict(train.create_state(config))}
     template["sums"] = serialization.to_state_dict(train.Metrics.zero())
     template = jax.tree_util.tree_map(np.asarray, template)
-    checkpoints = Checkpoints(directory.checkpoints, config["keep"])
+    checkpoints = Checkpoints(directory.checkpoints, keep=None)
     restored = checkpoints.restore(template, report=lambda line: None)
     checkpoints.close()
     if restored is None:

@@ -68,7 +68,7 @@ def read(directory: Path, split: str, size: int, digest: str) -> Examples:
     """Reads a whole split: `size` examples, whose `digest` must come out.
 
     Raises:
-      DataError: something else came out, though the files were whole a moment ago.
+      DataError: nothing or something else came out, though the files were whole a moment ago.
     """
     images = np.empty((size, 28, 28, 1), np.uint8)
     labels = np.empty(size, np.uint8)
@@ -83,7 +83,8 @@ def read(directory: Path, split: str, size: int, digest: str) -> Examples:
         if start != size or digest_of(images, labels) != digest:
             raise ValueError("other examples than were written")
     except Exception as error:  # array_record raises all kinds
-        raise DataError(f"{directory} changed while it was read: start again") from error
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{directory} cannot be read ({reason}): start again") from error
     return images, labels
 
 

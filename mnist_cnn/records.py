@@ -96,10 +96,10 @@ class RunDirectory:
         write_atomically(self.path / name, text.encode())
 
     def open_metrics(self, step: int) -> None:
-        """Opens metrics.jsonl and the events to go on after `step`: what lies beyond is dropped."""
+        """Opens metrics.jsonl and the events to go on after `step`: what came later is dropped."""
         path = self.path / "metrics.jsonl"
         whole = path.read_bytes() if path.exists() else b""
-        kept = b"".join(line for line in whole.splitlines(True) if _step_of(line) <= step)
+        kept = b"".join(line for line in whole.splitlines(True) if _precedes(line, step))
         if kept != whole:
             write_atomically(path, kept)
         self._metrics = open(path, "a", encoding="utf-8")
@@ -161,12 +161,16 @@ def environment(devices: Sequence[Any], command: Sequence[str]) -> dict[str, Any
     }
 
 
-def _step_of(line: bytes) -> float:
-    """The step of a metrics line; infinity for a torn one, so that it is dropped."""
+def _precedes(line: bytes, step: int) -> bool:
+    """Whether a metrics line is whole, and was written before the checkpoint of `step` was.
+
+    The test split is evaluated after the last checkpoint, so its line never precedes one.
+    """
     try:
-        return int(json.loads(line)["step"]) if line.endswith(b"\n") else float("inf")
+        entry = json.loads(line)
+        return line.endswith(b"\n") and entry["split"] != "test" and int(entry["step"]) <= step
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        return float("inf")
+        return False
 
 
 def _processor() -> str:

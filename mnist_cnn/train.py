@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn, struct
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt, UInt8
 
 from mnist_cnn import batches, streams
 from mnist_cnn.model import CNN
@@ -147,6 +147,13 @@ def _train_steps(
         return state, sums + metrics
 
     return lax.fori_loop(start, stop, body, (state, sums))
+
+
+@jax.jit
+def is_finite(state: TrainState) -> Bool[Array, ""]:
+    """Whether every parameter and everything that the optimiser keeps is a finite number."""
+    leaves = jax.tree_util.tree_leaves((state.params, state.opt_state))
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 train_steps = jax.jit(_train_steps, donate_argnums=0)

@@ -4,8 +4,10 @@ import gzip
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -53,8 +55,12 @@ def prepared_datasets(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_mnist(tmp_path_factory):
+    return make_small_mnist(tmp_path_factory.mktemp("small") / "mnist")
+
+
+def make_small_mnist(folder):
     """The first 500 training and 250 test images of MNIST, as raw IDX files: a manual_dir."""
-    folder = tmp_path_factory.mktemp("small_mnist")
+    folder.mkdir()
     for part, count in (("train", 500), ("t10k", 250)):
         images = read_idx(f"{part}-images-idx3-ubyte")[:count]
         labels = read_idx(f"{part}-labels-idx1-ubyte")[:count]
@@ -71,6 +77,14 @@ def tiny_experiment(small_mnist, tmp_path_factory):
     path = tmp_path_factory.mktemp("experiments") / "tiny.py"
     path.write_text(TINY_EXPERIMENT.format(manual_dir=str(small_mnist)))
     return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_experiment, tmp_path_factory):
+    """The run directory and the output of a run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    out, err = run("mnist_cnn.main", "--config", tiny_experiment, "--workdir", workdir)
+    return workdir, out, err
 
 
 def start(*arguments, cwd=ROOT, **environment):
@@ -99,3 +113,24 @@ def metrics_of(workdir):
     lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     return [{k: v for k, v in e.items() if k != "images_per_second"} for e in entries]
+
+
+def same_end(workdir, other):
+    """Same parameters to the last bit, same result, same metrics."""
+    ours, theirs = result_of(workdir), result_of(other)
+    for result in (ours, theirs):
+        del result["seconds"]
+    assert ours == theirs
+    assert metrics_of(workdir) == metrics_of(other)
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def config_of(experiment):
+    """The configuration of an experiment file, for what is tested inside this process."""
+    return runpy.run_path(str(experiment), run_name="experiment")["get_config"]()

@@ -9,38 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import pytest
-from conftest import ROOT, metrics_of, read_idx, result_of, run, start
+from conftest import ROOT, metrics_of, read_idx, result_of, run, same_end, start, wait_for
 
 import mnist_cnn
 from mnist_cnn.errors import CheckpointError
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tiny_experiment, tmp_path_factory):
-    """The run directory and the output of a run that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    out, err = run("mnist_cnn.main", "--config", tiny_experiment, "--workdir", workdir)
-    return workdir, out, err
-
-
-def same_end(workdir, other):
-    """Same parameters to the last bit, same result, same metrics."""
-    ours, theirs = result_of(workdir), result_of(other)
-    for result in (ours, theirs):
-        del result["seconds"]
-    assert ours == theirs
-    assert metrics_of(workdir) == metrics_of(other)
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_a_run_leaves_a_directory_that_explains_itself(undisturbed, small_mnist):
