@@ -38,17 +38,21 @@ def fetch(name: str, cache: Path) -> list[Path]:
     """The files, in the order of `FILES`, from tfds' cache of downloads or the network into it.
 
     Raises:
-      DataError: within two seconds, if they are not in the cache and there is no network.
+      DataError: the files are not in the cache and cannot be fetched; within two seconds if there is
+        no network.
     """
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
 
+    # Ten would take 205 s; and the threads of files that are still tried outlive the first error.
+    downloader.MAX_RETRIES = 3
     url_infos = registered(name)
     files = ", ".join(f"{file}.gz" for file in FILES)
     advice = f"put {files} into a folder and name it as manual_dir"
 
     class DownloadManager(tfds.download.DownloadManager):
         def _download(self, resource: Any) -> Any:  # a file that is not in the cache
-            if not _reachable(urllib.parse.urlsplit(resource.url)):  # tfds would try for 205 s
+            if not _reachable(urllib.parse.urlsplit(resource.url)):
                 url = urllib.parse.urljoin(resource.url, ".")
                 raise DataError(f"{name} is not here, and there is no network to {url}: {advice}")
             return super()._download(resource)

@@ -584,6 +584,11 @@ def server(tmp_path, monkeypatch):
     folder = write_files(tmp_path / "served")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
+        broken = False
+
+        def do_GET(self):
+            return self.send_error(503) if Handler.broken else super().do_GET()
+
         def log_message(self, *_):
             pass
 
@@ -599,7 +604,7 @@ def server(tmp_path, monkeypatch):
             )  # fmt: skip
         monkeypatch.setattr(download, "registered", lambda name: infos)
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield types.SimpleNamespace(folder=folder)
+        yield types.SimpleNamespace(folder=folder, handler=Handler)
         running.shutdown()
 
 
@@ -625,3 +630,10 @@ def test_download_of_other_bytes_is_refused(server, data_dir, capfd):
     (server.folder / f"{LABELS}.gz").unlink()
     assert "404" in message(data.open_dataset, "kmnist")
     assert capfd.readouterr() == ("", "")
+
+
+def test_server_that_fails_is_not_tried_for_minutes(server, data_dir):
+    server.handler.broken = True
+    start = time.perf_counter()
+    assert "503" in message(data.open_dataset, "kmnist")
+    assert time.perf_counter() - start < 20  # 205 s as tfds has it
