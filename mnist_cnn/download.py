@@ -5,6 +5,7 @@ This module must not know what is in the files.
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import urllib.parse
@@ -38,14 +39,15 @@ def fetch(name: str, cache: Path) -> list[Path]:
     """The files, in the order of `FILES`, from tfds' cache of downloads or the network into it.
 
     Raises:
-      DataError: the files are not in the cache and cannot be fetched; within two seconds if there is
-        no network.
+      DataError: the files are not in the cache and cannot be fetched; if there is no network, it
+        says so within two seconds.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
     # Ten would take 205 s; and the threads of files that are still tried outlive the first error.
     downloader.MAX_RETRIES = 3
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # warns of each
     url_infos = registered(name)
     files = ", ".join(f"{file}.gz" for file in FILES)
     advice = f"put {files} into a folder and name it as manual_dir"

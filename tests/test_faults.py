@@ -131,7 +131,11 @@ def test_a_damaged_checkpoint_is_reported_and_the_end_is_the_same(
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     out, err = run("mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path / "run")
-    assert err == "" and "checkpoint 40 is damaged" in out and "going on from the checkpoint of step 30" in out
+    assert (
+        err == ""
+        and "checkpoint 40 is damaged" in out
+        and "going on from the checkpoint of step 30" in out
+    )
     same_end(tmp_path / "run", undisturbed[0])
 
 
