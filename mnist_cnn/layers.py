@@ -5,11 +5,6 @@ On GPU and TPU they are XLA's own.  On a CPU, XLA's convolution gradients inside
 maximum; there they are said in forms that stay fast.  Which one runs is chosen inside the program
 (`jax.lax.platform_dependent`), so a program exported for another platform is right there too.
 
-A wide convolution becomes one matrix product: each pixel with its neighbours in the row
-([B, H, W, kw * in]) times the kernel ([kw * in, kh * out]) gives what the pixel's row adds to kh
-rows of the output, which are shifted and summed.  That copies the input kw times, not kh * kw
-times as im2col does, and multiplies nothing by padding above and below.
-
 Nothing here knows of a model, of training or of data.
 """
 
@@ -61,15 +56,12 @@ def conv_general_dilated(
             if key != "dimension_numbers"
         )
     )
-    if plain:
-        size = images.shape[1:3], kernel.shape[:2]
-        pads = lax.padtype_to_pads(*size, (1, 1), padding) if isinstance(padding, str) else padding
-        (top, bottom), (left, right) = ((int(low), int(high)) for low, high in pads)
-        if all(0 <= p < kernel.shape[0] for p in (top, bottom)) and all(
-            0 <= p < kernel.shape[1] for p in (left, right)
-        ):
-            return _conv(images, kernel, ((top, bottom), (left, right)))
-    return lax.conv_general_dilated(images, kernel, window_strides, padding, **options)
+    if not plain:
+        return lax.conv_general_dilated(images, kernel, window_strides, padding, **options)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding)
+    low, high = ((int(lo), int(hi)) for lo, hi in padding)
+    return _conv(images, kernel, (low, high))
 
 
 def _native(images: Array, kernel: Array, padding: _Padding) -> Array:
@@ -78,27 +70,20 @@ def _native(images: Array, kernel: Array, padding: _Padding) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(images: Array, kernel: Array, padding: _Padding) -> Array:
-    native = functools.partial(_native, padding=padding)
-    fast = functools.partial(_product, padding=padding) if _is_wide(kernel) else native
-    return lax.platform_dependent(images, kernel, cpu=fast, default=native)
+    return _native(images, kernel, padding)
 
 
 def _conv_forward(images: Array, kernel: Array, padding: _Padding) -> Any:
-    return _conv(images, kernel, padding), (images, kernel)
+    return _native(images, kernel, padding), (images, kernel)
 
 
 def _conv_backward(padding: _Padding, saved: tuple[Array, Array], gradient: Array) -> Any:
     native = functools.partial(_native_gradients, padding=padding)
-    fast = functools.partial(_fast_gradients, padding=padding)
-    return lax.platform_dependent(*saved, gradient, cpu=fast, default=native)
+    plain = functools.partial(_plain_gradients, padding=padding)
+    return lax.platform_dependent(*saved, gradient, cpu=plain, default=native)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _is_wide(kernel: Array) -> bool:
-    """Whether the product's inner axis is long enough to be worth the copies (measured)."""
-    return kernel.shape[1] * kernel.shape[2] >= 32
 
 
 def _native_gradients(
@@ -108,53 +93,18 @@ def _native_gradients(
     return gradients(gradient)
 
 
-def _fast_gradients(
+def _plain_gradients(
     images: Array, kernel: Array, gradient: Array, padding: _Padding
 ) -> tuple[Array, Array]:
-    """Both gradients, as products where they are wide, else as plain NHWC convolutions."""
+    """Both gradients as plain NHWC convolutions, the form that XLA's CPU kernels are fast at."""
     height, width = kernel.shape[:2]
     (top, bottom), (left, right) = padding
     flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
     back = (height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right)
-    images_gradient = (_product if _is_wide(flipped) else _native)(gradient, flipped, back)
-    if _is_wide(kernel):
-        return images_gradient, _kernel_product(images, gradient, kernel.shape, padding)
+    images_gradient = _native(gradient, flipped, back)
     # The batch is what a kernel's gradient sums over: it takes the place of the input channels.
     kernel_gradient = _native(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), padding)
     return images_gradient, kernel_gradient.transpose(1, 2, 0, 3)
-
-
-def _neighbours(images: Array, width: int, padding: tuple[int, int]) -> Array:
-    """Each position with the `width` pixels of its window in the row: [B, H, Wo, width * C]."""
-    size = images.shape[2] + sum(padding) - width + 1
-    padded = jnp.pad(images, ((0, 0), (0, 0), padding, (0, 0)))
-    return jnp.concatenate([padded[:, :, j : j + size] for j in range(width)], axis=-1)
-
-
-def _product(images: Array, kernel: Array, padding: _Padding) -> Array:
-    """The convolution as one matrix product and `height` shifted sums."""
-    height, width, channels, features = kernel.shape
-    rows = _neighbours(images, width, padding[1])
-    matrix = kernel.transpose(1, 2, 0, 3).reshape(width * channels, height * features)
-    parts = (rows.reshape(-1, width * channels) @ matrix).reshape(*rows.shape[:3], height, features)
-    parts = jnp.pad(parts, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
-    size = images.shape[1] + sum(padding[0]) - height + 1
-    return sum((parts[:, i : i + size, :, i] for i in range(1, height)), parts[:, :size, :, 0])
-
-
-def _kernel_product(
-    images: Array, gradient: Array, shape: tuple[int, ...], padding: _Padding
-) -> Array:
-    """The kernel's gradient as one matrix product, summed over every pixel of the batch."""
-    height, width, channels, features = shape
-    rows = _neighbours(images, width, padding[1])
-    (top, bottom), last = padding[0], height - 1
-    padded = jnp.pad(gradient, ((0, 0), (last - top, last - bottom), (0, 0), (0, 0)))
-    columns = jnp.concatenate(
-        [padded[:, last - i : last - i + images.shape[1]] for i in range(height)], axis=-1
-    )
-    product = rows.reshape(-1, width * channels).T @ columns.reshape(-1, height * features)
-    return product.reshape(width, channels, height, features).transpose(2, 0, 1, 3)
 
 
 def max_pool(

@@ -15,14 +15,12 @@ def normal(seed, shape):
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (2, 3))])
-@pytest.mark.parametrize(
-    "kernel", [(5, 5, 3, 4), (3, 2, 3, 4), (1, 1, 3, 4), (5, 5, 8, 9), (2, 5, 3, 20), (3, 4, 20, 3)]
-)
+@pytest.mark.parametrize("kernel", [(5, 5, 3, 4), (3, 2, 3, 4), (1, 1, 3, 4)])
 def test_convolution_equals_nn_conv_in_values_and_gradients(kernel, padding):
-    ours = layers.Conv(kernel[3], kernel[:2], padding=padding)
-    theirs = nn.Conv(kernel[3], kernel[:2], padding=padding)
-    images = normal(0, (2, 9, 8, kernel[2]))
-    params = {"params": {"kernel": normal(1, kernel), "bias": normal(2, kernel[3:])}}
+    ours = layers.Conv(4, kernel[:2], padding=padding)
+    theirs = nn.Conv(4, kernel[:2], padding=padding)
+    images = normal(0, (2, 9, 8, 3))
+    params = {"params": {"kernel": normal(1, kernel), "bias": normal(2, (4,))}}
     weights = normal(3, theirs.apply(params, images).shape)  # so that no gradient is constant
 
     def value_and_gradients(module):
