@@ -22,3 +22,10 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A run directory or checkpoint cannot be used."""
+
+
+def printable(text: str) -> str:
+    """`text` with what would steer a terminal (control characters and their like) spelled out."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
