@@ -101,6 +101,12 @@ class RunDirectory:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, text.encode())
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The whole lines of metrics.jsonl; none if it is not there."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().splitlines(True) if path.exists() else []
+        return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
     def read_arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of an .npz file; nothing in it is unpickled.
 
