@@ -217,10 +217,13 @@ def filters(kernels: np.ndarray, theme: Theme) -> Figure:
     largest = float(np.abs(shown).max()) or 1.0
     grid = figure.subplots(rows, 8, squeeze=False)
     for axes in grid.flat:
-        axes.axis("off")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color=theme.faint)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
     for axes, kernel in zip(grid.flat, shown, strict=False):
         picture = axes.imshow(kernel, cmap=theme.filters, vmin=-largest, vmax=largest)
-    figure.set_layout_engine("constrained", w_pad=0.035, h_pad=0.035, wspace=0, hspace=0)
+    figure.set_layout_engine("constrained", w_pad=0.045, h_pad=0.03, wspace=0, hspace=0)
     bar = figure.colorbar(
         picture, ax=list(grid.flat), location="bottom", fraction=0.05, aspect=45, pad=0.03
     )

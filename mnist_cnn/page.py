@@ -94,14 +94,11 @@ def single(setting: runs.Setting) -> str:
         ),
     ]
     if len(tested.filters):
-        shown = min(64, len(tested.filters))
+        count = len(tested.filters)
+        caption = f"The {'first 64 of the ' * (count > 64)}{count} filters of the first layer"
+        draw = functools.partial(figures.filters, tested.filters)
         pictures.append(
-            _figure(
-                "What the first layer looks for",
-                functools.partial(figures.filters, tested.filters),
-                f"{shown} of the {len(tested.filters)} filters of the first layer, "
-                "all on one scale.",
-            )
+            _figure("What the first layer looks for", draw, f"{caption}, on one scale.")
         )
     return _page(
         f"{run.config.get('name')}: {_percent(run.right.mean())}",
@@ -173,7 +170,7 @@ def _curves(settings: Sequence[runs.Setting]) -> list[Picture]:
     )
     pictures = []
     for title, label, value in (
-        ("Loss while learning", "loss (nats an image)", lambda entry: entry["loss"]),
+        ("Loss while learning", "loss", lambda entry: entry["loss"]),
         ("Mistakes while learning", "images wrong (%)", _error),
     ):
         curves = []

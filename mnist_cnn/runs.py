@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mnist_cnn import config as config_lib, measures, predictions, records
-from mnist_cnn.errors import CheckpointError
+from mnist_cnn.errors import CheckpointError, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     for run in runs:
         groups.setdefault(repr([run.config.get(key) for key in keys]), []).append(run)
     together = list(groups.values())
-    names = [str(group[0].config.get("name")) for group in together]
+    names = [printable(str(group[0].config.get("name"))) for group in together]
     if len(together) == 1:
         if len(runs) == 1:
             return [Setting(names[0], together[0])]
@@ -119,7 +119,9 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     labels = []
     for group, name in zip(together, names, strict=True):
         config = group[0].config
-        differing = [f"{k}={config.get(k)}" for k in keys if config.get(k) != first.get(k)]
+        differing = [
+            printable(f"{k}={config.get(k)}") for k in keys if config.get(k) != first.get(k)
+        ]
         unique = names.count(name) == 1
         labels.append(name if unique else ", ".join([name, *differing]))
     return [Setting(label, group) for label, group in zip(labels, together, strict=True)]
