@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from mnist_cnn import measures
@@ -120,9 +121,10 @@ def curves(lines: Sequence[Curve], label: str, theme: Theme) -> Figure:
         marker = "o" if len(curve.steps) < 3 else None
         axes.plot(curve.steps, mean, dashes, color=colour, lw=1.8, marker=marker, label=curve.label)
         if len(curve.values) > 1:
+            axes.plot(curve.steps, curve.values.T, dashes, color=colour, lw=0.6, alpha=0.6)
+        if len(curve.values) > 2:  # of two seeds the interval is 12.7 standard errors wide
             half = np.array([measures.mean_interval(column) for column in curve.values.T])
             axes.fill_between(curve.steps, mean - half, mean + half, color=colour, alpha=0.22, lw=0)
-            axes.plot(curve.steps, curve.values.T, dashes, color=colour, lw=0.6, alpha=0.6)
     shown = [curve.values[curve.values > 0] for curve in lines]
     axes.set_yscale("log")
     low = min((values.min() for values in shown if values.size), default=0.1)
@@ -137,7 +139,10 @@ def curves(lines: Sequence[Curve], label: str, theme: Theme) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set(xlabel="training step", ylabel=label)
     axes.grid(axis="y")
-    axes.legend()
+    if len(lines) > 3:
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    else:
+        axes.legend()
     return figure
 
 
@@ -195,38 +200,44 @@ def reliability(calibration: measures.Calibration, theme: Theme) -> Figure:
 
 def digits(shown: Sequence[Digit], theme: Theme) -> Figure:
     """Images four in a row, with their captions."""
+    # One pair of axes for all of them: sixteen would take a second to lay out.
+    wide, high = 32, 40
     rows = -(-len(shown) // 4)
-    figure = Figure(figsize=(5.4, 1.75 * rows), dpi=_DPI)
-    for axes, digit in zip(figure.subplots(rows, 4, squeeze=False).flat, shown, strict=False):
-        axes.imshow(digit.values, cmap=theme.images, vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(digit.title, fontsize=9.5, pad=3)
-        axes.set_xlabel(digit.note, fontsize=9, labelpad=3)
-    for axes in figure.axes:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(visible=True, color=theme.faint)
-    for axes in figure.axes[len(shown) :]:
-        axes.set_visible(False)
+    figure = Figure(figsize=(5.4, 5.4 * rows * high / (4 * wide)), dpi=_DPI)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 4 * wide), ylim=(rows * high, 0))
+    axes.axis("off")
+    for place, digit in enumerate(shown):
+        left, top = 2 + place % 4 * wide, 6 + place // 4 * high
+        box = (left, left + 28, top + 28, top)
+        axes.imshow(
+            digit.values, cmap=theme.images, vmin=0, vmax=255, interpolation="nearest", extent=box,
+            aspect="auto", zorder=1,
+        )  # fmt: skip
+        axes.add_patch(Rectangle((left, top), 28, 28, fill=False, ec=theme.faint, lw=0.8, zorder=2))
+        axes.text(left + 14, top - 1, digit.title, ha="center", va="bottom", fontsize=9.5)
+        axes.text(left + 14, top + 28.8, digit.note, ha="center", va="top", fontsize=9)
+    axes.set(xlim=(0, 4 * wide), ylim=(rows * high, 0))
     return figure
 
 
 def filters(kernels: np.ndarray, theme: Theme) -> Figure:
     """float [F, H, W]: eight in a row, up to 64, on one scale that is symmetric about 0."""
     shown = kernels[:64]
-    rows = -(-len(shown) // 8)
-    figure = Figure(figsize=(5.4, 0.66 * rows + 0.75), dpi=_DPI)
+    count, height, width = shown.shape
+    rows, gap = -(-count // 8), max(1, width // 8)
+    mosaic = np.full((rows * (height + gap) - gap, 8 * (width + gap) - gap), np.nan)
+    figure = Figure(figsize=(5.4, 5.4 * len(mosaic) / mosaic.shape[1] + 0.7), dpi=_DPI)
+    axes = figure.add_subplot()
+    for place, kernel in enumerate(shown):
+        row, column = place // 8 * (height + gap), place % 8 * (width + gap)
+        mosaic[row : row + height, column : column + width] = kernel
+        corner = column - 0.5, row - 0.5
+        axes.add_patch(Rectangle(corner, width, height, fill=False, ec=theme.faint, lw=1))
     largest = float(np.abs(shown).max()) or 1.0
-    grid = figure.subplots(rows, 8, squeeze=False)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(visible=True, color=theme.faint)
-    for axes in grid.flat[len(shown) :]:
-        axes.set_visible(False)
-    for axes, kernel in zip(grid.flat, shown, strict=False):
-        picture = axes.imshow(kernel, cmap=theme.filters, vmin=-largest, vmax=largest)
-    figure.set_layout_engine("constrained", w_pad=0.045, h_pad=0.03, wspace=0, hspace=0)
-    bar = figure.colorbar(
-        picture, ax=list(grid.flat), location="bottom", fraction=0.05, aspect=45, pad=0.03
-    )
+    picture = axes.imshow(mosaic, cmap=theme.filters, vmin=-largest, vmax=largest)
+    axes.axis("off")
+    bar = figure.colorbar(picture, ax=axes, location="bottom", fraction=0.05, aspect=45, pad=0.03)
     bar.set_label("weight")
     bar.outline.set_visible(False)
     return figure

@@ -27,14 +27,15 @@ HOSTILE = "<img src=x onerror=document.title='taken'> & \"$x_\\frac$\" \x1b[31m"
 
 @pytest.fixture(scope="module")
 def trained(tiny_experiment, tmp_path_factory):
-    """Finished runs: seeds 1, 2, 3 of two learning rates, keyed by (rate, seed)."""
+    """Finished runs: seeds 1 and 2 of two learning rates, keyed by (rate, seed)."""
     folder = tmp_path_factory.mktemp("report")
     found = {}
     for rate in (1e-3, 1e-4):
-        for seed in (1, 2, 3):
+        for seed in (1, 2):
             config = runpy.run_path(str(tiny_experiment))["get_config"]()
             with config.unlocked():
                 config.learning_rate, config.seed = rate, seed
+                config.checkpoint_every = 1000
                 config.train_split, config.validation_split = "train[:400]", "train[400:]"
             mnist_cnn.run(config, folder / f"{rate:g}-{seed}")
             found[rate, seed] = folder / f"{rate:g}-{seed}"
@@ -155,15 +156,13 @@ def test_the_result_comes_first_and_says_what_result_json_says(trained):
 
 
 def test_several_seeds_are_compared_pairwise_and_one_over_the_images(trained):
-    six = [runs.read(path) for path in trained.values()]
-    slow, fast = six[3:], six[:3]
+    four = [runs.read(path) for path in trained.values()]
+    slow, fast = four[2:], four[:2]
     first, second = runs.settings_of([*fast, *slow])
-    assert (first.label, second.label) == (
-        "tiny, learning_rate=0.001", "tiny, learning_rate=0.0001",
-    ) or first.label == "tiny"  # fmt: skip
+    assert (first.label, second.label) == ("tiny", "tiny, learning_rate=0.0001")
     seeds = runs.compare(first, second)
-    a, b = ([run.result["test"]["accuracy"][0] for run in three] for three in (fast, slow))
-    assert "3 seeds" in seeds.method and seeds.mean == pytest.approx(np.mean(b) - np.mean(a))
+    a, b = ([run.result["test"]["accuracy"][0] for run in two] for two in (fast, slow))
+    assert "2 seeds" in seeds.method and seeds.mean == pytest.approx(np.mean(b) - np.mean(a))
     assert seeds.low < seeds.mean < seeds.high
     images = runs.compare(*runs.settings_of([fast[0], slow[0]]))
     assert "McNemar" in images.method and images.mean == pytest.approx(b[0] - a[0])
