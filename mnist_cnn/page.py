@@ -161,12 +161,13 @@ def _figure(title: str, draw: Callable[[figures.Theme], Figure], caption: str) -
 
 def _curves(settings: Sequence[runs.Setting]) -> list[Picture]:
     """Loss and error over the steps; a seed's band where there are several."""
-    band = max(len(setting.accuracies()) for setting in settings) > 1
+    seeds = max(len(setting.accuracies()) for setting in settings)
     caption = (
         "Training: mean over the steps since the point before, as the network was then. Test: at "
         "the end, on images it has not seen."
-        + " Thin lines are seeds, the band is the 95 % interval of their mean."
-        * band
+        + " Thin lines are seeds, thick ones their mean" * (seeds > 1)
+        + ", bands its 95 % interval" * (seeds > 2)
+        + "." * (seeds > 1)
     )
     pictures = []
     for title, label, value in (
