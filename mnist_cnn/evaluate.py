@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from mnist_cnn import measures
-from mnist_cnn.train import Loss, scale
+from mnist_cnn.train import Loss, parts, scale
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -107,7 +107,7 @@ def evaluate(
             "give the folder of those that you mean: --manual_dir=FOLDER"
         )
     images, labels = source.read(split)
-    loss = _loss_of(trained.config)
+    loss = parts(trained.config)[1]
     logits, losses = jax.device_get(
         score(
             trained.model, loss, trained.params, jnp.asarray(images), jnp.asarray(labels),
@@ -123,12 +123,6 @@ def evaluate(
         **summarize(logits, losses, labels),
         **measures.figures(logits, labels),
     }
-
-
-def _loss_of(config: Mapping[str, Any]) -> Loss:
-    from mnist_cnn import train
-
-    return train.parts(config)[1]
 
 
 def main(arguments: list[str]) -> int:
