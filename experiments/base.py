@@ -38,4 +38,5 @@ def get_config():
         eval_batch_size=250,  # images at a time in an evaluation; changes no result
         checkpoint_every=500,  # and at the end
         keep=2,  # how many checkpoints stay; at least 2
+        report=True,  # at the end, report.html: the result in pictures
     )

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
+from absl import flags
 from ml_collections import config_dict
 
 from mnist_cnn.errors import ConfigError
@@ -40,6 +41,8 @@ class Field:
             text = " or ".join(
                 [", ".join(self.choices[:-1]), self.choices[-1]][-len(self.choices) :]
             )
+        elif self.kind is bool:
+            text = "True or False"
         elif self.kind is str:
             text = f"a text of the form {self.pattern}" if self.pattern else "a text"
         else:
@@ -66,7 +69,9 @@ class Field:
             if not isinstance(value, str) or (self.choices and value not in self.choices):
                 return False
             return self.pattern is None or re.fullmatch(self.pattern, value) is not None
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if self.kind is bool or isinstance(value, bool):
+            return self.kind is bool and isinstance(value, bool)
+        if not isinstance(value, int | float):
             return False
         if self.kind is int and not isinstance(value, int):
             return False
@@ -81,6 +86,8 @@ class Field:
         """The value that `text` (from the command line) stands for; ValueError if none."""
         if self.optional and text in ("None", "none"):
             return None
+        if self.kind is bool:
+            return flags.BooleanParser().parse(text)  # what absl takes for true and false
         return self.kind(text)
 
 
@@ -115,11 +122,14 @@ FIELDS: dict[str, Field] = {
     "eval_batch_size": Field(int, 250, minimum=1, maximum=2**20),
     "checkpoint_every": Field(int, 500, minimum=1, maximum=_STEPS),
     "keep": Field(int, 2, minimum=2, maximum=10**6),
+    "report": Field(bool, True),
 }
 
 # What may differ when a run goes on in its old directory: what only prints or saves, and the
 # length, as long as nothing before the new end depends on it.
-FREE_ON_RESUME = ("log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep")
+FREE_ON_RESUME = (
+    "log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep", "report",
+)  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 
 
@@ -170,6 +180,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
             continue
         key, text = match.groups()
         field = check_key(key)
+        if text is None and field.kind is bool:
+            text = "true"  # as absl has it: the value of a boolean flag comes after "="
         if text is None:
             if index + 1 == len(arguments):
                 raise ConfigError(f"config.{key}: got no value, expected {field.expected()}")

@@ -34,7 +34,7 @@ class Console:
         self._printed = 0.0
 
     def line(self, text: str) -> None:
-        """One line, as it is."""
+        """One line; what would steer the terminal is spelled out."""
         self._console.print(rich.markup.escape(printable(text)))
 
     def versions(self, environment: Mapping[str, Any]) -> None:
@@ -141,6 +141,29 @@ class Console:
         self.line(f"parameters: sha256 {result['params_sha256'][0]}")
         self.line(f"run directory: {path}")
 
+    def evaluation(self, figures: Mapping[str, Any]) -> None:
+        """`evaluate.evaluate`'s figures, with a row for each class."""
+        table = self._table(f"{figures['dataset']} {figures['split']}, step {figures['step']:,}")
+        for name in ("class", "precision", "recall", "images", "predicted"):
+            table.add_column(name, justify="right")
+        for number, row in enumerate(figures["classes"]):
+            ratios = [row[key] for key in ("precision", "recall")]
+            table.add_row(
+                str(number),
+                *("-" if ratio is None else f"{ratio:.2%}" for ratio in ratios),
+                f"{row['examples']:,}",
+                f"{row['predicted']:,}",
+            )
+        self._console.print(table)
+        self.line(
+            f"accuracy {figures['accuracy']!r} ({figures['correct']:,} of "
+            f"{figures['examples']:,})\nloss {figures['loss']!r}\n"
+            f"negative log-likelihood {figures['negative_log_likelihood']:.4f}\n"
+            f"expected calibration error {figures['expected_calibration_error']:.4f} (15 bins)"
+        )
+
     def _table(self, title: str) -> rich.table.Table:
         box = rich.box.SIMPLE_HEAD if self._console.is_terminal else rich.box.ASCII2
-        return rich.table.Table(title=rich.markup.escape(title), box=box, title_justify="left")
+        return rich.table.Table(
+            title=rich.markup.escape(printable(title)), box=box, title_justify="left"
+        )

@@ -1,18 +1,29 @@
-"""Exact metrics over a whole split: every image once, as sums and counts."""
+"""Exact metrics over a whole split: every image once, as sums and counts.
+
+As a command, the same again from a run directory, with a table for each class:
+
+    python -m mnist_cnn.evaluate --workdir DIR [--split SPLIT] [--dataset NAME] [--json]
+
+Exit status: 0 done; 1 an error, said in one line; 2 bad usage.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
-from mnist_cnn.train import Loss, scale
+from mnist_cnn import measures
+from mnist_cnn.train import Loss, parts, scale
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -58,3 +69,90 @@ def summarize(
         "accuracy": correct / examples,
         "loss": float(np.sum(losses, dtype=np.float64) / examples),
     }
+
+
+def evaluate(
+    workdir: str,
+    split: str = "test",
+    dataset: str | None = None,
+    manual_dir: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Scores the network of a run directory on a whole split, as its run did.
+
+    Args:
+      workdir: a run directory, of a finished run or one that has a checkpoint.
+      split: as tfds writes it: "test", "train[55000:]".
+      dataset: another one than the run's.
+      manual_dir: a folder of IDX files to take it from; None and no `dataset`: the run's own.
+      config: the experiment, where it brought a module, a loss or an optimiser of its own.
+
+    Returns:
+      `summarize`'s figures, `measures.figures`' and where they come from.
+
+    Raises:
+      CheckpointError, DataError: in a line.
+    """
+    from mnist_cnn import data, network, records
+
+    trained = network.load(workdir, config)
+    own = dataset is None and manual_dir is None
+    source = data.open_dataset(
+        dataset or trained.config["dataset"], trained.config["manual_dir"] if own else manual_dir
+    )
+    environment = records.RunDirectory(workdir).read("environment.json") or {}
+    if own and environment.get("data", {}).get("sha256") not in (None, source.files):
+        raise data.DataError(
+            f"{workdir}: the run had other data files than {source.origin} has now; "
+            "give the folder of those that you mean: --manual_dir=FOLDER"
+        )
+    images, labels = source.read(split)
+    loss = parts(trained.config)[1]
+    logits, losses = jax.device_get(
+        score(
+            trained.model, loss, trained.params, jnp.asarray(images), jnp.asarray(labels),
+            trained.config["eval_batch_size"],
+        )
+    )  # fmt: skip
+    return {
+        "workdir": str(workdir),
+        "step": trained.step,
+        "dataset": source.name,
+        "origin": source.origin,
+        "split": split,
+        **summarize(logits, losses, labels),
+        **measures.figures(logits, labels),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    from mnist_cnn import command
+    from mnist_cnn.console import Console
+    from mnist_cnn.errors import ConfigError
+
+    given = flags.FLAGS
+    if given.workdir is None or len(arguments) > 1:
+        raise ConfigError("expected --workdir DIR and flags only; see --helpshort")
+    command.silence_libraries()
+    figures = evaluate(given.workdir, given.split, given.dataset, given.manual_dir, given.config)
+    if given.json:
+        print(json.dumps(figures))
+    else:
+        Console().evaluation(figures)
+    return 0
+
+
+if __name__ == "__main__":  # the flags are the command's alone: importing this module adds none
+    from ml_collections import config_flags
+
+    from mnist_cnn import command
+
+    flags.DEFINE_string("workdir", None, "The run directory.")
+    flags.DEFINE_string("split", "test", "What to score, as tfds writes it: train[55000:].")
+    flags.DEFINE_string("dataset", None, "Another dataset than the run's.")
+    flags.DEFINE_string("manual_dir", None, "A folder of four IDX files instead.")
+    flags.DEFINE_boolean("json", False, "Print one JSON object.")
+    config_flags.DEFINE_config_file(
+        "config", None, "The experiment file, where it brought a module of its own."
+    )
+    command.command(main, command.parse_flags)

@@ -18,7 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from mnist_cnn import batches, config as config_lib, data, evaluate, records, summary, train
+from mnist_cnn import (
+    batches,
+    config as config_lib,
+    data,
+    evaluate,
+    predictions,
+    records,
+    summary,
+    train,
+)
 from mnist_cnn.checkpoint import Checkpoints, Tree, sha256
 from mnist_cnn.compile_cache import compile_cache
 from mnist_cnn.console import Console
@@ -137,6 +146,8 @@ class _Run:
             self.train(validate)
         result = self.finish(test(self.state.params))
         console.result(result, str(self.directory))
+        if config["report"]:
+            self.report()
         return result
 
     @contextlib.contextmanager
@@ -311,6 +322,7 @@ class _Run:
             images, labels = read()
             with self.clock("evaluate"):
                 logits, losses = jax.device_get(score(params, images, labels))
+                self.scored = logits, np.asarray(labels), np.asarray(images)
                 return evaluate.summarize(logits, losses, np.asarray(labels))
 
         return metrics
@@ -334,8 +346,29 @@ class _Run:
             "steps": self.total,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+        params = jax.device_get(self.state.params)
+        self.directory.write_arrays("predictions.npz", predictions.collect(*self.scored, params))
+        fields = config_lib.as_dict(self.config)
+        self.directory.log_hyperparameters(
+            {key: fields[key] for key in fields if key not in config_lib.FREE_ON_RESUME},
+            {f"test/{key}": test[key] for key in ("accuracy", "loss")},
+            self.total,
+        )
         self.directory.write("result.json", result)
         return result
+
+    def report(self) -> None:
+        """The result in pictures.  They cost a finished run neither its result nor its status."""
+        try:
+            from mnist_cnn import report  # matplotlib is imported for this alone
+
+            report.write([self.directory.path], self.directory.path / "report.html")
+            self.console.line(f"report: {self.directory}/report.html")
+        except Exception as error:
+            self.console.line(
+                f"note: no report.html ({type(error).__name__}: {error}); "
+                f"python -m mnist_cnn.report --workdir {self.directory} tries again"
+            )
 
 
 def _check_splits(dataset: data.Dataset, config: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = Non
     Args:
       workdir: a run directory.
       config: the experiment's configuration; needed where it brought a module, a loss or an
-        optimiser of its own.
+        optimiser of its own, and asked for these alone.
 
     Raises:
       CheckpointError: there is no run, no good checkpoint, or `config` is needed or another one.
@@ -64,21 +64,25 @@ def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = Non
             f"{directory.path}: no config.json there, so it is no run directory; give the one "
             "that a run printed at its end"
         )
-    if config is None:
-        for key, known in (
-            ("model", train.MODELS), ("loss", train.LOSSES), ("optimizer", train.OPTIMIZERS),
-        ):  # fmt: skip
-            if saved.get(key) not in known:
-                raise CheckpointError(
-                    f"{directory.path}: its {key} is {saved.get(key)!r}, from an experiment file; "
-                    "give that experiment's config as well"
-                )
-        config = config_lib.experiment(**saved)
-    differences = config_lib.differences(saved, config_lib.as_dict(config))
-    if differences:
-        raise CheckpointError(
-            f"{directory.path} belongs to another configuration ({'; '.join(differences)})"
-        )
+    objects = {}
+    for key, known in (
+        ("model", train.MODELS), ("loss", train.LOSSES), ("optimizer", train.OPTIMIZERS),
+    ):  # fmt: skip
+        if saved.get(key) in known:
+            continue
+        if config is None:
+            raise CheckpointError(
+                f"{directory.path}: its {key} is {saved.get(key)!r}, from an experiment file; "
+                "give that experiment's config as well: --config EXPERIMENT, in Python load(.., "
+                "config)"
+            )
+        if config_lib.describe(config[key]) != saved.get(key):
+            raise CheckpointError(
+                f"{directory.path} belongs to another configuration ({key}: was "
+                f"{saved.get(key)!r}, now {config_lib.describe(config[key])!r})"
+            )
+        objects[key] = config[key]
+    config = config_lib.experiment(**saved | objects)
     template = {"state": serialization.to_state_dict(train.create_state(config))}
     template["sums"] = serialization.to_state_dict(train.Metrics.zero())
     template = jax.tree_util.tree_map(np.asarray, template)

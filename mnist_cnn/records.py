@@ -1,6 +1,7 @@
 """The run directory: config, environment, metrics, TensorBoard events and result, on disk.
 
-    config.json  environment.json  metrics.jsonl  events.out.tfevents.*  checkpoints/  result.json
+    config.json  environment.json  metrics.jsonl  events.out.tfevents.*  checkpoints/
+    predictions.npz  result.json
 
 Nothing here trains, prints, or knows what the numbers mean; TensorBoard is written here alone.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -16,8 +18,12 @@ import platform
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
+
+import numpy as np
 
 from mnist_cnn.errors import CheckpointError
 
@@ -95,6 +101,37 @@ class RunDirectory:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, text.encode())
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The whole lines of metrics.jsonl; none if it is not there."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().splitlines(True) if path.exists() else []
+        entries = map(_entry, lines)
+        return [entry for entry in entries if entry is not None]
+
+    def read_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of an .npz file; nothing in it is unpickled.
+
+        Raises:
+          CheckpointError: it is not there, or is no such file.
+        """
+        try:
+            with np.load(self.path / name, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(f"{self}: no {name} there") from None
+        except (ValueError, TypeError, AttributeError, EOFError, KeyError, zipfile.BadZipFile,
+                zlib.error, NotImplementedError) as error:  # fmt: skip
+            raise CheckpointError(
+                f"{self.path / name}: expected arrays, found something else "
+                f"({type(error).__name__}); restore the file, or train again"
+            ) from None
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes an .npz file whole or not at all."""
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        write_atomically(self.path / name, content.getvalue())
+
     def open_metrics(self, step: int) -> None:
         """Opens metrics.jsonl and the events to go on after `step`: what came later is dropped."""
         path = self.path / "metrics.jsonl"
@@ -118,6 +155,23 @@ class RunDirectory:
             if name not in ("step", "epoch", "split"):
                 self._events.add_scalar(f"{entry['split']}/{name}", value, entry["step"])
         self._events.flush()
+
+    def log_hyperparameters(
+        self, config: Mapping[str, Any], metrics: Mapping[str, float], step: int
+    ) -> None:
+        """What TensorBoard's HPARAMS tab shows of this run: fields, and metrics by their tags.
+
+        In a file of its own, because TensorBoard keeps the first it meets: where a run was
+        prolonged, the former file goes.  `add_hparams` would make a second run of it.
+        """
+        import tensorboardX
+        from tensorboardX import summary
+
+        for old in self.path.glob("events.out.tfevents.*.hparams"):
+            old.unlink()
+        with tensorboardX.SummaryWriter(str(self.path), filename_suffix=".hparams") as events:
+            for part in summary.hparams(dict(config), dict(metrics)):
+                events.file_writer.add_summary(part, step)
 
     def close(self) -> None:
         """Lets go of the directory."""
@@ -161,16 +215,23 @@ def environment(devices: Sequence[Any], command: Sequence[str]) -> dict[str, Any
     }
 
 
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a metrics line holds; None for a torn one."""
+    try:
+        entry = json.loads(line)
+        whole = line.endswith(b"\n") and int(entry["step"]) >= 0 and isinstance(entry["split"], str)
+        return entry if whole else None
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        return None
+
+
 def _precedes(line: bytes, step: int) -> bool:
     """Whether a metrics line is whole, and was written before the checkpoint of `step` was.
 
     The test split is evaluated after the last checkpoint, so its line never precedes one.
     """
-    try:
-        entry = json.loads(line)
-        return line.endswith(b"\n") and entry["split"] != "test" and int(entry["step"]) <= step
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        return False
+    entry = _entry(line)
+    return entry is not None and entry["split"] != "test" and int(entry["step"]) <= step
 
 
 def _processor() -> str:

@@ -28,7 +28,7 @@ class Tiny(nn.Module):
 def get_config():
     return mnist_cnn.experiment(
         name="tiny", model=Tiny(), manual_dir={manual_dir!r}, batch_size=30, num_steps=40,
-        log_every=7, checkpoint_every=10, eval_batch_size=100,
+        log_every=7, checkpoint_every=10, eval_batch_size=100, report=False,
     )
 """
 

@@ -40,6 +40,7 @@ def test_base_py_states_every_field_and_its_default():
         ("--config.model=resnet", "expected cnn, or in an experiment file a flax.linen module"),
         ("--config.num_steps=0", "expected an integer from 1 to 2,147,483,647, or None"),
         ("--config.keep=1", "expected an integer from 2 to"),
+        ("--config.report=maybe", "got 'maybe', expected True or False"),
         ("--config.name=../x", "expected a text of the form"),
     ],
 )
@@ -52,7 +53,8 @@ def test_a_wrong_override_is_refused_with_the_legal_values(override, said):
 
 def test_legal_overrides_pass():
     config_lib.check_overrides(
-        "main --config.num_steps=None --config.learning_rate=1 --config.seed 7 "
+        "main --config.report --config.report=False --config.num_steps=None "
+        "--config.learning_rate=1 --config.seed 7 "
         "--config.validation_split=train[55000:] --config=x.py --workdir=a=b".split()
     )
 

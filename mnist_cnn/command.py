@@ -1,0 +1,102 @@
+"""What every command of the package has in common: flags in, one line and an exit status out.
+
+Exit status: 0 done; 1 an error, said in one line; 2 bad usage.  This module imports nothing heavy
+and defines no flag, so that any number of commands can be imported together.
+"""
+
+from __future__ import annotations
+
+import logging as python_logging
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from mnist_cnn import config as config_lib
+from mnist_cnn.errors import ConfigError, UserError, printable
+
+
+def command(main_function, flags_parser) -> None:  # type: ignore[no-untyped-def]
+    """Runs a command: errors become one line and an exit status."""
+    try:
+        app.run(main_function, flags_parser=flags_parser)
+    except ConfigError as error:
+        _fail(error, 2)
+    except UserError as error:
+        _fail(error, 1)
+    except OSError as error:
+        place = error.filename or getattr(flags.FLAGS, "workdir", None) or "the run directory"
+        reason = error.strerror or error
+        _fail(OSError(f"{place}: {reason}; mend that, and give the same command again"), 1)
+    except Exception as error:
+        _fail(error, 1, unexpected=True)
+
+
+def parse_flags(arguments: Sequence[str]) -> list[str]:
+    """Parses a command line and checks what it says about the experiment.
+
+    Returns:
+      The command's name and the arguments that are no flags.
+
+    Raises:
+      ConfigError: a flag, a field or the experiment file is wrong.
+    """
+    config_lib.check_overrides(arguments)
+    for index, argument in enumerate(arguments):
+        name, equals, path = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            path = path if equals else (*arguments, "")[index + 1]
+            if not os.path.isfile(path):
+                raise ConfigError(
+                    f"--config {path}: there is no such file; give an experiment such as "
+                    "experiments/base.py"
+                )
+    try:
+        return flags.FLAGS(list(arguments))
+    except flags.Error as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    except Exception as error:  # the experiment file is the user's own program
+        raise ConfigError(_broken_experiment(error)) from error
+
+
+def silence_libraries() -> None:
+    """What goes wrong is said by us, in one line; --verbosity=1 lets everybody speak."""
+    if logging.get_verbosity() >= logging.DEBUG:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's; read when jax is imported
+    warnings.simplefilter("ignore")
+    logging.set_verbosity(logging.FATAL)
+    python_logging.disable(python_logging.ERROR)
+    # Threads and callbacks of Orbax, tensorstore and tensorboardX print tracebacks of their own
+    # after a failed write; the failure itself reaches the main thread, and `command` says it.
+    for hooks in (sys, threading):
+        hooks.excepthook = lambda *_: None  # type: ignore[attr-defined]
+    sys.unraisablehook = lambda _: None
+
+
+def _broken_experiment(error: Exception) -> str:
+    """Where in the experiment file, and what."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}, line {error.lineno}"
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.filename}, line {frame.lineno}"
+    text = " ".join(str(error).split())
+    return f"the experiment file cannot be used: {type(error).__name__}: {text} ({place})"
+
+
+def _fail(error: BaseException, status: int, unexpected: bool = False) -> None:
+    if logging.get_verbosity() >= logging.DEBUG:
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    if unexpected:
+        text = f"{type(error).__name__}: {text} (unexpected; --verbosity=1 shows where)"
+    sys.stdout.flush()
+    print(f"error: {printable(text)}", file=sys.stderr, flush=True)
+    os._exit(status)  # what still writes in the background has nothing good to add

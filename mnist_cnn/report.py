@@ -1,0 +1,63 @@
+"""The result of one run, or the comparison of several, as one HTML page with pictures.
+
+    python -m mnist_cnn.report --workdir DIR [DIR ...] [--output FILE]
+
+It needs the run directories alone: no data, no network.  Exit status: 0 done; 1 an error, said in
+one line; 2 bad usage.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from mnist_cnn import page, records, runs as runs_lib
+from mnist_cnn.errors import CheckpointError
+
+
+def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
+    """Reads the runs and writes the page.
+
+    Raises:
+      CheckpointError: a run has no result to show, or they were tested on different images.
+    """
+    runs = [runs_lib.read(workdir) for workdir in workdirs]
+    for run in runs[1:]:
+        if not np.array_equal(run.tested.labels, runs[0].tested.labels):
+            raise CheckpointError(
+                f"{run.path} and {runs[0].path} were tested on different images; compare runs of "
+                "the same dataset"
+            )
+    settings = runs_lib.settings_of(runs)
+    text = page.single(settings[0]) if len(runs) == 1 else page.comparison(settings)
+    path = pathlib.Path(output).absolute()
+    records.write_atomically(path, text.encode("utf-8", "backslashreplace"))
+
+
+def main(arguments: list[str]) -> int:
+    from mnist_cnn import command
+    from mnist_cnn.errors import ConfigError, printable
+
+    workdirs = [*filter(None, [flags.FLAGS.workdir]), *arguments[1:]]
+    if not workdirs:
+        raise ConfigError("expected --workdir DIR [DIR ...]; see --helpshort")
+    if len(set(map(os.path.realpath, workdirs))) < len(workdirs):
+        raise ConfigError("--workdir: a directory is given twice; give each run once")
+    command.silence_libraries()
+    alone = pathlib.Path(workdirs[0]) if len(workdirs) == 1 else pathlib.Path()
+    output = flags.FLAGS.output or alone / "report.html"
+    write(workdirs, output)
+    print(f"report: {printable(str(output))}")
+    return 0
+
+
+if __name__ == "__main__":  # the flags are the command's alone: importing this module adds none
+    from mnist_cnn import command
+
+    flags.DEFINE_string("workdir", None, "The run directory; more of them may follow.")
+    flags.DEFINE_string("output", None, "The page; DIR/report.html, of several ./report.html.")
+    command.command(main, command.parse_flags)

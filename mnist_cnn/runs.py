@@ -1,0 +1,149 @@
+"""Finished runs, read from their directories, and what can be compared between them.
+
+No data, no network, no pictures: the run directory is enough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mnist_cnn import config as config_lib, measures, predictions, records
+from mnist_cnn.errors import CheckpointError, printable
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, read from its directory."""
+
+    path: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    result: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    tested: predictions.Predictions
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.result["seeds"]
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool [R, N]: which seed got which test image right."""
+        return self.tested.logits.argmax(-1) == self.tested.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their seed alone."""
+
+    label: str
+    runs: list[Run]
+
+    def accuracies(self) -> dict[int, float]:
+        """Seed -> test accuracy."""
+        return {
+            seed: float(accuracy)
+            for run in self.runs
+            for seed, accuracy in zip(run.seeds, run.right.mean(1), strict=True)
+        }
+
+    def run(self, seed: int) -> Run:
+        return next(run for run in self.runs if seed in run.seeds)
+
+    def right(self, seed: int) -> np.ndarray:
+        """bool [N], of one seed."""
+        run = self.run(seed)
+        return run.right[run.seeds.index(seed)]
+
+
+def read(workdir: str | os.PathLike[str]) -> Run:
+    """A finished run.
+
+    Raises:
+      CheckpointError: there is none, it is unfinished or diverged, or its files contradict.
+    """
+    directory = records.RunDirectory(workdir)
+    config, result = directory.read("config.json"), directory.read("result.json")
+    if config is None:
+        raise CheckpointError(f"{directory}: no run there (config.json is missing)")
+    metrics = directory.read_metrics()
+    status = "unfinished" if result is None else result.get("status")
+    if status == "finished" and metrics and metrics[-1].get("split") != "test":
+        status = "unfinished"  # it was prolonged, and is at work again
+    if status != "finished":
+        done = max((entry["step"] for entry in metrics), default=0)
+        raise CheckpointError(
+            f"{directory}: the run is {status} (step {done:,}), so there is no result to show; "
+            "let it go on to its end first"
+        )
+    assert result is not None
+    tested = predictions.read(directory)
+    run = Run(str(directory), config, directory.read("environment.json") or {}, result, metrics,
+              tested)  # fmt: skip
+    try:
+        same = result["test"]["correct"] == run.right.sum(1).tolist()
+        whole = len(run.seeds) == len(tested.logits) == len(result["test"]["loss"])
+        float(result["steps"]), float(result["seconds"]["total"])
+        whole &= all(isinstance(x, int | float) for x in [*run.seeds, *result["test"]["loss"]])
+    except (KeyError, TypeError, ValueError):
+        same = whole = False
+    if not (same and whole):
+        raise CheckpointError(
+            f"{directory}: result.json and predictions.npz do not belong together; restore them, "
+            "or train again"
+        )
+    return run
+
+
+def settings_of(runs: Sequence[Run]) -> list[Setting]:
+    """Runs of the same configuration but for the seed together; all of one: each by itself."""
+    free = ("name", "seed", *config_lib.FREE_ON_RESUME)
+    keys = [key for key in config_lib.FIELDS if key not in free]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(repr([run.config.get(key) for key in keys]), []).append(run)
+    together = list(groups.values())
+    names = [printable(str(group[0].config.get("name"))) for group in together]
+    if len(together) == 1:
+        if len(runs) == 1:
+            return [Setting(names[0], together[0])]
+        return [
+            Setting(f"{names[0]}, seed {', '.join(map(str, run.seeds))}", [run]) for run in runs
+        ]
+    first = together[0][0].config
+    labels = []
+    for group, name in zip(together, names, strict=True):
+        config = group[0].config
+        differing = [
+            printable(f"{k}={config.get(k)}") for k in keys if config.get(k) != first.get(k)
+        ]
+        unique = names.count(name) == 1
+        labels.append(name if unique else ", ".join([name, *differing]))
+    return [Setting(label, group) for label, group in zip(labels, together, strict=True)]
+
+
+def compare(first: Setting, other: Setting) -> measures.Difference:
+    """`other`'s accuracy minus `first`'s: over the seeds they share, or over the test images."""
+    a, b = first.accuracies(), other.accuracies()
+    shared = [seed for seed in a if seed in b]
+    if len(shared) > 1:
+        return measures.over_seeds(
+            np.array([a[seed] for seed in shared]), np.array([b[seed] for seed in shared])
+        )
+    return measures.over_images(*map(right_of, pair(first, other)))
+
+
+def pair(first: Setting, other: Setting) -> tuple[tuple[Setting, int], tuple[Setting, int]]:
+    """A seed of each: the first that they share, else each one's first."""
+    a, b = list(first.accuracies()), list(other.accuracies())
+    shared = [seed for seed in a if seed in b]
+    return (first, (shared or a)[0]), (other, (shared or b)[0])
+
+
+def right_of(chosen: tuple[Setting, int]) -> np.ndarray:
+    return chosen[0].right(chosen[1])
