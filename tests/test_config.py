@@ -108,7 +108,8 @@ def test_a_broken_experiment_file_is_refused_in_one_line_and_nothing_is_written(
 
 def test_a_wrong_flag_is_refused_before_anything_heavy_is_imported(tmp_path):
     code = (
-        "import sys; from mnist_cnn import main; sys.argv += ['--config.batch_size=-3'];\n"
+        "import os, sys; from mnist_cnn import main; sys.argv += ['--config.batch_size=-3']\n"
+        "os._exit = sys.exit\n"
         "try: main.command(main.main, main.parse_flags)\n"
         "except SystemExit as e: assert e.code == 2, e.code\n"
         "assert not {'jax', 'flax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)"
