@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 import pathlib
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
@@ -43,31 +44,41 @@ def read(path: str | os.PathLike[str]) -> Image.Image:
     """
     path = pathlib.Path(path)
     try:
-        if not path.is_file():
-            if path.is_dir():
-                raise PictureError("there is no picture that can be read in this folder")
+        if path.is_dir():
+            raise PictureError("there is no picture that can be read in this folder")
+        if not path.is_file():  # a device or a pipe might never end
             raise PictureError("it is no regular file" if path.exists() else "no such file")
-        if path.stat().st_size == 0:
-            raise PictureError("the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file:
+            return decode(file)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise PictureError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
+
+
+def decode(file: BinaryIO) -> Image.Image:
+    """The picture that an open file holds; as `read`.
+
+    Raises:
+      PictureError: it is no picture, damaged, or has more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise PictureError(
-                    f"{width:,} x {height:,} pixels, at most {MAX_PIXELS:,} in all are accepted"
-                )
+                raise Image.DecompressionBombError
             image.draft("RGB", (2 * _WORKING, 2 * _WORKING))  # a JPEG is decoded smaller, faster
             image.load()
             return ImageOps.exif_transpose(image)
-    except PictureError:
-        raise
     except UnidentifiedImageError:
+        file.seek(0)
+        if not file.read(1):
+            raise PictureError("the file is empty") from None
         names = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise PictureError(f"no picture that can be read, expected {names}") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"more than the {MAX_PIXELS:,} pixels that are accepted") from None
+        raise PictureError(f"larger than the {MAX_PIXELS:,} pixels that are accepted") from None
     except Exception as error:  # a damaged file raises whatever its decoder stumbles over
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise PictureError(f"cannot be read: {' '.join(reason.split())}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(f"damaged: {reason}") from None
 
 
 def save(digit: UInt8[np.ndarray, "28 28"], path: str | os.PathLike[str]) -> None:
