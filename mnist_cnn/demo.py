@@ -92,14 +92,18 @@ def page(network: Network) -> Any:
     ) as blocks:
         gr.Markdown("# Draw a digit\nThe bars follow your pen.")
         with gr.Row():
-            canvas = gr.HTML(
-                "", html_template=_CANVAS, css_template=_STYLE, js_on_load=_DRAW, elem_id="canvas"
-            )
-            bars = gr.Label(label="Probability", num_top_classes=10, elem_id="bars")
-            seen = gr.Image(
-                label="What the network sees: 28 x 28", format="png", height=336, buttons=[],
-                interactive=False, elem_id="seen",
-            )  # fmt: skip
+            with gr.Column(min_width=370):
+                canvas = gr.HTML(
+                    "", html_template=_CANVAS, css_template=_STYLE, js_on_load=_DRAW,
+                    elem_id="canvas",
+                )  # fmt: skip
+            with gr.Column(min_width=220):
+                bars = gr.Label(label="Probability", num_top_classes=10, elem_id="bars")
+            with gr.Column(min_width=300):
+                seen = gr.Image(
+                    label="What the network sees", format="png", height=336, buttons=[],
+                    interactive=False, elem_id="seen",
+                )  # fmt: skip
         canvas.input(
             answer, canvas, [bars, seen], show_progress="hidden", trigger_mode="always_last"
         )
