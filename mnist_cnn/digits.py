@@ -170,11 +170,13 @@ def _paper(colours: Float32[np.ndarray, "H W C"]) -> tuple[Float32[np.ndarray, "
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1).reshape(-1, 6)
     values = colours.reshape(-1, channels)
-    chosen = np.flatnonzero(edge)
-    anywhere = np.arange(0, len(values), max(1, len(values) // 4000))
-    for candidates in (chosen, chosen, anywhere, anywhere):
-        step = max(1, len(chosen) // 4000)
-        weights = np.linalg.lstsq(terms[chosen[::step]], values[chosen[::step]], rcond=None)[0]
+    around = np.flatnonzero(edge)
+    around = around[:: max(1, len(around) // 2000)]
+    anywhere = np.arange(0, len(values), max(1, len(values) // 2000))
+    chosen = around
+    for candidates in (around, around, anywhere, anywhere):
+        a, b = terms[chosen], values[chosen]
+        weights = np.linalg.solve(a.T @ a + 1e-6 * np.eye(6), a.T @ b)  # least squares
         residual = np.abs(values[candidates] - terms[candidates] @ weights).max(axis=-1)
         limit = 2.5 * max(1.0, 1.4826 * float(np.median(residual)))
         chosen = candidates[residual <= limit]

@@ -13,7 +13,7 @@ def picture(digit, seed):
     light, noise, specks, JPEG, rotated with EXIF data that say so.
     """
     rng = np.random.default_rng(seed)
-    width, height = rng.integers(50, 801, 2)
+    width, height = np.exp(rng.uniform(np.log(50), np.log(800), 2)).astype(int)
     side = int(min(width, height) * rng.uniform(0.45, 1.0))
     left, top = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
     ink = np.zeros((height, width, 1), np.float32)
