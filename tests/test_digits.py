@@ -16,7 +16,7 @@ from mnist_cnn.errors import PictureError
 @pytest.fixture(scope="module")
 def five():
     """A real 5 with the bar at its top, uint8 [28, 28]."""
-    images, labels = read_idx("t10k-images-idx3-ubyte"), read_idx("t10k-labels-idx1-ubyte")[8:]
+    images, labels = read_idx("t10k-images-idx3-ubyte"), read_idx("t10k-labels-idx1-ubyte")
     return images[np.flatnonzero(labels == 5)[0], ..., 0]
 
 

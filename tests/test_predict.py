@@ -52,7 +52,7 @@ def answers_of(out):
 
 
 def test_pictures_are_told_as_well_as_mnists_own_images(trained_base, files):
-    labels = read_idx("t10k-labels-idx1-ubyte")[8:][:1000]
+    labels = read_idx("t10k-labels-idx1-ubyte")[:1000]
     network = mnist_cnn.load(trained_base)
     plain = network(read_idx("t10k-images-idx3-ubyte")[:1000]).argmax(-1) == labels
     answers = list(predict.answers(network, map(str, files)))
