@@ -1,6 +1,7 @@
 """MNIST's digits made into the pictures that people have: deterministic, from a seed."""
 
 import io
+import sys
 
 import numpy as np
 from PIL import Image
@@ -48,3 +49,24 @@ def picture(digit, seed):
         exif[0x0112] = orientation
     image.save(file, "JPEG", quality=int(rng.integers(40, 96)), exif=exif)
     return file.getvalue(), ".jpg"
+
+
+def main():
+    """python tests/pictures.py IMAGE: twelve such pictures, and what the network sees of them."""
+    from conftest import read_idx
+
+    from mnist_cnn import digits
+
+    sheet = Image.new("RGB", (12 * 72 + 8, 72 + 64 + 16), "white")
+    for column, digit in enumerate(read_idx("t10k-images-idx3-ubyte")[:12, ..., 0]):
+        image = digits.decode(io.BytesIO(picture(digit, seed=column)[0]))
+        seen = Image.fromarray(digits.mnist_form(image)).resize((64, 64), Image.Resampling.NEAREST)
+        image.thumbnail((64, 64))
+        left, top = 8 + 72 * column, 8
+        sheet.paste(image, (left + (64 - image.width) // 2, top + (64 - image.height) // 2))
+        sheet.paste(seen, (left, top + 72))
+    sheet.save(sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()
