@@ -122,8 +122,6 @@ def _colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
         bits = max(8, math.ceil(math.log2(float(values.max()) + 1)))
         image = Image.fromarray((values / 2 ** (bits - 8)).astype(np.uint8))
-    elif image.mode == "LAB":
-        image = image.getchannel("L")
     elif transparent:
         image = image.convert("RGBA")
     elif image.mode not in ("L", "RGB"):

@@ -90,6 +90,9 @@ MODES = {
     "blue on yellow": lambda page: Image.composite(
         Image.new("RGB", page.size, "gold"), Image.new("RGB", page.size, "navy"), page
     ),
+    "red on orange": lambda page: Image.composite(
+        Image.new("RGB", page.size, (255, 165, 0)), Image.new("RGB", page.size, (255, 0, 0)), page
+    ),
     "green on red, as light": lambda page: Image.composite(
         Image.new("RGB", page.size, (200, 60, 60)), Image.new("RGB", page.size, (60, 131, 60)), page
     ),
