@@ -20,6 +20,10 @@ class DataError(UserError):
     """Data files are missing, truncated, altered or contradict one another."""
 
 
+class PictureError(UserError):
+    """A file is no picture that can be read, or shows no digit."""
+
+
 class CheckpointError(UserError):
     """A run directory or checkpoint cannot be used."""
 

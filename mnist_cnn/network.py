@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import serialization
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from mnist_cnn import config as config_lib, evaluate, records, train
 from mnist_cnn.checkpoint import Checkpoints
@@ -44,6 +44,22 @@ class Network:
         batch_size = self.config["eval_batch_size"]
         logits = evaluate.logits_of(self.model, self.params, images, batch_size)
         return np.asarray(logits)
+
+    def probabilities(
+        self, images: UInt8[np.ndarray, "N 28 28 1"], batch_size: int = 64
+    ) -> Float64[np.ndarray, "N 10"]:
+        """The softmax of the logits; one compiled program serves every number of images.
+
+        Raises:
+          ValueError: the images are not uint8 [N, 28, 28, 1].
+        """
+        logits = np.zeros((len(images), 10))
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            padding = ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0))
+            logits[start : start + batch_size] = self(np.pad(batch, padding))[: len(batch)]
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = None) -> Network:
@@ -83,9 +99,12 @@ def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = Non
             )
         objects[key] = config[key]
     config = config_lib.experiment(**saved | objects)
-    template = {"state": serialization.to_state_dict(train.create_state(config))}
-    template["sums"] = serialization.to_state_dict(train.Metrics.zero())
-    template = jax.tree_util.tree_map(np.asarray, template)
+    # Shapes alone: nothing is initialised or compiled for what is about to be read.
+    shapes = jax.eval_shape(lambda: (train.create_state(config), train.Metrics.zero()))
+    state, sums = (serialization.to_state_dict(part) for part in shapes)
+    template = jax.tree_util.tree_map(
+        lambda leaf: np.empty(leaf.shape, leaf.dtype), {"state": state, "sums": sums}
+    )
     checkpoints = Checkpoints(directory.checkpoints, keep=None)
     restored = checkpoints.restore(template, report=lambda line: None)
     checkpoints.close()
@@ -93,4 +112,4 @@ def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = Non
         raise CheckpointError(f"{directory.path}: no checkpoint there yet; let the run go on first")
     step, tree, _ = restored
     model = train.parts(config)[0]
-    return Network(config, tree["state"]["params"], model, step)
+    return Network(config, jax.device_put(tree["state"]["params"]), model, step)

@@ -87,6 +87,17 @@ def undisturbed(tiny_experiment, tmp_path_factory):
     return workdir, out, err
 
 
+@pytest.fixture(scope="session")
+def trained_base(tmp_path_factory):
+    """The run directory of the base network after 200 steps: about 96 % right, in seconds."""
+    workdir = tmp_path_factory.mktemp("trained_base") / "run"
+    run(
+        "mnist_cnn.main", "--config", "experiments/base.py", "--config.num_steps=200",
+        "--config.report=False", "--workdir", workdir,
+    )  # fmt: skip
+    return workdir
+
+
 def start(*arguments, cwd=ROOT, **environment):
     """Starts `python -m ...` as a user would; `process.communicate()` for its output."""
     return subprocess.Popen(
