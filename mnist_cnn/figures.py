@@ -104,6 +104,11 @@ def _axes(width: float = 5.4, height: float = 3.6) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def _short(label: str) -> str:
+    """A label that leaves room for the picture; the page has it in full."""
+    return label if len(label) <= 40 else label[:39] + "\u2026"
+
+
 def curves(lines: Sequence[Curve], label: str, theme: Theme) -> Figure:
     """Curves over steps on a logarithmic axis: each seed thin, their mean and its 95 % band."""
     figure, axes = _axes()
@@ -114,12 +119,20 @@ def curves(lines: Sequence[Curve], label: str, theme: Theme) -> Figure:
             axes.plot(
                 np.repeat(curve.steps, len(curve.values)), curve.values.T.ravel(),
                 marker="D", ms=5.5, ls="", color=colour, mec=theme.paper, clip_on=False, zorder=4,
-                label=curve.label,
+                label=_short(curve.label),
             )  # fmt: skip
             continue
         dashes = "--" if curve.split == "validation" else "-"
         marker = "o" if len(curve.steps) < 3 else None
-        axes.plot(curve.steps, mean, dashes, color=colour, lw=1.8, marker=marker, label=curve.label)
+        axes.plot(
+            curve.steps,
+            mean,
+            dashes,
+            color=colour,
+            lw=1.8,
+            marker=marker,
+            label=_short(curve.label),
+        )
         if len(curve.values) > 1:
             axes.plot(curve.steps, curve.values.T, dashes, color=colour, lw=0.6, alpha=0.6)
         if len(curve.values) > 2:  # of two seeds the interval is 12.7 standard errors wide
@@ -252,9 +265,10 @@ def differences(rows: Sequence[tuple[str, measures.Difference]], theme: Theme) -
         low, high = 100 * difference.low, 100 * difference.high
         axes.plot([low, high], [place, place], color=colour, lw=2.5, solid_capstyle="butt")
         axes.plot(100 * difference.mean, place, "o", color=colour, ms=7)
-    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+    for place, (label, _) in enumerate(rows):
+        axes.text(0, place - 0.2, _short(label), transform=axes.get_yaxis_transform())
+    axes.set_yticks([])
+    axes.set_ylim(len(rows) - 0.6, -0.7)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("difference in test accuracy (percentage points)")
     axes.grid(axis="x")

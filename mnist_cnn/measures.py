@@ -6,6 +6,7 @@ NumPy alone: no network, no disk, no pictures.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def over_images(a: Bool[np.ndarray, "N"], b: Bool[np.ndarray, "N"]) -> Differenc
     gained, lost, n = int((b & ~a).sum()), int((a & ~b).sum()), len(a)
     p_gained, p_lost = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     centre = p_gained - p_lost
-    half = 1.959963984540054 * np.sqrt((p_gained + p_lost - centre**2) / (n + 2))
+    half = 1.959963984540054 * math.sqrt((p_gained + p_lost - centre**2) / (n + 2))
     p = min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
     if gained == lost == 0:
         p = 1.0

@@ -278,3 +278,20 @@ def test_runs_on_different_test_images_are_not_compared(trained, tmp_path):
     edit(other / "result.json", test=test | {"correct": [right]})
     with pytest.raises(CheckpointError, match="tested on different images"):
         report.write([trained[1e-3, 1], other], tmp_path / "report.html")
+
+
+def test_a_run_without_a_mistake_has_a_report_too(trained, tmp_path):
+    perfect = tmp_path / "run"
+    shutil.copytree(trained[1e-3, 1], perfect)
+    labels = RunDirectory(perfect).read_arrays("predictions.npz")["labels"]
+    logits = 9 * np.eye(10, dtype=np.float32)[labels]
+    arrays = predictions.collect(logits, labels, np.zeros((len(labels), 28, 28, 1), np.uint8), {})
+    RunDirectory(perfect).write_arrays("predictions.npz", arrays)
+    test = json.loads((perfect / "result.json").read_text())["test"]
+    edit(perfect / "result.json", test=test | {"correct": [250], "accuracy": [1.0], "loss": [0.0]})
+    with open(perfect / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "epoch": 1.0, "split": "test", "loss": 0.0, "accuracy": 1.0}\n')
+    report.write([perfect], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "100.00 %" in page and page.count("<img ") == 5  # no filters that look at pixels
+    report.write([trained[1e-3, 1], perfect], tmp_path / "report.html")
