@@ -116,8 +116,10 @@ def curves(lines: Sequence[Curve], label: str, theme: Theme) -> Figure:
         colour = theme.series[curve.setting % len(theme.series)]
         mean = curve.values.mean(0)
         if curve.split == "test":
+            # A perfect test has no place on a logarithmic axis.
+            points = np.where(curve.values > 0, curve.values, np.nan).T.ravel()
             axes.plot(
-                np.repeat(curve.steps, len(curve.values)), curve.values.T.ravel(),
+                np.repeat(curve.steps, len(curve.values)), points,
                 marker="D", ms=5.5, ls="", color=colour, mec=theme.paper, clip_on=False, zorder=4,
                 label=_short(curve.label),
             )  # fmt: skip
@@ -153,7 +155,9 @@ def curves(lines: Sequence[Curve], label: str, theme: Theme) -> Figure:
     axes.set(xlabel="training step", ylabel=label)
     axes.grid(axis="y")
     if len(lines) > 3:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+        columns = 1 if max(len(curve.label) for curve in lines) > 28 else 2
+        figure.set_figheight(3.6 + 0.18 * len(lines) / columns)
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=9)
     else:
         axes.legend()
     return figure
