@@ -163,6 +163,32 @@ def curves(lines: Sequence[Curve], label: str, theme: Theme) -> Figure:
     return figure
 
 
+def sweep(
+    name: str, values: Sequence[float], errors: Sequence[np.ndarray], label: str, theme: Theme
+) -> Figure:
+    """Errors over the swept value: each seed a point, their mean a line with its 95 % band."""
+    figure, axes = _axes()
+    order = np.argsort(values)
+    x = np.asarray(values, float)[order]
+    chosen = [errors[place] for place in order]
+    mean = np.array([seeds.mean() for seeds in chosen])
+    colour = theme.series[0]
+    axes.plot(x, mean, "-", color=colour, lw=1.8)
+    for place, seeds in zip(x, chosen, strict=True):
+        axes.plot(np.full(len(seeds), place), seeds, "o", color=colour, ms=5, mec=theme.paper)
+    if min(map(len, chosen)) > 2:
+        half = np.array([measures.mean_interval(seeds) for seeds in chosen])
+        axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.22, lw=0)
+    if x[0] > 0 and x[-1] / x[0] >= 8:
+        axes.set_xscale("log")
+        axes.set_xticks([], minor=True)
+    axes.set_xticks(x, [f"{value:g}" for value in x])
+    axes.set(xlabel=name, ylabel=label)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+    return figure
+
+
 def confusion(table: np.ndarray, theme: Theme) -> Figure:
     """int [10, 10]: mistakes coloured, the right ones on the diagonal as plain figures."""
     figure, axes = _axes(5.4, 5.0)

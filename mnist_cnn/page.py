@@ -133,6 +133,7 @@ def comparison(settings: Sequence[runs.Setting]) -> str:
             functools.partial(figures.differences, compared),
             "Test accuracy with 95 % intervals: " + "; ".join(methods) + ".",
         ),
+        *_sweep(settings),
         *_curves(settings),
         *(_changed(first, other) for other in others),
     ]
@@ -183,6 +184,29 @@ def _curves(settings: Sequence[runs.Setting]) -> list[Picture]:
                     curves.append(figures.Curve(full, number, steps, values, split))
         pictures.append(_figure(title, functools.partial(figures.curves, curves, label), caption))
     return pictures
+
+
+def _sweep(settings: Sequence[runs.Setting]) -> list[Picture]:
+    """Where the settings differ in one number: the error over it, on held-out training images."""
+    found = runs.swept(settings)
+    if found is None:
+        return []
+    name, values = found
+    series = [_series(setting, "validation", _error)[1] for setting in settings]
+    split = "validation" if all(one.size for one in series) else "test"
+    if split == "test":
+        series = [_series(setting, "test", _error)[1] for setting in settings]
+    errors = [one[:, -1] for one in series]
+    label = f"{split} images wrong (%)"
+    caption = f"The end of each run; {split} images. Points are seeds, the line is their mean"
+    caption += ", the band its 95 % interval." if min(map(len, errors)) > 2 else "."
+    return [
+        _figure(
+            f"Mistakes over {name}",
+            functools.partial(figures.sweep, name, values, errors, label),
+            caption,
+        )
+    ]
 
 
 def _error(entry: dict[str, Any]) -> Any:

@@ -115,16 +115,29 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
         return [
             Setting(f"{names[0]}, seed {', '.join(map(str, run.seeds))}", [run]) for run in runs
         ]
-    first = together[0][0].config
+    configs = [group[0].config for group in together]
+    varying = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
     labels = []
-    for group, name in zip(together, names, strict=True):
-        config = group[0].config
-        differing = [
-            printable(f"{k}={config.get(k)}") for k in keys if config.get(k) != first.get(k)
-        ]
-        unique = names.count(name) == 1
-        labels.append(name if unique else ", ".join([name, *differing]))
+    for config, name in zip(configs, names, strict=True):
+        values = [printable(f"{key}={config.get(key)}") for key in varying]
+        labels.append(name if names.count(name) == 1 else ", ".join([name, *values]))
     return [Setting(label, group) for label, group in zip(labels, together, strict=True)]
+
+
+def swept(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
+    """The one number in which three settings or more differ, and its value in each; else None."""
+    configs = [setting.runs[0].config for setting in settings]
+    free = ("name", "seed", *config_lib.FREE_ON_RESUME)
+    keys = [
+        key
+        for key in config_lib.FIELDS
+        if key not in free and len({repr(config.get(key)) for config in configs}) > 1
+    ]
+    if len(keys) != 1 or len(settings) < 3:
+        return None
+    values = [config.get(keys[0]) for config in configs]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return (keys[0], numbers) if len(numbers) == len(values) else None
 
 
 def compare(first: Setting, other: Setting) -> measures.Difference:

@@ -10,10 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import metrics_of, run
 
 import mnist_cnn
-from mnist_cnn import predictions, report, runs
+from mnist_cnn import figures, page as page_lib, predictions, report, runs
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.records import RunDirectory
 
@@ -27,10 +27,10 @@ HOSTILE = "<img src=x onerror=document.title='taken'> & \"$x_\\frac$\" \x1b[31m"
 
 @pytest.fixture(scope="module")
 def trained(tiny_experiment, tmp_path_factory):
-    """Finished runs: seeds 1 and 2 of two learning rates, keyed by (rate, seed)."""
+    """Finished runs: seeds 1 and 2 of three learning rates, keyed by (rate, seed)."""
     folder = tmp_path_factory.mktemp("report")
     found = {}
-    for rate in (1e-3, 1e-4):
+    for rate in (1e-3, 1e-4, 1e-2):
         for seed in (1, 2):
             config = runpy.run_path(str(tiny_experiment))["get_config"]()
             with config.unlocked():
@@ -104,6 +104,23 @@ def test_the_report_needs_the_copied_directory_alone(trained, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_swept_number_has_its_curve_on_held_out_images(trained, monkeypatch):
+    settings = runs.settings_of([runs.read(path) for path in trained.values()])
+    assert runs.swept(settings) == ("learning_rate", [1e-3, 1e-4, 1e-2])
+    assert runs.swept(settings[:2]) is None
+    drawn = []
+    original = figures.sweep
+    monkeypatch.setattr(figures, "sweep", lambda *a: drawn.append(a) or original(*a))
+    page = page_lib.comparison(settings)
+    assert "Mistakes over learning_rate" in page and len(drawn) == 2  # light and dark
+    _, values, errors, label, _ = drawn[0]
+    assert label.startswith("validation")
+    for rate, found in zip(values, errors, strict=True):
+        for seed, error in zip((1, 2), found, strict=True):
+            last = [e for e in metrics_of(trained[rate, seed]) if e["split"] == "validation"][-1]
+            assert error == pytest.approx(100 * (1 - last["accuracy"]))
+
+
 def test_the_report_is_whole_in_a_browser(trained, browser, tmp_path):
     """Every picture shown in both themes, no error, no request, no scrolling, all text text."""
     hostile = tmp_path / HOSTILE.replace("/", "")
@@ -157,9 +174,10 @@ def test_the_result_comes_first_and_says_what_result_json_says(trained):
 
 def test_several_seeds_are_compared_pairwise_and_one_over_the_images(trained):
     four = [runs.read(path) for path in trained.values()]
-    slow, fast = four[2:], four[:2]
+    slow, fast = four[2:4], four[:2]
     first, second = runs.settings_of([*fast, *slow])
-    assert (first.label, second.label) == ("tiny", "tiny, learning_rate=0.0001")
+    assert first.label == "tiny, learning_rate=0.001"
+    assert second.label == "tiny, learning_rate=0.0001"
     seeds = runs.compare(first, second)
     a, b = ([run.result["test"]["accuracy"][0] for run in two] for two in (fast, slow))
     assert "2 seeds" in seeds.method and seeds.mean == pytest.approx(np.mean(b) - np.mean(a))
