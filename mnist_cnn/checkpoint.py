@@ -53,9 +53,10 @@ class Checkpoints:
         if keep is None:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
-            )
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+            # Not left to Orbax, whose cleaning in the background races with the first save.
+            for begun in directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(begun, ignore_errors=True)
         with self._writing():
             self._manager = ocp.CheckpointManager(directory, options=options)
 

@@ -370,7 +370,8 @@ def test_any_override_is_legal_or_one_line(key, value):
 def base_steps(workdir, small_mnist, cache):
     run(
         "mnist_cnn.main", "--config", ROOT / "experiments" / "mlp.py", "--workdir", workdir,
-        f"--config.manual_dir={small_mnist}", "--config.num_steps=5", XDG_CACHE_HOME=str(cache),
+        f"--config.manual_dir={small_mnist}", "--config.num_steps=5", "--config.report=False",
+        XDG_CACHE_HOME=str(cache),
     )  # fmt: skip
     return result_of(workdir)["params_sha256"]
 
@@ -405,7 +406,7 @@ def test_two_runs_share_a_compile_cache_and_one_killed_in_it_leaves_nothing_bad(
         start(
             "mnist_cnn.main", "--config", ROOT / "experiments" / "mlp.py", "--workdir",
             tmp_path / str(number), f"--config.manual_dir={small_mnist}",
-            "--config.num_steps=5", XDG_CACHE_HOME=str(cache),
+            "--config.num_steps=5", "--config.report=False", XDG_CACHE_HOME=str(cache),
         )
         for number in range(3)
     ]  # fmt: skip
