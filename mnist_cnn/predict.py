@@ -131,6 +131,15 @@ def _in_a_line(name: str) -> str:
     return printable(name).replace("\n", "\\n")
 
 
+def _mute_decoders() -> None:
+    """What C libraries (libtiff) write to file 2 goes nowhere; `sys.stderr` stays what it was."""
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
 def main(arguments: list[str]) -> int:
     given = flags.FLAGS
     if given.workdir is None:
@@ -139,6 +148,7 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("give one picture or more, a folder, or - for names on standard input")
     command.silence_libraries()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends this quietly
+    _mute_decoders()
     import mnist_cnn
 
     if given.save_inputs is not None:

@@ -41,6 +41,10 @@ def bad(tmp_path, files):
     (tmp_path / "new\nline\x1b[31m.png").write_text("no picture")
     Image.new("L", (200, 200), 255).save(tmp_path / "blank.png")
     Image.new("1", (10_001, 10_000)).save(tmp_path / "bomb.png")
+    Image.open(files[0]).save(tmp_path / "libtiff.tif", compression="tiff_lzw")
+    tiff = (tmp_path / "libtiff.tif").read_bytes()
+    middle = len(tiff) // 2  # libtiff itself has a word to say about this one
+    (tmp_path / "libtiff.tif").write_bytes(tiff[:middle] + bytes(200) + tiff[middle + 200 :])
     names = sorted(path.name for path in tmp_path.iterdir())
     (tmp_path / "good.JPG").write_bytes(whole)
     (tmp_path / "notes.txt").write_text("not looked at")
