@@ -129,7 +129,7 @@ class RunDirectory:
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes an .npz file whole or not at all."""
         content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, **arrays)
+        np.savez_compressed(content, **arrays)
         write_atomically(self.path / name, content.getvalue())
 
     def open_metrics(self, step: int) -> None:
