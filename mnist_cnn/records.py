@@ -126,7 +126,7 @@ class RunDirectory:
                 f"({type(error).__name__}); restore the file, or train again"
             ) from None
 
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Writes an .npz file whole or not at all."""
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
