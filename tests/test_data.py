@@ -160,7 +160,7 @@ def test_wrong_split_is_refused_with_the_legal_ones(mnist, split):
 
 @hypothesis.given(st.text("trainesall[]:+-%_.0159 sh٣", max_size=20) | st.text())
 @hypothesis.example("train[٣:]").via("digits that are not ASCII")
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "300")), deadline=None)
 def test_any_split_gives_rows_or_a_data_error(mnist, split):
     with contextlib.suppress(DataError):
         rows = mnist.rows(split)
@@ -268,7 +268,7 @@ def test_wrong_file_is_named_with_what_is_wrong(kind, tmp_path, data_dir):
 
 
 @hypothesis.given(st.binary(max_size=100), st.booleans())
-@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "200")), deadline=None)
 def test_any_bytes_give_an_array_or_a_data_error(content, zipped):
     content = gzip.compress(content) if zipped else content
     for parse in (idx.parse_images, idx.parse_labels):
@@ -282,7 +282,7 @@ def test_any_bytes_give_an_array_or_a_data_error(content, zipped):
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 255)), max_size=4),
     st.integers(-20, 3),
 )
-@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "400")), deadline=None)
 def test_damaged_small_files_give_an_array_or_a_data_error(content, zipped, changes, length):
     damaged = bytearray(gzip.compress(content) if zipped else content)
     for place, value in changes:
