@@ -83,9 +83,7 @@ class RunDirectory:
         """
         try:
             content = json.loads((self.path / name).read_bytes())
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, RecursionError):
             content = None
