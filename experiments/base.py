@@ -14,6 +14,8 @@ def get_config():
     return mnist_cnn.experiment(
         name="base",  # the experiment's name, in result.json and in runs/<name>-<time>
         seed=1337,  # 0 to 2**31 - 1; everything random follows from it
+        num_seeds=1,  # so many networks, of the seeds from `seed` on: a mean and its interval
+        sweep=None,  # {"learning_rate": [1e-4, 1e-3]}: each of the grid; validation chooses
         #
         # Data
         dataset="mnist",  # mnist (in the package), fashion_mnist or kmnist (downloaded)
@@ -26,6 +28,11 @@ def get_config():
         loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
         optimizer="adam",  # or a function learning_rate -> optax.GradientTransformation
         learning_rate=1e-3,  # above 0; Keras' default for Adam
+        b1=0.9,  # Adam's, as optax names them: the decay of the mean of the gradients,
+        b2=0.999,  # of their squares,
+        eps=1e-8,  # and what is added to the root of these
+        weight_decay=0.0,  # decoupled (AdamW); times the learning rate
+        label_smoothing=0.0,  # this part of the target is spread over all classes
         #
         # Length
         batch_size=32,  # images a step; the last batch of an epoch may be smaller
@@ -39,4 +46,8 @@ def get_config():
         checkpoint_every=500,  # and at the end
         keep=2,  # how many checkpoints stay; at least 2
         report=True,  # at the end, report.html: the result in pictures
+        #
+        # How the devices are used; None: all of them, replicas first, then each batch in parts
+        mesh=None,  # "2x4": 2 groups of devices for replicas x 4 devices for a batch
+        replicas_at_once=None,  # on an accelerator as many as fit, on a CPU one a device
     )

@@ -40,13 +40,16 @@ def run(
 
 
 def load(
-    workdir: str | os.PathLike[str], config: ml_collections.ConfigDict | None = None
+    workdir: str | os.PathLike[str],
+    config: ml_collections.ConfigDict | None = None,
+    seed: int | None = None,
 ) -> Network:
     """The trained network of a run directory, a callable on uint8 images.
 
     `config` is needed only where the experiment brought a module of its own: a run directory
-    never says what code is to be executed.
+    never says what code is to be executed.  `seed` chooses between the networks of a run that
+    trained several.
     """
     from mnist_cnn import network
 
-    return network.load(workdir, config)
+    return network.load(workdir, config, seed)

@@ -6,9 +6,11 @@ program, and a test holds the two together.  This module knows neither JAX nor t
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import functools
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -30,6 +32,7 @@ class Field:
     minimum: float | None = None  # the least legal value ...
     above: float | None = None  # ... or the value that it must exceed
     maximum: float | None = None
+    below: float | None = None  # the value that it must not reach
     choices: tuple[str, ...] = ()
     pattern: str | None = None
     optional: bool = False  # None is legal
@@ -43,6 +46,8 @@ class Field:
             )
         elif self.kind is bool:
             text = "True or False"
+        elif self.kind is dict:
+            text = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
         elif self.kind is str:
             text = f"a text of the form {self.pattern}" if self.pattern else "a text"
         else:
@@ -53,6 +58,8 @@ class Field:
                 text += f" from {self.minimum:,g}"
             if self.maximum is not None:
                 text += f" {'up ' if self.minimum is None else ''}to {self.maximum:,.0f}"
+            elif self.below is not None:
+                text += f" to below {self.below:,g}"
             elif self.minimum is not None:
                 text += " upwards"
         if self.or_object:
@@ -69,6 +76,8 @@ class Field:
             if not isinstance(value, str) or (self.choices and value not in self.choices):
                 return False
             return self.pattern is None or re.fullmatch(self.pattern, value) is not None
+        if self.kind is dict:
+            return bool(value) and isinstance(value, Mapping)
         if self.kind is bool or isinstance(value, bool):
             return self.kind is bool and isinstance(value, bool)
         if not isinstance(value, int | float):
@@ -80,6 +89,7 @@ class Field:
             and (self.minimum is None or value >= self.minimum)
             and (self.above is None or value > self.above)
             and (self.maximum is None or value <= self.maximum)
+            and (self.below is None or value < self.below)
         )
 
     def parse(self, text: str) -> Any:
@@ -88,6 +98,11 @@ class Field:
             return None
         if self.kind is bool:
             return flags.BooleanParser().parse(text)  # what absl takes for true and false
+        if self.kind is dict:
+            try:
+                return ast.literal_eval(text)  # as ml_collections does
+            except (SyntaxError, TypeError, MemoryError, RecursionError):
+                raise ValueError(text) from None
         return self.kind(text)
 
 
@@ -96,6 +111,8 @@ _STEPS = 2**31 - 1  # a step is an int32 on the device
 FIELDS: dict[str, Field] = {
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
     "seed": Field(int, 1337, minimum=0, maximum=2**31 - 1),
+    "num_seeds": Field(int, 1, minimum=1, maximum=10**5),
+    "sweep": Field(dict, None, optional=True),
     "dataset": Field(str, "mnist", choices=("mnist", "fashion_mnist", "kmnist")),
     "manual_dir": Field(str, None, optional=True),
     "train_split": Field(str, "train"),
@@ -114,6 +131,11 @@ FIELDS: dict[str, Field] = {
         or_object="a function learning_rate -> optax.GradientTransformation",
     ),
     "learning_rate": Field(float, 1e-3, above=0),
+    "b1": Field(float, 0.9, minimum=0, below=1),
+    "b2": Field(float, 0.999, minimum=0, below=1),
+    "eps": Field(float, 1e-8, above=0),
+    "weight_decay": Field(float, 0.0, minimum=0),
+    "label_smoothing": Field(float, 0.0, minimum=0, below=1),
     "batch_size": Field(int, 32, minimum=1, maximum=2**20),
     "num_epochs": Field(int, 1, minimum=1, maximum=10**6),
     "num_steps": Field(int, None, minimum=1, maximum=_STEPS, optional=True),
@@ -123,12 +145,18 @@ FIELDS: dict[str, Field] = {
     "checkpoint_every": Field(int, 500, minimum=1, maximum=_STEPS),
     "keep": Field(int, 2, minimum=2, maximum=10**6),
     "report": Field(bool, True),
+    "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True),
+    "replicas_at_once": Field(int, None, minimum=1, optional=True),
 }
+
+# What `sweep` may vary: numbers that change neither a shape nor the program.
+HYPERPARAMETERS = ("learning_rate", "b1", "b2", "eps", "weight_decay", "label_smoothing")
 
 # What may differ when a run goes on in its old directory: what only prints or saves, and the
 # length, as long as nothing before the new end depends on it.
 FREE_ON_RESUME = (
-    "log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep", "report",
+    "log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep", "report", "mesh",
+    "replicas_at_once",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 
@@ -142,7 +170,7 @@ def experiment(**changes: Any) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     for key, field in FIELDS.items():
         if field.optional:
-            config[key] = config_dict.placeholder(field.kind)
+            config[key] = config_dict.placeholder(object if field.kind is dict else field.kind)
         else:
             config[key] = field.default
     for key, value in changes.items():
@@ -214,12 +242,74 @@ def validate(config: Mapping[str, Any]) -> None:
                 f"config.{key}: got {config[key]!r}, expected a part of 'train', such as "
                 "'train[:55000]': the test split is read by the final evaluation alone"
             )
+    last = config["seed"] + config["num_seeds"] - 1
+    if not FIELDS["seed"].accepts(last):
+        raise ConfigError(
+            f"config.num_seeds: got {config['num_seeds']:,}, so the last seed would be {last:,}; "
+            f"expected seeds up to {FIELDS['seed'].maximum:,}"
+        )
+    _check_hyperparameters(config)
+
+
+def _check_hyperparameters(config: Mapping[str, Any]) -> None:
+    """A sweep must be legal, and what is given must reach an optimiser or a loss that takes it."""
+    sweep = config["sweep"] or {}
+    given = {key for key in HYPERPARAMETERS if config[key] != FIELDS[key].default} | set(sweep)
+    for key, values in sweep.items():
+        if key not in HYPERPARAMETERS:
+            raise ConfigError(
+                f"config.sweep: got {key!r}, expected one of {', '.join(HYPERPARAMETERS)}"
+            )
+        if not isinstance(values, list | tuple) or not values:
+            raise ConfigError(f"config.sweep: {key} got {values!r}, expected a list of numbers")
+        for value in values:
+            if not FIELDS[key].accepts(value):
+                raise ConfigError(
+                    f"config.sweep: {key} got {value!r}, expected {FIELDS[key].expected()}"
+                )
+        if len(set(values)) < len(values):
+            raise ConfigError(f"config.sweep: {key} got {values!r}, where a value is there twice")
+    for part, takes in (("optimizer", HYPERPARAMETERS[1:5]), ("loss", HYPERPARAMETERS[5:])):
+        useless = [key for key in takes if key in given]
+        if useless and not isinstance(config[part], str):
+            raise ConfigError(
+                f"config.{useless[0]}: the experiment brings its own {part}, which does not take "
+                "it; set it there"
+            )
+    if sweep and config["validation_split"] is None:
+        raise ConfigError(
+            "config.sweep needs a validation_split to choose by (the test split is read for the "
+            "chosen setting alone), such as train_split='train[:55000]', "
+            "validation_split='train[55000:]'"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One of the networks that a run trains: its seed, and what its setting of the sweep says."""
+
+    seed: int
+    setting: Mapping[str, float]
+
+
+def settings(config: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The grid of the sweep, the last hyper-parameter fastest; [{}] without a sweep."""
+    sweep = config["sweep"] or {}
+    return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+
+
+def replicas(config: Mapping[str, Any]) -> list[Replica]:
+    """Every network of a run: for each setting each seed."""
+    seeds = range(config["seed"], config["seed"] + config["num_seeds"])
+    return [Replica(seed, setting) for setting in settings(config) for seed in seeds]
 
 
 def describe(value: Any) -> Any:
     """`value` as config.json keeps it: an object that an experiment brought becomes its name."""
     if value is None or isinstance(value, str | int | float):
         return value
+    if isinstance(value, Mapping):
+        return {key: list(values) for key, values in value.items()}
     if isinstance(value, functools.partial):
         arguments = [repr(argument) for argument in value.args]
         arguments += [f"{key}={argument!r}" for key, argument in sorted(value.keywords.items())]
@@ -237,6 +327,5 @@ def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What keeps `new` from going on with a run of `old`: "key: was X, now Y" for each."""
     keys = [key for key in FIELDS if key not in FREE_ON_RESUME + LENGTH]
-    return [
-        f"{key}: was {old.get(key)!r}, now {new[key]!r}" for key in keys if old.get(key) != new[key]
-    ]
+    was = {key: old.get(key, FIELDS[key].default) for key in keys}  # a field may be newer
+    return [f"{key}: was {was[key]!r}, now {new[key]!r}" for key in keys if was[key] != new[key]]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import rich.box
 import rich.console
 import rich.markup
@@ -18,6 +19,7 @@ import rich.progress
 import rich.table
 
 import mnist_cnn
+from mnist_cnn import config as config_lib
 from mnist_cnn.data import Dataset
 from mnist_cnn.errors import printable
 from mnist_cnn.summary import Layer
@@ -60,8 +62,8 @@ class Console:
 
     def changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Says so if a run goes on elsewhere than where it began."""
-        keys = ("versions", "devices", "processor", "cpu_count")
-        changed = [key for key in keys if before.get(key) != now[key]]
+        keys = ("versions", "devices", "processor", "cpu_count", "mesh", "processes")
+        changed = [key for key in keys if before.get(key, now[key]) != now[key]]
         if changed:
             self.line(
                 f"note: the run began with other {', '.join(changed)} (environment.json), so its "
@@ -84,6 +86,21 @@ class Console:
         table.add_row("total", "", f"{parameters:,}", f"{multiply_adds:,}")
         self._console.print(table)
 
+    def plan(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """What is trained where, if that is more than one network on one device."""
+        settings, seeds = len(config_lib.settings(config)), config["num_seeds"]
+        mesh, at_once = environment["mesh"], environment["replicas_at_once"]
+        if settings * seeds > 1:
+            last = config["seed"] + seeds - 1
+            what = f"{settings} settings x {seeds} seeds" if config["sweep"] else f"{seeds} seeds"
+            self.line(f"{what} ({config['seed']} to {last}), {at_once} at a time")
+        if mesh["replica"] * mesh["data"] > 1:
+            self.line(
+                f"mesh: {mesh['replica']} for replicas x {mesh['data']} for each batch, "
+                f"{environment['processes']} process"
+                + ("es" if environment["processes"] > 1 else "")
+            )
+
     @contextlib.contextmanager
     def training(self, step: int, total: int) -> Iterator[None]:
         """While it lasts, `step_done` moves a bar (or prints lines)."""
@@ -102,44 +119,81 @@ class Console:
             yield
         self._progress = None
 
-    def step_done(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Shows how far the training is: loss, accuracy, images_per_second."""
-        text = (
-            f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.4f}  "
-            f"{metrics['images_per_second']:,.0f} images/s"
-        )
+    def step_done(
+        self, step: int, total: int, metrics: Mapping[str, Any], images_per_second: float
+    ) -> None:
+        """Shows how far the training is: the mean of each metric over the replicas.
+
+        Those of a sweep that diverged are left out.
+        """
+        fine = np.isfinite(metrics["loss"])
+        fine |= ~fine.any()
+        loss, accuracy = (float(np.mean(metrics[key][fine])) for key in ("loss", "accuracy"))
+        text = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, text=text)
         elif time.monotonic() - self._printed >= _PLAIN_INTERVAL or step == total:
             self._printed = time.monotonic()
             self.line(f"step {step:,}/{total:,}  {text}")
 
-    def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """The figures of the validation split at `step`."""
-        self.line(
-            f"step {step:,}  validation: loss {metrics['loss']:.4f}  accuracy "
-            f"{metrics['accuracy']:.4f} ({metrics['correct']:,} of {metrics['examples']:,})"
-        )
+    def validation(self, step: int, figures: Sequence[Mapping[str, Any]]) -> None:
+        """The figures of the validation split at `step`, their mean over the replicas."""
+        fine = [one for one in figures if np.isfinite(one["loss"])] or figures
+        loss, accuracy = (np.mean([one[key] for one in fine]) for key in ("loss", "accuracy"))
+        count = f"({figures[0]['correct']:,} of {figures[0]['examples']:,})"
+        if len(figures) > 1:
+            count = f"(mean of {len(fine)}, {figures[0]['examples']:,} images)"
+        self.line(f"step {step:,}  validation: loss {loss:.4f}  accuracy {accuracy:.4f} {count}")
 
     def result(self, result: Mapping[str, Any], path: str) -> None:
         """The final table and where everything is."""
         test, seconds = result["test"], result["seconds"]
+        if "sweep" in result:
+            self.sweep(result["sweep"])
         table = self._table(f"{result['experiment']}, {result['steps']:,} steps")
-        for name in ("seed", "test accuracy", "test loss", "correct", "seconds"):
+        for name in ("seed", "test accuracy", "test loss", "correct"):
             table.add_column(name, justify="right")
-        for row, seed in enumerate(result["seeds"]):
-            table.add_row(
-                str(seed),
-                f"{test['accuracy'][row]:.2%}",
-                f"{test['loss'][row]:.4f}",
-                f"{test['correct'][row]:,} of {test['examples']:,}",
-                f"{seconds['total']:.1f}",
-            )
+        rows = zip(result["seeds"], test["accuracy"], test["loss"], test["correct"], strict=True)
+        for seed, accuracy, loss, correct in rows:
+            of = f"{correct:,} of {test['examples']:,}"
+            table.add_row(str(seed), f"{accuracy:.2%}", _figure(loss), of)
+        mean = result["test_mean"]
+        if len(result["seeds"]) > 1:
+            table.add_section()
+            table.add_row("mean", f"{mean['accuracy']:.3%}", _figure(mean["loss"]), "")
+            table.add_row("ensemble", f"{result['ensemble']['accuracy']:.2%}",
+                          _figure(result["ensemble"]["loss"]),
+                          f"{result['ensemble']['correct']:,} of {test['examples']:,}")  # fmt: skip
         self._console.print(table)
+        if len(result["seeds"]) > 1:
+            self.line(
+                f"mean test accuracy {100 * mean['accuracy']:.3f} +- {100 * mean['ci95']:.3f} % "
+                f"(95 % confidence interval, Student's t, {len(result['seeds'])} seeds)"
+            )
         parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
         self.line(f"seconds: {parts}")
-        self.line(f"parameters: sha256 {result['params_sha256'][0]}")
+        if len(result["seeds"]) == 1:
+            self.line(f"parameters: sha256 {result['params_sha256'][0]}")
         self.line(f"run directory: {path}")
+
+    def sweep(self, sweep: Mapping[str, Any]) -> None:
+        """Every setting's validation, the chosen one marked."""
+        table = self._table(f"validation on {sweep['split']}, {len(sweep['seeds'])} seeds each")
+        names = list(sweep["settings"][0]["setting"])
+        for name in (*names, "accuracy", "loss", ""):
+            table.add_column(name, justify="right")
+        for index, entry in enumerate(sweep["settings"]):
+            values = [f"{value:g}" for value in entry["setting"].values()]
+            if entry["status"] != "finished":
+                table.add_row(*values, entry["status"], "", "")
+                continue
+            mean = entry["validation_mean"]
+            accuracy = f"{mean['accuracy']:.2%}"
+            if mean["ci95"] is not None:
+                accuracy += f" +- {mean['ci95']:.2%}"
+            mark = "chosen" if index == sweep["chosen"] else ""
+            table.add_row(*values, accuracy, _figure(mean["loss"]), mark)
+        self._console.print(table)
 
     def evaluation(self, figures: Mapping[str, Any]) -> None:
         """`evaluate.evaluate`'s figures, with a row for each class."""
@@ -167,3 +221,7 @@ class Console:
         return rich.table.Table(
             title=rich.markup.escape(printable(title)), box=box, title_justify="left"
         )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mnist_cnn import measures
 
@@ -67,6 +67,15 @@ class Curve:
     steps: np.ndarray
     values: np.ndarray
     split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """One line of a sweep: `values` [V] on the axis, for each the errors [R] of its seeds."""
+
+    label: str
+    values: Sequence[float]
+    errors: Sequence[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,29 +172,39 @@ def curves(lines: Sequence[Curve], label: str, theme: Theme) -> Figure:
     return figure
 
 
-def sweep(
-    name: str, values: Sequence[float], errors: Sequence[np.ndarray], label: str, theme: Theme
-) -> Figure:
+def sweep(name: str, lines: Sequence[Swept], label: str, theme: Theme) -> Figure:
     """Errors over the swept value: each seed a point, their mean a line with its 95 % band."""
     figure, axes = _axes()
-    order = np.argsort(values)
-    x = np.asarray(values, float)[order]
-    chosen = [errors[place] for place in order]
-    mean = np.array([seeds.mean() for seeds in chosen])
-    colour = theme.series[0]
-    axes.plot(x, mean, "-", color=colour, lw=1.8)
-    for place, seeds in zip(x, chosen, strict=True):
-        axes.plot(np.full(len(seeds), place), seeds, "o", color=colour, ms=5, mec=theme.paper)
-    if min(map(len, chosen)) > 2:
-        half = np.array([measures.mean_interval(seeds) for seeds in chosen])
-        axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.22, lw=0)
-    if x[0] > 0 and x[-1] / x[0] >= 8:
+    for number, line in enumerate(lines):
+        order = np.argsort(line.values)
+        x = np.asarray(line.values, float)[order]
+        errors = [line.errors[place] for place in order]
+        mean = np.array([seeds.mean() for seeds in errors])
+        colour = theme.series[number % len(theme.series)]
+        dashes = ("-", "--", ":")[number // len(theme.series) % 3]
+        axes.plot(x, mean, dashes, color=colour, lw=1.8, label=line.label)
+        for place, seeds in zip(x, errors, strict=True):
+            axes.plot(np.full(len(seeds), place), seeds, "o", color=colour, ms=5, mec=theme.paper)
+        if min(map(len, errors)) > 2:
+            half = np.array([measures.mean_interval(seeds) for seeds in errors])
+            axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.22, lw=0)
+    ticks = np.unique(np.concatenate([line.values for line in lines]).astype(float))
+    if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
         axes.set_xscale("log")
         axes.set_xticks([], minor=True)
-    axes.set_xticks(x, [f"{value:g}" for value in x])
+    axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    every = np.concatenate([seeds for line in lines for seeds in line.errors])
+    if every.min() > 0 and every.max() / every.min() >= 8:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_yticks([], minor=True)
+    else:
+        axes.set_ylim(bottom=0)
     axes.set(xlabel=name, ylabel=label)
-    axes.set_ylim(bottom=0)
     axes.grid(axis="y")
+    if len(lines) > 1:
+        axes.legend()
     return figure
 
 

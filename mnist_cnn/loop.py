@@ -14,28 +14,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import serialization
 
 from mnist_cnn import (
     batches,
     config as config_lib,
     data,
     evaluate,
+    parallel,
     predictions,
     records,
+    results,
     summary,
     train,
 )
-from mnist_cnn.checkpoint import Checkpoints, Tree, sha256
+from mnist_cnn.checkpoint import Checkpoints, sha256
 from mnist_cnn.compile_cache import compile_cache
 from mnist_cnn.console import Console
 from mnist_cnn.errors import CheckpointError, ConfigError, UserError
+from mnist_cnn.replicas import Replicas, Split
 from mnist_cnn.signals import Stopped, StopRequest
 
 SLICE_SECONDS = 1.0  # about how long one call trains: a signal and the progress bar wait for it
-Evaluate = Callable[[Any], dict[str, Any]]  # parameters -> metrics of a split
+
+
+Scored = tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]
+Evaluate = Callable[[Sequence[int]], Scored]  # replicas -> figures, logits, labels, images
 
 
 class Diverged(UserError):
@@ -68,19 +72,30 @@ def run(
       Stopped: a signal came; everything so far is saved.
     """
     config_lib.validate(config)
-    console = console or Console()
+    console = console or Console(quiet=not parallel.first())
     directory = records.RunDirectory(workdir or records.new_path(config["name"]))
     with contextlib.closing(directory):
-        old = directory.read("config.json")
-        if old is not None:
-            _check_same(directory, old, config)
-            result = directory.read("result.json") or {}
-            same_length = all(old.get(key) == config[key] for key in config_lib.LENGTH)
-            if result.get("status") == "finished" and same_length:
-                console.line(f"{directory}: finished; nothing is left to do")
-                console.result(result, str(directory))
-                return result
+        result = parallel.tell(_finished(directory, config) if parallel.first() else None)
+        if result is not None:
+            console.line(f"{directory}: finished; nothing is left to do")
+            console.result(result, str(directory))
+            return result
         return _Run(config, directory, console, stop or StopRequest(), command).run()
+
+
+def _finished(directory: records.RunDirectory, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result, if the directory holds this very run, finished.
+
+    Raises:
+      ConfigError: it holds another one.
+    """
+    old = directory.read("config.json")
+    if old is None:
+        return None
+    _check_same(directory, old, config)
+    result = directory.read("result.json") or {}
+    same_length = all(old.get(key) == config[key] for key in config_lib.LENGTH)
+    return result if result.get("status") == "finished" and same_length else None
 
 
 def _check_same(
@@ -110,43 +125,48 @@ class _Run:
         self.console = console
         self.stop = stop
         self.command = command
+        self.validated: tuple[int, list[dict[str, Any]]] = -1, []  # the step, and each one's
         self.began = time.monotonic()
         self.seconds = dict.fromkeys(("total", "data", "compile", "train", "evaluate"), 0.0)
 
     def run(self) -> dict[str, Any]:
         """Everything, in order."""
         config, console = self.config, self.console
-        self.environment = records.environment(jax.devices(), self.command)
+        devices = jax.devices()
+        mesh = parallel.make_mesh(config, len(config_lib.replicas(config)), devices)
+        self.environment = records.environment(devices, self.command)
         console.versions(self.environment)
 
         with self.clock("data"):
             dataset = data.open_dataset(config["dataset"], config["manual_dir"])
             _check_splits(dataset, config)
             images, labels = dataset.read(config["train_split"])
-            self.data = train.Data(jnp.asarray(images), jnp.asarray(labels))
-        console.data(dataset, config, len(labels))
-        self.num_examples = len(labels)
-        self.steps_per_epoch = batches.steps_per_epoch(len(labels), config["batch_size"])
+        num_examples = len(labels)
+        console.data(dataset, config, num_examples)
+        self.steps_per_epoch = batches.steps_per_epoch(num_examples, config["batch_size"])
         self.total = config["num_steps"] or config["num_epochs"] * self.steps_per_epoch
 
-        self.directory.lock()
+        if parallel.first():
+            self.directory.lock()
         with self.clock("compile"), compile_cache():
-            self.state, self.sums = train.create_state(config), train.Metrics.zero()
-            index = jax.ShapeDtypeStruct((), np.int32)
-            self.train_steps = train.train_steps.lower(
-                self.state, self.sums, self.data, self.order(0), index, index
-            ).compile()
+            self.replicas = Replicas(config, mesh, images, labels)
             held_out = config["validation_split"]
-            validate = self.evaluator(dataset, held_out) if held_out else None
-            test = self.evaluator(dataset, "test")
-        console.network(type(self.state.model).__name__, summary.summarize(self.state.model))
-        self.restore(dataset)
+            self.validate = self.evaluator(dataset, held_out) if held_out else None
+            self.test = self.evaluator(dataset, "test")
+        self.all = range(len(self.replicas.members))
+        self.environment["mesh"] = dict(mesh.shape)
+        self.environment["processes"] = jax.process_count()
+        self.environment["replicas_at_once"] = self.replicas.at_once
+        model = train.parts(config)[0]
+        console.network(type(model).__name__, summary.summarize(model))
+        console.plan(config, self.environment)
+        step = self.restore(dataset)
 
-        with self.console.training(int(self.state.step), self.total), self.stop.deferred():
-            self.train(validate)
-        result = self.finish(test(self.state.params))
+        with console.training(step, self.total), self.stop.deferred():
+            self.train(step)
+        result = parallel.tell(self.finish())
         console.result(result, str(self.directory))
-        if config["report"]:
+        if config["report"] and parallel.first():
             self.report()
         return result
 
@@ -161,9 +181,27 @@ class _Run:
 
     # Before the first step.
 
-    def restore(self, dataset: data.Dataset) -> None:
-        """Goes on from the last good checkpoint, if there is one, and records this start."""
-        directory, config = self.directory, self.config
+    def restore(self, dataset: data.Dataset) -> int:
+        """Goes on from the last good checkpoint, if there is one: the step that was reached."""
+        tree, extra = self.replicas.snapshot(), None
+        if parallel.first():
+            self.checkpoints = Checkpoints(self.directory.checkpoints, self.config["keep"])
+            restored = self.checkpoints.restore(tree, self.console.line)
+            step = restored[0] if restored else 0
+            self.record_start(dataset, step)
+            if restored is not None:
+                _, tree, extra = restored
+        extra = parallel.tell(extra)
+        if extra is None:
+            return 0
+        self.replicas.restore(parallel.tell_arrays(tree))
+        self.seconds.update(extra["seconds"])
+        self.began -= extra["seconds"]["total"]
+        return int(extra["step"])
+
+    def record_start(self, dataset: data.Dataset, step: int) -> None:
+        """Checks that the run can go on from `step` here, and writes down that it does."""
+        directory = self.directory
         self.environment["data"] = {"origin": dataset.origin, "sha256": dataset.files}
         before = directory.read("environment.json")
         if before is not None and before.get("data", {}).get("sha256") != dataset.files:
@@ -171,89 +209,60 @@ class _Run:
                 f"{directory}: the run began with other data files than {dataset.origin} "
                 "has now; give those, or another --workdir"
             )
-        self.checkpoints = Checkpoints(directory.checkpoints, config["keep"])
-        restored = self.checkpoints.restore(self.snapshot(), self.console.line)
-        step = 0
-        if restored is not None:
-            step, tree, extra = restored
-            if step > self.total:
-                raise ConfigError(
-                    f"{directory} has come to step {step:,}, and the configuration ends at "
-                    f"{self.total:,}; a run can be prolonged, not shortened"
-                )
-            self.state = jax.device_put(serialization.from_state_dict(self.state, tree["state"]))
-            self.sums = jax.device_put(serialization.from_state_dict(self.sums, tree["sums"]))
-            self.seconds.update(extra["seconds"])
-            self.began -= extra["seconds"]["total"]
+        if step > self.total:
+            raise ConfigError(
+                f"{directory} has come to step {step:,}, and the configuration ends at "
+                f"{self.total:,}; a run can be prolonged, not shortened"
+            )
+        if step:
             self.console.line(f"going on from the checkpoint of step {step:,}")
             self.console.changes(before or {}, self.environment)
-        directory.write("config.json", config_lib.as_dict(config))
+        directory.write("config.json", config_lib.as_dict(self.config))
         directory.write("environment.json", self.environment)
         directory.open_metrics(step)
 
-    def snapshot(self) -> Tree:
-        """The state and the sums as NumPy arrays of their own, on the host."""
-        tree = {
-            "state": serialization.to_state_dict(self.state),
-            "sums": serialization.to_state_dict(self.sums),
-        }
-        return jax.tree_util.tree_map(np.array, jax.device_get(tree))
-
-    def order(self, epoch: int) -> jax.Array:
-        return train.epoch_order(
-            self.state.seed, np.int32(epoch), self.num_examples, self.config["batch_size"]
-        )
-
     # The steps.
 
-    def train(self, validate: Evaluate | None) -> None:
-        """Takes the steps that are left, with what is due after each."""
+    def train(self, step: int) -> None:
+        """Takes the steps that are left after `step`, with what is due after each."""
         config = self.config
-        step = int(self.state.step)
-        epoch, order = -1, None
-        per_second, logged, logged_at = 0.0, step, time.monotonic()
+        images_a_step = config["batch_size"] * len(self.all)
+        logged, logged_at, at_once = step, time.monotonic(), 1
         while step < self.total:
             began = time.monotonic()
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                order = self.order(epoch)
-            stop = self.next_event(step)
-            stop = min(stop, step + max(1, int(per_second * SLICE_SECONDS)))
-            first = epoch * self.steps_per_epoch
+            epoch = step // self.steps_per_epoch
+            stop = min(self.next_event(step), step + at_once)
             with self.clock("train"):
-                self.state, self.sums = self.train_steps(
-                    self.state, self.sums, self.data, order,
-                    np.int32(step - first), np.int32(stop - first),
-                )  # fmt: skip
-                sums = jax.device_get(self.sums)
+                first = epoch * self.steps_per_epoch
+                sums = self.replicas.advance(epoch, step - first, stop - first)
             per_second = (stop - step) / (time.monotonic() - began)
+            (at_once, _), (_, signal) = parallel.agree(
+                [max(1, int(per_second * SLICE_SECONDS)), self.stop.received or 0]
+            )
             step = stop
 
-            if sums.first_bad_step >= 0:
-                self.diverged(int(sums.first_bad_step))
-            metrics = {
-                "loss": float(sums.loss / sums.examples),
-                "accuracy": float(sums.correct / sums.examples),
-                "images_per_second": per_second * config["batch_size"],
-            }
-            self.console.step_done(step, self.total, metrics)
+            if sums.first_bad_step.max() >= 0 and not config["sweep"]:
+                self.diverged(int(sums.first_bad_step.max()))
+            metrics = {"loss": sums.loss / sums.examples, "accuracy": sums.correct / sums.examples}
+            self.console.step_done(step, self.total, metrics, per_second * images_a_step)
             if step % config["log_every"] == 0 or step == self.total:
                 self.check_finite(step)
                 elapsed = time.monotonic() - logged_at
-                metrics["images_per_second"] = (step - logged) * config["batch_size"] / elapsed
-                self.log(step, "train", metrics)
-                self.sums = train.Metrics.zero()
+                images_per_second = (step - logged) * images_a_step / elapsed
+                self.log(step, "train", metrics, images_per_second=images_per_second)
+                self.replicas.clear_sums()
                 logged, logged_at = step, time.monotonic()
-            if validate is not None and self.due(step, config["eval_every"]):
-                metrics = validate(self.state.params)
-                self.log(step, "validation", metrics)
-                self.console.validation(step, metrics)
+            if self.validate is not None and self.due(step, config["eval_every"]):
+                self.validated = step, self.validate(self.all)[0]
+                self.log(step, "validation", results.together(self.validated[1]))
+                self.console.validation(*self.validated)
                 logged_at = time.monotonic()
-            if step % config["checkpoint_every"] == 0 or step == self.total or self.stop.received:
+            if step % config["checkpoint_every"] == 0 or step == self.total or signal:
                 self.save(step)
-            if self.stop.received:
-                self.checkpoints.wait()
-                raise Stopped(self.stop.received)
+            if signal:
+                if parallel.first():
+                    self.checkpoints.wait()
+                raise Stopped(signal)
 
     def next_event(self, step: int) -> int:
         """The first step after `step` at which something is due, or an epoch ends."""
@@ -265,33 +274,50 @@ class _Run:
         """Whether `step` is an `every`-th one (None: the last of an epoch), or the last."""
         return step % (every or self.steps_per_epoch) == 0 or step == self.total
 
-    def log(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
-        epoch = step / self.steps_per_epoch
-        self.directory.log({"step": step, "epoch": round(epoch, 6), "split": split, **metrics})
+    def log(self, step: int, split: str, metrics: Mapping[str, Any], **others: float) -> None:
+        """Writes a line: the numbers of one replica, lists of several."""
+        if not parallel.first():
+            return
+        epoch = round(step / self.steps_per_epoch, 6)
+        line = {"step": step, "epoch": epoch, "split": split}
+        line |= {key: _plain(value) for key, value in metrics.items()}
+        series = {"": slice(None)}
+        if self.config["sweep"] and split != "test":
+            seeds, settings = self.config["num_seeds"], config_lib.settings(self.config)
+            series = {
+                results.name_of(setting): slice(index * seeds, (index + 1) * seeds)
+                for index, setting in enumerate(settings)
+            }
+        self.directory.log(line | others, series)
 
     def save(self, step: int) -> None:
         self.check_finite(step)
+        tree = self.replicas.snapshot()
         self.seconds["total"] = time.monotonic() - self.began
-        self.checkpoints.save(step, self.snapshot(), {"seconds": self.seconds})
+        if parallel.first():
+            self.checkpoints.save(step, tree, {"step": step, "seconds": self.seconds})
 
     def check_finite(self, step: int) -> None:
-        if not train.is_finite(self.state):
+        """A sweep goes on without the settings that diverge, as long as one does not."""
+        finite = self.replicas.finite()
+        if not (finite.any() if self.config["sweep"] else finite.all()):
             self.diverged(step)
 
     def diverged(self, step: int) -> None:
         """Says so in result.json and ends the run; the last good checkpoint stays."""
-        self.checkpoints.wait()
-        self.seconds["total"] = time.monotonic() - self.began
-        self.directory.write(
-            "result.json",
-            {
-                "status": "diverged",
-                "experiment": self.config["name"],
-                "seeds": [self.config["seed"]],
-                "steps": step,
-                "seconds": self.seconds,
-            },
-        )
+        if parallel.first():
+            self.checkpoints.wait()
+            self.seconds["total"] = time.monotonic() - self.began
+            self.directory.write(
+                "result.json",
+                {
+                    "status": "diverged",
+                    "experiment": self.config["name"],
+                    "seeds": sorted({replica.seed for replica in self.replicas.members}),
+                    "steps": step,
+                    "seconds": self.seconds,
+                },
+            )
         raise Diverged(
             f"{self.directory}: the loss or the parameters were not finite at step {step:,}; the "
             "checkpoints before it are kept; try a lower learning_rate than "
@@ -302,56 +328,68 @@ class _Run:
 
     def evaluator(self, dataset: data.Dataset, split: str) -> Evaluate:
         """Compiles the evaluation of a split; the split is read when it is first wanted."""
-        examples = sum(stop - start for _, start, stop in dataset.rows(split))
-        score = evaluate.score.lower(
-            self.state.model,
-            self.state.loss,
-            self.state.params,
-            jax.ShapeDtypeStruct((examples, 28, 28, 1), np.uint8),
-            jax.ShapeDtypeStruct((examples,), np.int32),
-            self.config["eval_batch_size"],
-        ).compile()
+        score = self.replicas.scoring(sum(stop - start for _, start, stop in dataset.rows(split)))
 
         @functools.cache
-        def read() -> tuple[jax.Array, jax.Array]:
+        def read() -> tuple[Split, np.ndarray, np.ndarray]:
             with self.clock("data"):
                 images, labels = dataset.read(split)
-                return jnp.asarray(images), jnp.asarray(labels)
+                return self.replicas.lay_out(images, labels), images, labels
 
-        def metrics(params: Any) -> dict[str, Any]:
-            images, labels = read()
+        def run(members: Sequence[int]) -> Scored:
+            laid_out, images, labels = read()
             with self.clock("evaluate"):
-                logits, losses = jax.device_get(score(params, images, labels))
-                self.scored = logits, np.asarray(labels), np.asarray(images)
-                return evaluate.summarize(logits, losses, np.asarray(labels))
+                logits, losses = score(laid_out, members)
+                figures = [
+                    evaluate.summarize(*pair, labels) for pair in zip(logits, losses, strict=True)
+                ]
+            return figures, logits, labels, images
 
-        return metrics
+        return run
 
-    def finish(self, test: dict[str, Any]) -> dict[str, Any]:
-        """Waits for the last checkpoint and writes the result."""
-        self.log(self.total, "test", test)
+    def finish(self) -> dict[str, Any]:
+        """Tests the networks, those of the best setting of a sweep, and writes the result."""
+        config = self.config
+        members: Sequence[int] = self.all
+        swept = {}
+        if config["sweep"]:
+            step, figures = self.validated
+            if step != self.total:  # this process did not come to it
+                assert self.validate is not None  # the configuration was checked
+                figures = self.validate(self.all)[0]
+            swept = {"sweep": results.sweep(config, figures, self.replicas.finite().tolist())}
+            first = swept["sweep"]["chosen"] * config["num_seeds"]
+            members = range(first, first + config["num_seeds"])
+        figures, logits, labels, images = self.test(members)
+        params = [self.replicas.params(member) for member in members]
+        if not parallel.first():
+            return {}
+        tested = results.together(figures)
+        self.log(self.total, "test", tested)
         self.checkpoints.wait()
         self.checkpoints.close()
         self.seconds["total"] = time.monotonic() - self.began
         result = {
             "status": "finished",
-            "experiment": self.config["name"],
-            "seeds": [self.config["seed"]],
-            "test": {
-                "examples": test["examples"],
-                **{key: [test[key]] for key in ("accuracy", "loss", "correct")},
-            },
-            "test_mean": {"accuracy": test["accuracy"], "ci95": None, "loss": test["loss"]},
-            "params_sha256": [sha256(jax.device_get(self.state.params))],
+            "experiment": config["name"],
+            "seeds": [self.replicas.members[member].seed for member in members],
+            "test": tested,
+            "test_mean": results.mean(figures),
+            **({"ensemble": results.ensemble(logits, labels)} if len(members) > 1 else {}),
+            **swept,
+            "params_sha256": [sha256(one) for one in params],
             "steps": self.total,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
-        params = jax.device_get(self.state.params)
-        self.directory.write_arrays("predictions.npz", predictions.collect(*self.scored, params))
-        fields = config_lib.as_dict(self.config)
+        kept = predictions.collect(logits, labels, images, params[0])
+        self.directory.write_arrays("predictions.npz", kept)
+        fields = config_lib.as_dict(config)
+        if swept:
+            fields |= swept["sweep"]["settings"][swept["sweep"]["chosen"]]["setting"]
+        fields["sweep"] = str(fields["sweep"])
         self.directory.log_hyperparameters(
             {key: fields[key] for key in fields if key not in config_lib.FREE_ON_RESUME},
-            {f"test/{key}": test[key] for key in ("accuracy", "loss")},
+            {f"test/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},
             self.total,
         )
         self.directory.write("result.json", result)
@@ -369,6 +407,15 @@ class _Run:
                 f"note: no report.html ({type(error).__name__}: {error}); "
                 f"python -m mnist_cnn.report --workdir {self.directory} tries again"
             )
+
+
+def _plain(value: Any) -> Any:
+    """A number, or a list of several, for JSON; None for what is not finite."""
+    values = [
+        results.number(one) if isinstance(one, float) else one
+        for one in np.atleast_1d(value).tolist()
+    ]
+    return values[0] if len(values) == 1 else values
 
 
 def _check_splits(dataset: data.Dataset, config: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ class Network:
     params: Any
     model: Any
     step: int
+    seed: int
 
     def __call__(self, images: UInt8[np.ndarray, "N 28 28 1"]) -> Float32[np.ndarray, "N 10"]:
         """Logits of images with values 0..255.
@@ -62,13 +63,18 @@ class Network:
         return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = None) -> Network:
-    """The network of the newest good checkpoint in `workdir`.
+def load(
+    workdir: str | os.PathLike[str],
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Network:
+    """The network of the newest good checkpoint in `workdir`; of a sweep, of the chosen setting.
 
     Args:
       workdir: a run directory.
       config: the experiment's configuration; needed where it brought a module, a loss or an
         optimiser of its own, and asked for these alone.
+      seed: which network, where the run trained several; None: the first.
 
     Raises:
       CheckpointError: there is no run, no good checkpoint, or `config` is needed or another one.
@@ -99,11 +105,14 @@ def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = Non
             )
         objects[key] = config[key]
     config = config_lib.experiment(**saved | objects)
+    members = config_lib.replicas(config)
+    member = _member(directory, members, seed)
     # Shapes alone: nothing is initialised or compiled for what is about to be read.
     shapes = jax.eval_shape(lambda: (train.create_state(config), train.Metrics.zero()))
     state, sums = (serialization.to_state_dict(part) for part in shapes)
+    several = (len(members),) if len(members) > 1 else ()
     template = jax.tree_util.tree_map(
-        lambda leaf: np.empty(leaf.shape, leaf.dtype), {"state": state, "sums": sums}
+        lambda leaf: np.empty(several + leaf.shape, leaf.dtype), {"state": state, "sums": sums}
     )
     checkpoints = Checkpoints(directory.checkpoints, keep=None)
     restored = checkpoints.restore(template, report=lambda line: None)
@@ -111,5 +120,34 @@ def load(workdir: str | os.PathLike[str], config: Mapping[str, Any] | None = Non
     if restored is None:
         raise CheckpointError(f"{directory.path}: no checkpoint there yet; let the run go on first")
     step, tree, _ = restored
+    params = tree["state"]["params"]
+    if several:
+        params = jax.tree_util.tree_map(lambda leaf: leaf[member], params)
     model = train.parts(config)[0]
-    return Network(config, jax.device_put(tree["state"]["params"]), model, step)
+    return Network(config, jax.device_put(params), model, step, members[member].seed)
+
+
+def _member(
+    directory: records.RunDirectory, members: Sequence[config_lib.Replica], seed: int | None
+) -> int:
+    """Which of a run's networks is meant: of the chosen setting, the one of `seed` or the first."""
+    first = 0
+    if members[0].setting:
+        sweep = (directory.read("result.json") or {}).get("sweep") or {}
+        if sweep.get("chosen") is None:
+            raise CheckpointError(
+                f"{directory.path}: a sweep that is not finished, so no setting is chosen yet; let "
+                "the run go on to its end first"
+            )
+        first = sweep["chosen"] * len(sweep["seeds"])
+    chosen = [
+        place for place in range(first, len(members))
+        if members[place].setting == members[first].setting
+    ]  # fmt: skip
+    seeds = [members[place].seed for place in chosen]
+    if seed is None:
+        return first
+    if seed not in seeds:
+        known = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        raise CheckpointError(f"{directory.path}: got seed {seed}, expected one of its: {known}")
+    return chosen[seeds.index(seed)]

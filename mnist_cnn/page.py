@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import mnist_cnn
-from mnist_cnn import config as config_lib, figures, measures, runs
+from mnist_cnn import config as config_lib, figures, measures, results, runs
 from mnist_cnn.errors import printable
 
 _SHOWN = 16  # digits in a picture
@@ -73,10 +73,12 @@ def single(setting: runs.Setting) -> str:
     labels = np.tile(tested.labels, len(tested.logits))
     numbers = measures.figures(logits, labels)
     table = measures.confusion(labels, logits.argmax(-1))
-    examples, seeds = run.right.shape[1], len(run.seeds)
-    wrong = int((~run.right).sum())
+    seeds = len(run.seeds)
     several = f", all {seeds} seeds together" if seeds > 1 else ""
+    sweep = result.get("sweep")
+    swept = _sweep_picture(sweep) if sweep else None
     pictures = [
+        *([swept] if swept else []),
         *_curves([setting]),
         _figure(
             "Which digits are mistaken for which",
@@ -105,13 +107,33 @@ def single(setting: runs.Setting) -> str:
         [
             f"<h1>{_text(run.config.get('name'))}, {int(result['steps']):,} steps</h1>",
             f'<p class="result">{_percent(run.right.mean())}</p>',
-            f'<p class="said">of the {examples:,} test images right: {wrong:,} mistakes'
-            f"{several}.</p>",
+            f'<p class="said">{_text(_said(run))}</p>',
+            *([_sweep_table(sweep)] if sweep else []),
             _figures_table(run, numbers),
             _grid([_figure_html(*picture) for picture in pictures]),
             _classes(numbers["classes"]),
             *_provenance(run),
         ],
+    )
+
+
+def _said(run: runs.Run) -> str:
+    """The result in a sentence."""
+    seeds, examples = run.right.shape
+    chosen = run.result.get("sweep")
+    best = ""
+    if chosen:
+        setting = results.name_of(chosen["settings"][chosen["chosen"]]["setting"])
+        best = f" The setting with the best validation accuracy: {setting}."
+    if seeds == 1:
+        wrong = int((~run.right).sum())
+        return f"of the {examples:,} test images right: {wrong:,} mistakes.{best}"
+    half = measures.mean_interval(run.right.mean(1))
+    together = float(run.result["ensemble"]["accuracy"])
+    return (
+        f"of the {examples:,} test images right, mean of {seeds} seeds; 95 % interval of the mean "
+        f"± {100 * half:.2f} points (Student's t). All {seeds} as an ensemble: "
+        f"{_percent(together)}.{best}"
     )
 
 
@@ -172,7 +194,7 @@ def _curves(settings: Sequence[runs.Setting]) -> list[Picture]:
     )
     pictures = []
     for title, label, value in (
-        ("Loss while learning", "loss", lambda entry: entry["loss"]),
+        ("Loss while learning", "loss", lambda entry: np.asarray(entry["loss"], float)),
         ("Mistakes while learning", "images wrong (%)", _error),
     ):
         curves = []
@@ -203,14 +225,62 @@ def _sweep(settings: Sequence[runs.Setting]) -> list[Picture]:
     return [
         _figure(
             f"Mistakes over {name}",
-            functools.partial(figures.sweep, name, values, errors, label),
+            functools.partial(figures.sweep, name, [figures.Swept("", values, errors)], label),
             caption,
         )
     ]
 
 
+def _sweep_picture(sweep: dict[str, Any]) -> Picture | None:
+    """The validation error of a run's own sweep over the hyper-parameter with most values."""
+    done = [entry for entry in sweep["settings"] if entry["status"] == "finished"]
+    values = {key: {entry["setting"][key] for entry in done} for key in done[0]["setting"]}
+    name = max(values, key=lambda key: len(values[key]))
+    if len(values[name]) < 2:
+        return None
+    lines: dict[str, list[Any]] = {}
+    for entry in done:
+        others = {key: value for key, value in entry["setting"].items() if key != name}
+        lines.setdefault(results.name_of(others), []).append(entry)
+    drawn = [
+        figures.Swept(
+            label,
+            [entry["setting"][name] for entry in entries],
+            [100 * (1 - np.asarray(entry["validation"]["accuracy"])) for entry in entries],
+        )
+        for label, entries in lines.items()
+    ]
+    seeds = len(sweep["seeds"])
+    return _figure(
+        f"Mistakes over {name}",
+        functools.partial(figures.sweep, name, drawn, "validation images wrong (%)"),
+        f"At the end of training, on {sweep['split']}. Points are seeds, the line is their mean"
+        + (", the band its 95 % interval (Student's t)." if seeds > 2 else ".")
+        + " Settings that diverged are left out." * (len(done) < len(sweep["settings"])),
+    )
+
+
+def _sweep_table(sweep: dict[str, Any]) -> str:
+    """Every setting, in the grid's order."""
+    rows = []
+    for index, entry in enumerate(sweep["settings"]):
+        values = list(entry["setting"].values())
+        if entry["status"] != "finished":
+            rows.append([*values, "diverged", "", ""])
+            continue
+        mean = entry["validation_mean"]
+        half = "" if mean["ci95"] is None else f" ± {100 * mean['ci95']:.2f}"
+        chosen = "chosen" if index == sweep["chosen"] else ""
+        accuracy = f"{100 * mean['accuracy']:.2f}{half} %"
+        rows.append([*values, accuracy, f"{float(mean['loss'] or np.nan):.4f}", chosen])
+    names = list(sweep["settings"][0]["setting"])
+    return f"<h2>The sweep, judged on {_text(sweep['split'])}</h2>\n" + _table(
+        rows, [*names, "validation accuracy", "loss", ""], "numbers"
+    )
+
+
 def _error(entry: dict[str, Any]) -> Any:
-    return 100 * (1 - np.asarray(entry["accuracy"]))
+    return 100 * (1 - np.asarray(entry["accuracy"], float))
 
 
 def _series(

@@ -52,15 +52,15 @@ class Predictions:
 
 
 def collect(
-    logits: Float32[np.ndarray, "N 10"],
+    logits: Float32[np.ndarray, "R N 10"],
     labels: Int[np.ndarray, "N"],
     images: UInt8[np.ndarray, "N 28 28 1"],
     params: Any,
 ) -> dict[str, np.ndarray]:
-    """The arrays to keep of one seed."""
-    wrong = np.flatnonzero(logits.argmax(-1) != labels).astype(np.int32)
+    """The arrays to keep; `params` are the first seed's."""
+    wrong = np.flatnonzero((logits.argmax(-1) != labels).any(0)).astype(np.int32)
     return {
-        "logits": np.asarray(logits, np.float32)[None],
+        "logits": np.asarray(logits, np.float32),
         "labels": labels.astype(np.uint8),
         "wrong": wrong,
         "images": images[wrong, :, :, 0],

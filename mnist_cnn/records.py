@@ -144,14 +144,24 @@ class RunDirectory:
             str(self.path), purge_step=step + 1 if step else None
         )
 
-    def log(self, entry: Mapping[str, Any]) -> None:
-        """Appends a line {"step": .., "epoch": .., "split": .., NAME: number, ..}."""
+    def log(self, entry: Mapping[str, Any], series: Mapping[str, slice]) -> None:
+        """Appends a line {"step": .., "epoch": .., "split": .., NAME: number or list, ..}.
+
+        TensorBoard gets SPLIT/NAME, and of a list the mean of each slice that `series` names.
+        """
         assert self._metrics is not None, "open_metrics comes first"
         self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
         self._metrics.flush()
         for name, value in entry.items():
-            if name not in ("step", "epoch", "split"):
-                self._events.add_scalar(f"{entry['split']}/{name}", value, entry["step"])
+            if name in ("step", "epoch", "split"):
+                continue
+            tag = f"{entry['split']}/{name}"
+            points = {tag: [value]}
+            if isinstance(value, list):
+                points = {f"{tag}/{key}".rstrip("/"): value[rows] for key, rows in series.items()}
+            for tag, values in points.items():
+                if None not in values:
+                    self._events.add_scalar(tag, float(np.mean(values)), entry["step"])
         self._events.flush()
 
     def log_hyperparameters(

@@ -32,6 +32,16 @@ class Run:
         return self.result["seeds"]
 
     @property
+    def setting(self) -> dict[str, Any]:
+        """What decides its numbers besides the seeds; of a sweep, with the chosen values."""
+        free = ("name", "seed", "num_seeds", "sweep", *config_lib.FREE_ON_RESUME)
+        sweep = self.result.get("sweep")
+        chosen = sweep["settings"][sweep["chosen"]]["setting"] if sweep else {}
+        default = {key: field.default for key, field in config_lib.FIELDS.items()}
+        fields = default | self.config | chosen
+        return {key: fields[key] for key in config_lib.FIELDS if key not in free}
+
+    @property
     def right(self) -> np.ndarray:
         """bool [R, N]: which seed got which test image right."""
         return self.tested.logits.argmax(-1) == self.tested.labels
@@ -86,11 +96,13 @@ def read(workdir: str | os.PathLike[str]) -> Run:
     run = Run(str(directory), config, directory.read("environment.json") or {}, result, metrics,
               tested)  # fmt: skip
     try:
+        if "sweep" in result:
+            run = dataclasses.replace(run, metrics=_of_chosen(result["sweep"], metrics))
         same = result["test"]["correct"] == run.right.sum(1).tolist()
         whole = len(run.seeds) == len(tested.logits) == len(result["test"]["loss"])
         float(result["steps"]), float(result["seconds"]["total"])
         whole &= all(isinstance(x, int | float) for x in [*run.seeds, *result["test"]["loss"]])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         same = whole = False
     if not (same and whole):
         raise CheckpointError(
@@ -100,13 +112,26 @@ def read(workdir: str | os.PathLike[str]) -> Run:
     return run
 
 
+def _of_chosen(sweep: dict[str, Any], metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics of a sweep's chosen setting; its other settings are in `sweep` itself."""
+    sweep["settings"][sweep["chosen"]]["validation_mean"]["accuracy"]
+    first = sweep["chosen"] * len(sweep["seeds"])
+    rows = slice(first, first + len(sweep["seeds"]))
+    return [
+        entry
+        if entry["split"] == "test"
+        else {
+            key: value[rows] if isinstance(value, list) else value for key, value in entry.items()
+        }
+        for entry in metrics
+    ]
+
+
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
     """Runs of the same configuration but for the seed together; all of one: each by itself."""
-    free = ("name", "seed", *config_lib.FREE_ON_RESUME)
-    keys = [key for key in config_lib.FIELDS if key not in free]
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(repr([run.config.get(key) for key in keys]), []).append(run)
+        groups.setdefault(repr(run.setting), []).append(run)
     together = list(groups.values())
     names = [printable(str(group[0].config.get("name"))) for group in together]
     if len(together) == 1:
@@ -115,27 +140,22 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
         return [
             Setting(f"{names[0]}, seed {', '.join(map(str, run.seeds))}", [run]) for run in runs
         ]
-    configs = [group[0].config for group in together]
-    varying = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    settings = [group[0].setting for group in together]
+    varying = [key for key in settings[0] if len({repr(one[key]) for one in settings}) > 1]
     labels = []
-    for config, name in zip(configs, names, strict=True):
-        values = [printable(f"{key}={config.get(key)}") for key in varying]
+    for setting, name in zip(settings, names, strict=True):
+        values = [printable(f"{key}={setting[key]}") for key in varying]
         labels.append(name if names.count(name) == 1 else ", ".join([name, *values]))
     return [Setting(label, group) for label, group in zip(labels, together, strict=True)]
 
 
 def swept(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
     """The one number in which three settings or more differ, and its value in each; else None."""
-    configs = [setting.runs[0].config for setting in settings]
-    free = ("name", "seed", *config_lib.FREE_ON_RESUME)
-    keys = [
-        key
-        for key in config_lib.FIELDS
-        if key not in free and len({repr(config.get(key)) for config in configs}) > 1
-    ]
+    fields = [setting.runs[0].setting for setting in settings]
+    keys = [key for key in fields[0] if len({repr(one[key]) for one in fields}) > 1]
     if len(keys) != 1 or len(settings) < 3:
         return None
-    values = [config.get(keys[0]) for config in configs]
+    values = [one[keys[0]] for one in fields]
     numbers = [value for value in values if isinstance(value, int | float)]
     return (keys[0], numbers) if len(numbers) == len(values) else None
 

@@ -17,14 +17,27 @@ from flax import linen as nn, struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt, UInt8
 
-from mnist_cnn import batches, streams
+from mnist_cnn import batches, config as config_lib, streams
 from mnist_cnn.model import CNN
 
 Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
+Hyperparameters = dict[str, Float[Array, ""]]
+Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
+
+
+def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2014), with weight decay AdamW (Loshchilov & Hutter 2017)."""
+    if "weight_decay" in hyper:
+        return optax.adamw(
+            hyper["learning_rate"], hyper["b1"], hyper["b2"], hyper["eps"],
+            weight_decay=hyper["weight_decay"],
+        )  # fmt: skip
+    return optax.adam(hyper["learning_rate"], hyper["b1"], hyper["b2"], hyper["eps"])
+
 
 MODELS = {"cnn": CNN}
 LOSSES: dict[str, Loss] = {"cross_entropy": optax.softmax_cross_entropy_with_integer_labels}
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {"adam": optax.adam}
+OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
 
 class Metrics(struct.PyTreeNode):
@@ -54,35 +67,64 @@ class TrainState(struct.PyTreeNode):
 
     step: Int[Array, ""]  # steps taken so far
     seed: UInt[Array, ""]
+    hyper: Hyperparameters  # data, not code: one program serves every setting of a sweep
     params: Any
     opt_state: Any
     model: nn.Module = struct.field(pytree_node=False)
     loss: Loss = struct.field(pytree_node=False)
-    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    optimizer: Optimizer = struct.field(pytree_node=False)
 
 
 def create_state(config: Mapping[str, Any]) -> TrainState:
     """The state before the first step: a pure function of the configuration."""
-    model, loss, optimizer = parts(config)
     seed = jnp.asarray(config["seed"], jnp.uint32)
-
-    def initial(seed: Array) -> tuple[Any, Any]:
-        image = jnp.zeros((1, 28, 28, 1), jnp.float32)
-        params = model.init(streams.key(seed, "init"), image)["params"]
-        return params, optimizer.init(params)
-
-    params, opt_state = jax.jit(initial)(seed)
-    return TrainState(jnp.zeros((), jnp.int32), seed, params, opt_state, model, loss, optimizer)
+    return jax.jit(initial_state, static_argnums=0)(parts(config), seed, hyperparameters(config))
 
 
-def parts(config: Mapping[str, Any]) -> tuple[nn.Module, Loss, optax.GradientTransformation]:
+def hyperparameters(
+    config: Mapping[str, Any], setting: Mapping[str, float] | None = None
+) -> Hyperparameters:
+    """The numbers that a sweep can vary, those of `setting` in their place.
+
+    One that does nothing at 0 is left out where nothing else is asked for.
+    """
+    sweep = config["sweep"] or {}
+    idle = {"weight_decay", "label_smoothing"}
+    values = {key: config[key] for key in config_lib.HYPERPARAMETERS} | dict(setting or {})
+    return {
+        key: jnp.asarray(value, jnp.float32)
+        for key, value in values.items()
+        if value or key in sweep or key not in idle
+    }
+
+
+Parts = tuple[nn.Module, Loss, Optimizer]
+
+
+def initial_state(parts: Parts, seed: UInt[Array, ""], hyper: Hyperparameters) -> TrainState:
+    """The state before the first step of one seed and setting."""
+    model, loss, optimizer = parts
+    image = jnp.zeros((1, 28, 28, 1), jnp.float32)
+    params = model.init(streams.key(seed, "init"), image)["params"]
+    opt_state = optimizer(hyper).init(params)
+    return TrainState(
+        jnp.zeros((), jnp.int32), seed, hyper, params, opt_state, model, loss, optimizer
+    )
+
+
+def parts(config: Mapping[str, Any]) -> Parts:
     """The model, the loss and the optimiser that a configuration names or brings."""
     model, loss, optimizer = config["model"], config["loss"], config["optimizer"]
-    make_optimizer = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    swept = "learning_rate" in (config["sweep"] or {})
+
+    def brought(hyper: Hyperparameters) -> optax.GradientTransformation:
+        # Only a swept rate is an array there: an optimiser may want to look at the number.
+        return optimizer(hyper["learning_rate"] if swept else config["learning_rate"])
+
     return (
         MODELS[model]() if isinstance(model, str) else model,
         LOSSES[loss] if isinstance(loss, str) else loss,
-        make_optimizer(config["learning_rate"]),
+        OPTIMIZERS[optimizer] if isinstance(optimizer, str) else brought,
     )
 
 
@@ -91,33 +133,54 @@ def scale(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     return images.astype(jnp.float32) / 255
 
 
-def _train_step(state: TrainState, batch: batches.Batch) -> tuple[TrainState, Metrics]:
+def training_loss(
+    state: TrainState, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+) -> Float[Array, "B"]:
+    """The loss, with label smoothing (Szegedy et al. 2016) where the state asks for it."""
+    losses = state.loss(logits, labels)
+    if "label_smoothing" not in state.hyper:
+        return losses
+    every = [state.loss(logits, jnp.full_like(labels, c)) for c in range(logits.shape[-1])]
+    part = state.hyper["label_smoothing"]
+    return (1 - part) * losses + part * jnp.stack(every).mean(0)
+
+
+def step(
+    state: TrainState, batch: batches.Batch, data_axis: str | None = None
+) -> tuple[TrainState, Metrics]:
     """One step of gradient descent on the mean loss of the batch.
+
+    Where several devices share a batch (`data_axis` is their mesh axis), each computes its part,
+    and the sums of gradients and metrics cross in one go.
 
     Returns the next state, and the step's metrics under the parameters that it started from.
     """
+    examples = _across(batch.weights.sum(), data_axis)
 
     def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
         logits: Any = state.model.apply({"params": params}, scale(batch.images))
-        losses = state.loss(logits, batch.labels) * batch.weights
-        return losses.sum() / batch.weights.sum(), (losses.sum(), logits)
+        losses = training_loss(state, logits, batch.labels) * batch.weights
+        return losses.sum() / examples, (losses.sum(), logits)
 
     gradient = jax.value_and_grad(mean_loss, has_aux=True)
     (_, (loss, logits)), gradients = gradient(state.params)
-    updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    step = state.step + 1
     correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
-    metrics = Metrics(
-        loss,
-        correct.sum(dtype=jnp.int32),
-        batch.weights.sum().astype(jnp.int32),
-        jnp.where(jnp.isfinite(loss), -1, step),
-    )
-    return state.replace(step=step, params=params, opt_state=opt_state), metrics
+    gradients, loss, correct = _across((gradients, loss, correct.sum(dtype=jnp.int32)), data_axis)
+    optimizer = state.optimizer(state.hyper)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    now = state.step + 1
+    bad = jnp.where(jnp.isfinite(loss), -1, now)
+    metrics = Metrics(loss, correct, examples.astype(jnp.int32), bad)
+    return state.replace(step=now, params=params, opt_state=opt_state), metrics
 
 
-train_step = jax.jit(_train_step, donate_argnums=0)
+def _across(tree: Any, axis: str | None) -> Any:
+    """The sum over the devices of a mesh axis."""
+    return tree if axis is None else lax.psum(tree, axis)
+
+
+train_step = jax.jit(step, donate_argnums=0)
 
 
 class Data(struct.PyTreeNode):
@@ -127,13 +190,14 @@ class Data(struct.PyTreeNode):
     labels: Int[Array, "N"]
 
 
-def _train_steps(
+def steps(
     state: TrainState,
     sums: Metrics,
     data: Data,
     order: Int[Array, "steps_per_epoch B"],
     start: Int[Array, ""],
     stop: Int[Array, ""],
+    data_axis: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Takes the steps `start` to `stop` of an epoch, adding their metrics to `sums`.
 
@@ -143,7 +207,8 @@ def _train_steps(
 
     def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
-        state, metrics = _train_step(state, batches.take(data.images, data.labels, order[index]))
+        batch = batches.take(data.images, data.labels, order[index])
+        state, metrics = step(state, batch, data_axis)
         return state, sums + metrics
 
     return lax.fori_loop(start, stop, body, (state, sums))
@@ -156,5 +221,5 @@ def is_finite(state: TrainState) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
-train_steps = jax.jit(_train_steps, donate_argnums=0)
+train_steps = jax.jit(steps, donate_argnums=0)
 epoch_order = jax.jit(batches.epoch_order, static_argnums=(2, 3))

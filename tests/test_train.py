@@ -63,7 +63,7 @@ def test_a_step_is_adam_on_the_mean_loss(data):
     state = train.create_state(config)
     before = jax.tree.map(np.asarray, state.params)
     batch = batch_of(data, np.arange(20))
-    after, metrics = jax.jit(train._train_step)(state, batch)
+    after, metrics = jax.jit(train.step)(state, batch)
 
     def loss(params):
         logits = Linear().apply({"params": params}, batch.images / 255.0)
@@ -82,7 +82,7 @@ def test_the_step_changes_nothing_in_place_and_donates_its_state(data):
     with pytest.raises(AttributeError):
         state.step = 3
     before = sha256(jax.device_get(state.params))
-    jax.jit(train._train_step)(state, batch_of(data, np.arange(5)))
+    jax.jit(train.step)(state, batch_of(data, np.arange(5)))
     assert sha256(jax.device_get(state.params)) == before
     train.train_step(state, batch_of(data, np.arange(5)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
@@ -90,7 +90,7 @@ def test_the_step_changes_nothing_in_place_and_donates_its_state(data):
 
 def test_a_partial_batch_weighs_only_what_it_holds(data):
     state = train.create_state(mnist_cnn.experiment(model=Linear()))
-    step = jax.jit(train._train_step)
+    step = jax.jit(train.step)
     whole, metrics = step(state, batch_of(data, np.arange(7)))
     partial, partial_metrics = step(state, batch_of(data, [*range(7), -1, -1, -1]))
     jax.tree.map(
