@@ -50,14 +50,24 @@ class Checkpoints:
         self._ocp = ocp
         self._directory = directory
         self._may_write = keep is not None
+        alone: Any = ocp.options.MultiprocessingOptions()
+        if jax.process_count() > 1:  # whoever opens it works alone: no barrier with the others
+            process = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=process, active_processes={process}, barrier_sync_key_prefix="alone"
+            )
         if keep is None:
-            options = ocp.CheckpointManagerOptions(read_only=True)
+            options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
         else:
-            options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=False, multiprocessing_options=alone
+            )
             # Not left to Orbax, whose cleaning in the background races with the first save.
             for begun in directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(begun, ignore_errors=True)
         with self._writing():
+            if keep is not None:
+                directory.mkdir(exist_ok=True)
             self._manager = ocp.CheckpointManager(directory, options=options)
 
     def save(self, step: int, tree: Tree, extra: dict[str, Any]) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from mnist_cnn import command as command_lib, config as config_lib
 from mnist_cnn.command import command
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, UserError
 
 __all__ = ["command", "main", "parse_flags"]
 
@@ -26,6 +26,14 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run directory; None makes runs/<experiment>-<time>."
 )
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "One process of a job on a TPU pod or under Slurm, which say of how many."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "One process of a job: HOST:PORT of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the job has.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
@@ -40,16 +48,41 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; give an experiment such as experiments/base.py")
     config_lib.validate(_CONFIG.value)
+    _check_job(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     return rest
+
+
+def _check_job(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """A job is said whole, or left to --distributed."""
+    if (coordinator, num_processes, process_id) == (None, None, None):
+        return
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ConfigError(
+            "--coordinator=HOST:PORT, --num_processes and --process_id belong together; on a TPU "
+            "pod and under Slurm --distributed is enough"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(f"--coordinator: got {coordinator!r}, expected HOST:PORT of process 0")
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(
+            f"--process_id: got {process_id}, expected 0 to {num_processes - 1}, one for each of "
+            f"the {num_processes} processes"
+        )
 
 
 def main(arguments: list[str]) -> int:
     del arguments  # all were flags
     command_lib.silence_libraries()
-    from mnist_cnn import records
-    from mnist_cnn.signals import Stopped, StopRequest
+    from mnist_cnn import records, signals
 
-    stop = StopRequest()
+    distributed = _DISTRIBUTED.value or _COORDINATOR.value is not None
+    if distributed:
+        signals.go_on_in_watched_child(logging.get_verbosity() >= logging.DEBUG)
+        from mnist_cnn import parallel
+
+        parallel.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    stop = signals.StopRequest()
     stop.install()
     workdir = _WORKDIR.value or str(records.new_path(_CONFIG.value.name))
     typed = records.command_line()
@@ -57,11 +90,16 @@ def main(arguments: list[str]) -> int:
         from mnist_cnn import loop
 
         loop.run(_CONFIG.value, workdir, command=typed, stop=stop)
-    except Stopped as stopped:
+    except signals.Stopped as stopped:
         given = _WORKDIR.value is not None
         go_on = shlex.join(typed if given else [*typed, f"--workdir={workdir}"])
-        print(f"stopped by {stopped}; saved.  To go on: {go_on}", flush=True)
+        if not distributed or parallel.first():
+            print(f"stopped by {stopped}; saved.  To go on: {go_on}", flush=True)
         return stopped.status
+    except RuntimeError as error:
+        if distributed and parallel.is_loss(error):
+            raise UserError(signals.LOST) from error
+        raise
     return 0
 
 

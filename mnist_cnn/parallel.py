@@ -9,9 +9,6 @@ disk and the terminal.  Nothing here knows what is computed.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -128,7 +125,6 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     Raises:
       UserError: the others were not to be found.
     """
-    _watch()
     try:
         jax.distributed.initialize(
             coordinator, num_processes, process_id, heartbeat_timeout_seconds=_LOST_SECONDS
@@ -141,24 +137,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         ) from None
 
 
-def _watch() -> None:
-    """Goes on in a child process, of whose sudden end this one tells in a line.
-
-    Where a process of a job is lost, JAX ends the others from C++, with a stack trace and no
-    exception that could be caught.
-    """
-    child = os.fork()
-    if child == 0:
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child as well
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0 and -code != signal.SIGKILL:
-        print(
-            "error: another process of this job ended or was lost, so this one stopped; what "
-            "was saved is kept: start all of them again to go on",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-        code = 1
-    os._exit(code if code >= 0 else 128 - code)
+def is_loss(error: RuntimeError) -> bool:
+    """Whether it says that another process of the job is not there any more."""
+    text = str(error)
+    return any(sign in text for sign in ("Gloo", "UNAVAILABLE", "closed by peer", "heartbeat"))
