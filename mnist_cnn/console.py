@@ -197,7 +197,10 @@ class Console:
 
     def evaluation(self, figures: Mapping[str, Any]) -> None:
         """`evaluate.evaluate`'s figures, with a row for each class."""
-        table = self._table(f"{figures['dataset']} {figures['split']}, step {figures['step']:,}")
+        table = self._table(
+            f"{figures['dataset']} {figures['split']}, seed {figures['seed']}, "
+            f"step {figures['step']:,}"
+        )
         for name in ("class", "precision", "recall", "images", "predicted"):
             table.add_column(name, justify="right")
         for number, row in enumerate(figures["classes"]):

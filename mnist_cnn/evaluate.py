@@ -2,7 +2,7 @@
 
 As a command, the same again from a run directory, with a table for each class:
 
-    python -m mnist_cnn.evaluate --workdir DIR [--split SPLIT] [--dataset NAME] [--json]
+    python -m mnist_cnn.evaluate --workdir DIR [--split SPLIT] [--seed SEED] [--json]
 
 Exit status: 0 done; 1 an error, said in one line; 2 bad usage.
 """
@@ -77,6 +77,7 @@ def evaluate(
     dataset: str | None = None,
     manual_dir: str | None = None,
     config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Scores the network of a run directory on a whole split, as its run did.
 
@@ -86,6 +87,7 @@ def evaluate(
       dataset: another one than the run's.
       manual_dir: a folder of IDX files to take it from; None and no `dataset`: the run's own.
       config: the experiment, where it brought a module, a loss or an optimiser of its own.
+      seed: which network of a run that trained several; None: the first.
 
     Returns:
       `summarize`'s figures, `measures.figures`' and where they come from.
@@ -95,7 +97,7 @@ def evaluate(
     """
     from mnist_cnn import data, network, records
 
-    trained = network.load(workdir, config)
+    trained = network.load(workdir, config, seed)
     own = dataset is None and manual_dir is None
     source = data.open_dataset(
         dataset or trained.config["dataset"], trained.config["manual_dir"] if own else manual_dir
@@ -116,6 +118,7 @@ def evaluate(
     )  # fmt: skip
     return {
         "workdir": str(workdir),
+        "seed": trained.seed,
         "step": trained.step,
         "dataset": source.name,
         "origin": source.origin,
@@ -134,7 +137,9 @@ def main(arguments: list[str]) -> int:
     if given.workdir is None or len(arguments) > 1:
         raise ConfigError("expected --workdir DIR and flags only; see --helpshort")
     command.silence_libraries()
-    figures = evaluate(given.workdir, given.split, given.dataset, given.manual_dir, given.config)
+    figures = evaluate(
+        given.workdir, given.split, given.dataset, given.manual_dir, given.config, given.seed
+    )
     if given.json:
         print(json.dumps(figures))
     else:
@@ -151,6 +156,7 @@ if __name__ == "__main__":  # the flags are the command's alone: importing this 
     flags.DEFINE_string("split", "test", "What to score, as tfds writes it: train[55000:].")
     flags.DEFINE_string("dataset", None, "Another dataset than the run's.")
     flags.DEFINE_string("manual_dir", None, "A folder of four IDX files instead.")
+    flags.DEFINE_integer("seed", None, "Which of a run's networks; the first.")
     flags.DEFINE_boolean("json", False, "Print one JSON object.")
     config_flags.DEFINE_config_file(
         "config", None, "The experiment file, where it brought a module of its own."

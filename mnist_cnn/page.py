@@ -108,7 +108,7 @@ def single(setting: runs.Setting) -> str:
             f"<h1>{_text(run.config.get('name'))}, {int(result['steps']):,} steps</h1>",
             f'<p class="result">{_percent(run.right.mean())}</p>',
             f'<p class="said">{_text(_said(run))}</p>',
-            *([_sweep_table(sweep)] if sweep else []),
+            *([_sweep_table(sweep), "<h2>The test of the chosen setting</h2>"] if sweep else []),
             _figures_table(run, numbers),
             _grid([_figure_html(*picture) for picture in pictures]),
             _classes(numbers["classes"]),
@@ -264,7 +264,7 @@ def _sweep_table(sweep: dict[str, Any]) -> str:
     """Every setting, in the grid's order."""
     rows = []
     for index, entry in enumerate(sweep["settings"]):
-        values = list(entry["setting"].values())
+        values = [f"{value:g}" for value in entry["setting"].values()]
         if entry["status"] != "finished":
             rows.append([*values, "diverged", "", ""])
             continue

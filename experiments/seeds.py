@@ -1,0 +1,10 @@
+"""The base experiment over 30 seeds: the mean test accuracy and its 95 % interval.
+
+python -m mnist_cnn.main --config experiments/seeds.py
+"""
+
+import mnist_cnn
+
+
+def get_config():
+    return mnist_cnn.experiment(name="seeds", num_seeds=30)
