@@ -68,6 +68,11 @@ def spread(
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
 
 
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether the devices are a CPU's, where one network at a time is the fastest."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
 def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     """NumPy arrays, the same in every process, laid out on the mesh."""
     sharding = NamedSharding(mesh, spec)

@@ -62,7 +62,6 @@ class Replicas:
         self._num_examples = len(labels)
         self._data = train.Data(*parallel.put((images, labels), mesh, ALL))
         self._parts = train.parts(config)
-        self._device = mesh.devices.flat[0]
         self._epoch = -1
         data_axis = DATA if mesh.shape[DATA] > 1 else None
         order = PartitionSpec(REPLICA, None, DATA)
@@ -79,16 +78,15 @@ class Replicas:
 
         index = jax.ShapeDtypeStruct((), np.int32)
         least = mesh.shape[REPLICA]
-        size = config["replicas_at_once"] or (
-            least if self._device.platform == "cpu" else len(self.members)
-        )
+        size = config["replicas_at_once"] or (least if parallel.on_cpu(mesh) else len(self.members))
         while True:
             self._groups = self._make_groups(size)
             group = self._groups[0]
+            state = self._awake(group.state)
+            order = self._order(state.seed, np.int32(0))
             self.training = steps.lower(
-                group.state, group.sums, self._data, self._order(group.state.seed, np.int32(0)),
-                index, index,
-            ).compile()  # fmt: skip
+                state, group.sums, self._data, order, index, index
+            ).compile()
             if config["replicas_at_once"] or size <= least or self._fits():
                 break
             size = self.at_once // 2
@@ -104,7 +102,7 @@ class Replicas:
         """Takes the steps `start` to `stop` of an epoch: the sums [R] of the metrics so far."""
         if epoch != self._epoch:
             for group in self._groups:
-                group.order = self._order(group.state.seed, np.int32(epoch))
+                group.order = self._order(self._awake(group.state.seed), np.int32(epoch))
             self._epoch = epoch
         for group in self._groups:
             state, group.sums = self.training(
@@ -127,7 +125,7 @@ class Replicas:
     def params(self, member: int) -> Any:
         """The parameters of one, as NumPy arrays."""
         group = next(group for group in self._groups if member in group.members)
-        whole = parallel.fetch(group.state.params, self._mesh)
+        whole = parallel.fetch(self._awake(group.state.params), self._mesh)
         place = group.members.index(member)
         return jax.tree_util.tree_map(lambda leaf: leaf[place], whole)
 
@@ -135,7 +133,7 @@ class Replicas:
         """State and sums as NumPy arrays of their own; with a leading axis [R] if R > 1."""
         tree = self._gather(
             lambda group: {
-                "state": serialization.to_state_dict(group.state),
+                "state": serialization.to_state_dict(self._awake(group.state)),
                 "sums": serialization.to_state_dict(group.sums),
             }
         )
@@ -185,7 +183,7 @@ class Replicas:
         compiled = (
             self._program(score, (BY_REPLICA, _BY_BATCH, _BY_BATCH), PartitionSpec(REPLICA, DATA))
             .lower(
-                self._awake(self._groups[0].state).params,
+                self._awake(self._groups[0].state.params),
                 jax.ShapeDtypeStruct((padded, 28, 28, 1), np.uint8, sharding=sharding),
                 jax.ShapeDtypeStruct((padded,), np.int32, sharding=sharding),
             )
@@ -197,7 +195,7 @@ class Replicas:
             for group in self._groups:
                 if scored.keys() >= set(members) or not set(members) & set(group.members):
                     continue
-                rows = parallel.fetch(compiled(self._awake(group.state).params, *split), self._mesh)
+                rows = parallel.fetch(compiled(self._awake(group.state.params), *split), self._mesh)
                 scored |= dict(zip(group.members, zip(*rows, strict=True), strict=True))
             logits, losses = zip(*(scored[member] for member in members), strict=True)
             return np.stack(logits)[:, :examples], np.stack(losses)[:, :examples]
@@ -247,7 +245,7 @@ class Replicas:
         count = -(-total // size)
         size = -(-total // count)
         size += -size % self._mesh.shape[REPLICA]
-        self._parked = count > 1 and self._device.platform != "cpu"
+        self._parked = count > 1 and not parallel.on_cpu(self._mesh)
         groups = []
         for first in range(0, count * size, size):
             members = [place % total for place in range(first, first + size)]
@@ -267,7 +265,7 @@ class Replicas:
 
     def _fits(self) -> bool:
         """Whether a group's program has room on the device."""
-        limit = (self._device.memory_stats() or {}).get("bytes_limit")
+        limit = (self._mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
         need = self.training.memory_analysis()
         if limit is None or need is None:
             return True

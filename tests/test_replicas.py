@@ -122,6 +122,25 @@ def test_networks_trained_together_agree_with_those_alone_over_five_steps(small_
     assert sha256(alone.params(0)) == sha256(in_turn.params(1))
 
 
+def test_what_does_not_fit_an_accelerator_waits_in_the_hosts_memory(small_mnist, monkeypatch):
+    """As on a device with room for two of five: three groups, none of which is lost."""
+    expected = replicas_of(small_mnist, num_seeds=5, replicas_at_once=2)
+    monkeypatch.setattr(parallel, "on_cpu", lambda mesh: False)
+    monkeypatch.setattr(Replicas, "_fits", lambda self: self.at_once <= 2)
+    parked = replicas_of(small_mnist, num_seeds=5)
+    assert parked.at_once == expected.at_once == 2
+    kinds = [leaf.sharding.memory_kind for g in parked._groups for leaf in jax.tree.leaves(g.state)]
+    assert set(kinds) == {"pinned_host"}
+    for trained in (parked, expected):
+        trained.advance(0, 0, 2)
+        trained.restore(trained.snapshot())
+        trained.advance(0, 2, 3)
+    assert [sha256(parked.params(n)) for n in range(5)] == [
+        sha256(expected.params(n)) for n in range(5)
+    ]
+    assert parked.finite().tolist() == [True] * 5
+
+
 def test_the_program_does_not_grow_with_the_number_of_replicas(small_mnist):
     def instructions(num_seeds):
         trained = replicas_of(small_mnist, num_seeds=num_seeds, replicas_at_once=num_seeds)
@@ -231,4 +250,5 @@ def test_an_unfinished_sweep_has_no_network_yet(sweep, tiny_experiment, tmp_path
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(CheckpointError, match="no setting is chosen yet"):
         mnist_cnn.load(tmp_path / "run", config_of(tiny_experiment))
-    assert mnist_cnn.load(sweep[0], config_of(tiny_experiment)).seed == 1337
+    network = mnist_cnn.load(sweep[0], config_of(tiny_experiment))
+    assert sha256(network.params) == sweep[1]["params_sha256"][0]
