@@ -22,7 +22,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, UInt8
 
-from mnist_cnn import batches, config as config_lib, evaluate, parallel, train
+from mnist_cnn import batches, config as config_lib, evaluate, layers, parallel, train
 from mnist_cnn.parallel import ALL, BY_REPLICA, DATA, REPLICA
 
 _BY_BATCH = PartitionSpec(DATA)
@@ -84,9 +84,9 @@ class Replicas:
             group = self._groups[0]
             state = self._awake(group.state)
             order = self._order(state.seed, np.int32(0))
-            self.training = steps.lower(
-                state, group.sums, self._data, order, index, index
-            ).compile()
+            self.training = steps.lower(state, group.sums, self._data, order, index, index).compile(
+                compiler_options=layers.compiler_options(mesh.devices.flat[0].platform)
+            )
             if config["replicas_at_once"] or size <= least or self._fits():
                 break
             size = self.at_once // 2
