@@ -25,6 +25,7 @@ def get_config():
         #
         # Network, loss, optimiser: a name, or in an experiment file an object of one's own
         model="cnn",  # or any flax.linen module: images [B, 28, 28, 1] in 0..1 -> logits [B, 10]
+        init_from=None,  # a file of weights to begin with: .safetensors, Keras' .keras, .weights.h5
         loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
         optimizer="adam",  # or a function learning_rate -> optax.GradientTransformation
         learning_rate=1e-3,  # above 0; Keras' default for Adam

@@ -118,6 +118,7 @@ FIELDS: dict[str, Field] = {
     "train_split": Field(str, "train"),
     "validation_split": Field(str, None, optional=True),
     "model": Field(str, "cnn", choices=("cnn",), or_object="a flax.linen module"),
+    "init_from": Field(str, None, optional=True),
     "loss": Field(
         str,
         "cross_entropy",

@@ -146,10 +146,11 @@ class _Run:
         self.steps_per_epoch = batches.steps_per_epoch(num_examples, config["batch_size"])
         self.total = config["num_steps"] or config["num_epochs"] * self.steps_per_epoch
 
+        params = self.given_params()
         if parallel.first():
             self.directory.lock()
         with self.clock("compile"), compile_cache():
-            self.replicas = Replicas(config, mesh, images, labels)
+            self.replicas = Replicas(config, mesh, images, labels, params)
             held_out = config["validation_split"]
             self.validate = self.evaluator(dataset, held_out) if held_out else None
             self.test = self.evaluator(dataset, "test")
@@ -180,6 +181,17 @@ class _Run:
             self.seconds[name] += time.monotonic() - began
 
     # Before the first step.
+
+    def given_params(self) -> Any:
+        """What the networks begin with, where a file says it and no checkpoint does."""
+        path = self.config["init_from"]
+        if path is None or any(self.directory.checkpoints.glob("[0-9]*")):
+            return None
+        from mnist_cnn import interop
+
+        return interop.read_params(
+            path, jax.eval_shape(lambda: train.create_state(self.config)).params
+        )
 
     def restore(self, dataset: data.Dataset) -> int:
         """Goes on from the last good checkpoint, if there is one: the step that was reached."""

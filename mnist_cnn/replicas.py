@@ -49,6 +49,7 @@ class Replicas:
         mesh: Mesh,
         images: UInt8[np.ndarray, "N 28 28 1"],
         labels: Int[np.ndarray, "N"],
+        params: Any = None,
     ) -> None:
         """Makes them as they are before the first step, and compiles their training.
 
@@ -56,6 +57,7 @@ class Replicas:
           config: a complete configuration.
           mesh: the devices (`parallel.make_mesh`).
           images, labels: the training split.
+          params: what all begin with; None: each with what its seed draws.
         """
         self.members = config_lib.replicas(config)
         self._config, self._mesh = config, mesh
@@ -66,7 +68,8 @@ class Replicas:
         data_axis = DATA if mesh.shape[DATA] > 1 else None
         order = PartitionSpec(REPLICA, None, DATA)
         self._initial = self._program(
-            functools.partial(train.initial_state, self._parts), (BY_REPLICA, BY_REPLICA)
+            functools.partial(train.initial_state, self._parts, params=params),
+            (BY_REPLICA, BY_REPLICA),
         )
         self._order = self._program(self._order_of, (BY_REPLICA, ALL), order)
         self._finite = self._program(train.is_finite, (BY_REPLICA,))

@@ -101,11 +101,14 @@ def hyperparameters(
 Parts = tuple[nn.Module, Loss, Optimizer]
 
 
-def initial_state(parts: Parts, seed: UInt[Array, ""], hyper: Hyperparameters) -> TrainState:
-    """The state before the first step of one seed and setting."""
+def initial_state(
+    parts: Parts, seed: UInt[Array, ""], hyper: Hyperparameters, params: Any = None
+) -> TrainState:
+    """The state before the first step of one seed and setting; `params` None: drawn by the seed."""
     model, loss, optimizer = parts
-    image = jnp.zeros((1, 28, 28, 1), jnp.float32)
-    params = model.init(streams.key(seed, "init"), image)["params"]
+    if params is None:
+        image = jnp.zeros((1, 28, 28, 1), jnp.float32)
+        params = model.init(streams.key(seed, "init"), image)["params"]
     opt_state = optimizer(hyper).init(params)
     return TrainState(
         jnp.zeros((), jnp.int32), seed, hyper, params, opt_state, model, loss, optimizer
