@@ -50,4 +50,6 @@ def get_config():
         # How the devices are used; None: all of them, replicas first, then each batch in parts
         mesh=None,  # "2x4": 2 groups of devices for replicas x 4 devices for a batch
         replicas_at_once=None,  # on an accelerator as many as fit, on a CPU one a device
+        profile=False,  # the time line of steps 20 to 40, and the work of a step
+        smoke=False,  # instead of a run: try in seconds whether everything works here
     )

@@ -147,6 +147,8 @@ FIELDS: dict[str, Field] = {
     "report": Field(bool, True),
     "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True),
     "replicas_at_once": Field(int, None, minimum=1, optional=True),
+    "profile": Field(bool, False),
+    "smoke": Field(bool, False),
 }
 
 # What `sweep` may vary: numbers that change neither a shape nor the program.
@@ -156,7 +158,7 @@ HYPERPARAMETERS = ("learning_rate", "b1", "b2", "eps", "weight_decay", "label_sm
 # length, as long as nothing before the new end depends on it.
 FREE_ON_RESUME = (
     "log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep", "report", "mesh",
-    "replicas_at_once",
+    "replicas_at_once", "profile", "smoke",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 

@@ -125,6 +125,11 @@ class Replicas:
         """How many are on the devices together."""
         return len(self._groups[0].members)
 
+    @property
+    def calls(self) -> int:
+        """How many calls of `training` a step of all of them takes."""
+        return len(self._groups)
+
     # Training.
 
     def advance(self, epoch: int, start: int, stop: int) -> train.Metrics:

@@ -4,20 +4,16 @@ What is lowered is what a run jits; the mesh has eight devices that nobody needs
 """
 
 import functools
-import json
 import re
-import types
 
 import jax
 import jax.export
 import numpy as np
 import pytest
-from conftest import run
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
 
 import mnist_cnn
 from mnist_cnn import batches, evaluate, replicas, train
-from mnist_cnn.console import Console
 
 ACCELERATORS = ["tpu", "cuda"]
 PARAMETERS = 8  # arrays: kernel and bias of four layers
