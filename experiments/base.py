@@ -27,6 +27,7 @@ def get_config():
         model="cnn",  # or any flax.linen module: images [B, 28, 28, 1] in 0..1 -> logits [B, 10]
         loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
         optimizer="adam",  # or a function learning_rate -> optax.GradientTransformation
+        compute_dtype="float32",  # or bfloat16: the network's products; parameters stay float32
         learning_rate=1e-3,  # above 0; Keras' default for Adam
         b1=0.9,  # Adam's, as optax names them: the decay of the mean of the gradients,
         b2=0.999,  # of their squares,
