@@ -241,12 +241,13 @@ class Console:
                 f"{row['predicted']:,}",
             )
         self._console.print(table)
-        self.line(
-            f"accuracy {figures['accuracy']!r} ({figures['correct']:,} of "
-            f"{figures['examples']:,})\nloss {figures['loss']!r}\n"
-            f"negative log-likelihood {figures['negative_log_likelihood']:.4f}\n"
-            f"expected calibration error {figures['expected_calibration_error']:.4f} (15 bins)"
-        )
+        for text in (
+            f"accuracy {figures['accuracy']!r} ({figures['correct']:,} of {figures['examples']:,})",
+            f"loss {figures['loss']!r}",
+            f"negative log-likelihood {figures['negative_log_likelihood']:.4f}",
+            f"expected calibration error {figures['expected_calibration_error']:.4f} (15 bins)",
+        ):
+            self.line(text)
 
     def _table(self, title: str) -> rich.table.Table:
         box = rich.box.SIMPLE_HEAD if self._console.is_terminal else rich.box.ASCII2

@@ -29,7 +29,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_PIXELS = 100_000_000  # more is refused: a small file may claim to be a picture of terabytes
 
 _WORKING = 320  # a larger picture is reduced to about the pixels of a square of this side
-_NEIGHBOURS = np.ones((3, 3))
+_NEIGHBOURS = np.ones((3, 3), bool)
 _LEAST_CONTRAST = 24.0  # ink differs from its paper by this much of 255 ...
 _LEAST_SIGNAL = 5.0  # ... and by this many standard deviations of the paper's noise
 _THIN = 1.4  # a stroke thinner than this (pixels of 28; MNIST's are 1.5 to 4) is drawn over ...
@@ -89,10 +89,15 @@ def save(digit: UInt8[np.ndarray, "28 28"], path: str | os.PathLike[str]) -> Non
 def mnist_form(image: Image.Image) -> UInt8[np.ndarray, "28 28"]:
     """The picture's digit as MNIST has it, whatever the picture's size, mode and colours.
 
+    One that is in MNIST's form already, as its own images are, keeps every pixel.
+
     Raises:
       PictureError: there is nothing on it that stands out like a stroke of ink.
     """
     colours = _colours(image)
+    for values in (colours, 255 - colours):
+        if _in_form(values):
+            return np.rint(values[..., 0]).astype(np.uint8)
     ink = _ink(colours)  # coverage 0..1, nothing but the digit, cropped to it
     ink = _drawn_over(ink)
     height, width = ink.shape
@@ -104,6 +109,22 @@ def mnist_form(image: Image.Image) -> UInt8[np.ndarray, "28 28"]:
     top, left = _corner(small.sum(1)), _corner(small.sum(0))
     canvas[top : top + size[1], left : left + size[0]] = np.rint(small.clip(0, 1) * 255)
     return canvas
+
+
+def _in_form(colours: Float32[np.ndarray, "H W C"]) -> bool:
+    """Whether it has MNIST's form: white on pure black, the box of 20x20, its place in 28x28.
+
+    True of 69,982 of MNIST's 70,000 images; the others' boxes are smaller or a pixel off.
+    """
+    if colours.shape != (28, 28, 1) or colours.max() < 250:
+        return False
+    rows, columns = _box(colours[..., 0] > 0)
+    digit = colours[rows, columns, 0]
+    return (
+        max(digit.shape) == 20
+        and rows.start == _corner(digit.sum(1))
+        and columns.start == _corner(digit.sum(0))
+    )
 
 
 def _corner(weights: Float32[np.ndarray, "n"]) -> int:

@@ -196,11 +196,12 @@ def sweep(name: str, lines: Sequence[Swept], label: str, theme: Theme) -> Figure
     every = np.concatenate([seeds for line in lines for seeds in line.errors])
     if every.min() > 0 and every.max() / every.min() >= 8:
         axes.set_yscale("log")
+        axes.set_ylim(every.min() / 1.5, every.max() * 1.3)  # the points; a band may be cut
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_yticks([], minor=True)
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, every.max() * 1.1 or 1)
     axes.set(xlabel=name, ylabel=label)
     axes.grid(axis="y")
     if len(lines) > 1:

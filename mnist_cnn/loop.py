@@ -197,7 +197,7 @@ class _Run:
 
     def restore(self, dataset: data.Dataset) -> int:
         """Goes on from the last good checkpoint, if there is one: the step that was reached."""
-        tree, extra = self.replicas.snapshot(), None
+        tree, extra = self.replicas.template(), None
         if parallel.first():
             self.checkpoints = Checkpoints(self.directory.checkpoints, self.config["keep"])
             restored = self.checkpoints.restore(tree, self.console.line)

@@ -165,14 +165,18 @@ class Replicas:
 
     def snapshot(self) -> dict[str, Any]:
         """State and sums as NumPy arrays of their own; with a leading axis [R] if R > 1."""
-        tree = self._gather(
-            lambda group: {
-                "state": serialization.to_state_dict(self._awake(group.state)),
-                "sums": serialization.to_state_dict(group.sums),
-            }
-        )
-        return (
-            tree if len(self.members) > 1 else _map(lambda leaf: leaf.reshape(leaf.shape[1:]), tree)
+        tree = self._gather(lambda group: _dicts(self._awake(group.state), group.sums))
+        if len(self.members) > 1:
+            return tree
+        return _map(lambda leaf: leaf.reshape(leaf.shape[1:]), tree)
+
+    def template(self) -> dict[str, Any]:
+        """Arrays of a snapshot's shapes and dtypes, with nothing in them."""
+        several = (len(self.members),) if len(self.members) > 1 else ()
+        group = self._groups[0]
+        return _map(
+            lambda leaf: np.empty(several + leaf.shape[1:], leaf.dtype),
+            _dicts(group.state, group.sums),
         )
 
     def restore(self, tree: dict[str, Any]) -> None:
@@ -300,6 +304,13 @@ class Replicas:
             lambda *leaves: np.concatenate(leaves)[:total],
             *(parallel.fetch(one, self._mesh) for one in parts),
         )
+
+
+def _dicts(state: train.TrainState, sums: train.Metrics) -> dict[str, Any]:
+    return {
+        "state": serialization.to_state_dict(state),
+        "sums": serialization.to_state_dict(sums),
+    }
 
 
 _map = jax.tree_util.tree_map

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 MNIST = ROOT / "mnist_cnn" / "datasets" / "mnist"
+CHROMIUM = pathlib.Path("/usr/bin/chromium")
 
 # One hidden layer: seconds instead of minutes wherever the claim is not about the network.
 TINY_EXPERIMENT = """
@@ -96,6 +97,28 @@ def trained_base(tmp_path_factory):
         "--config.report=False", "--workdir", workdir,
     )  # fmt: skip
     return workdir
+
+
+@pytest.fixture(scope="module")  # playwright's event loop would be in the way of other modules
+def browser(tmp_path_factory):
+    """A real browser, which by itself asks nobody for anything; `browser.new_page()`."""
+    if not CHROMIUM.exists():
+        reason = f"{CHROMIUM} is not there: apt-get install chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("browser"), executable_path=CHROMIUM,
+            args=[
+                "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-sync", "--disable-background-networking", "--disable-component-update",
+            ],
+        )  # fmt: skip
+        yield context
+        context.close()
 
 
 def start(*arguments, cwd=ROOT, **environment):

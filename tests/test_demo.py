@@ -1,7 +1,6 @@
 """The page to draw on, as its user has it: drawn on with the mouse in a real browser."""
 
 import os
-import pathlib
 import re
 import socket
 import subprocess
@@ -11,33 +10,9 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_for
 
 import mnist_cnn
-
-CHROMIUM = pathlib.Path("/usr/bin/chromium")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update"
-).split()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not CHROMIUM.exists():
-        reason = f"{CHROMIUM} is not there: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("browser"), executable_path=CHROMIUM, args=FLAGS,
-            viewport={"width": 1080, "height": 620},
-        )  # fmt: skip
-        yield context
-        context.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +44,9 @@ def best(page):
     return page.locator("#bars h2").inner_text(timeout=20_000).strip()
 
 
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-
-
 def test_a_drawn_one_and_zero_are_told_and_nothing_leaves_the_machine(browser, address):
     page = browser.new_page()
+    page.set_viewport_size({"width": 1080, "height": 620})
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(address)

@@ -44,11 +44,34 @@ def saved(image, kind, **options):
     return digits.decode(file)
 
 
-def test_an_mnist_image_stays_what_it_is():
+@pytest.mark.parametrize("mode", ["L", "RGB", "black on white"])
+def test_an_mnist_image_keeps_every_pixel(mode):
     images = read_idx("t10k-images-idx3-ubyte")[:200, ..., 0]
-    ours = np.stack([digits.mnist_form(Image.fromarray(image)) for image in images])
-    assert np.abs(ours.astype(int) - images).mean() < 1.5
-    assert ours.dtype == np.uint8 and ours.shape == (200, 28, 28)
+    written = 255 - images if mode == "black on white" else images
+    pictures = [Image.fromarray(image) for image in written]
+    if mode == "RGB":
+        pictures = [picture.convert("RGB") for picture in pictures]
+    ours = np.stack([digits.mnist_form(saved(picture, "PNG")) for picture in pictures])
+    assert ours.dtype == np.uint8 and (ours == images).all()
+
+
+def test_an_mnist_image_with_more_paper_around_it_stays_nearly_what_it_is():
+    images = read_idx("t10k-images-idx3-ubyte")[:200, ..., 0]
+    ours = np.stack([digits.mnist_form(Image.fromarray(np.pad(image, 1))) for image in images])
+    assert ours.shape == images.shape and np.abs(ours.astype(int) - images).mean() < 1.5
+
+
+@pytest.mark.parametrize("change", ["fainter", "smaller", "high", "to the left", "on grey"])
+def test_what_is_not_quite_in_mnists_form_is_brought_to_it(five, change):
+    picture = {
+        "fainter": five // 2,
+        "smaller": np.pad(np.asarray(Image.fromarray(five[4:24, 4:24]).resize((14, 14))), 7),
+        "high": np.roll(five, -3, axis=0),
+        "to the left": np.roll(five, -3, axis=1),
+        "on grey": np.maximum(five, 40),
+    }[change]
+    assert (picture != digits.mnist_form(Image.fromarray(picture))).any()
+    assert distance(digits.mnist_form(Image.fromarray(picture)), five) < 12
 
 
 def test_the_digit_fills_20_by_20_and_its_mass_is_in_the_middle(page):

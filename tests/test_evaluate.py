@@ -47,7 +47,7 @@ def test_the_table_says_what_the_json_says(figures, capsys):
     Console().evaluation(figures)
     out = capsys.readouterr().out
     assert f"accuracy {figures['accuracy']!r}" in out and f"loss {figures['loss']!r}" in out
-    assert "expected calibration error" in out
+    assert "\nexpected calibration error" in out and "\\n" not in out
     row = figures["classes"][1]
     cells = next(line for line in out.splitlines() if line.startswith("|     1 |")).split("|")
     assert cells[3].strip() == f"{row['recall']:.2%}" and cells[4].strip() == str(row["examples"])

@@ -1,7 +1,6 @@
 """The report, as its reader has it: in a real browser, of real runs."""
 
 import json
-import os
 import pathlib
 import runpy
 import shutil
@@ -17,11 +16,6 @@ from mnist_cnn import figures, page as page_lib, predictions, report, runs
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.records import RunDirectory
 
-CHROMIUM = pathlib.Path("/usr/bin/chromium")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update"
-).split()
 HOSTILE = "<img src=x onerror=document.title='taken'> & \"$x_\\frac$\" \x1b[31m"
 
 
@@ -40,23 +34,6 @@ def trained(tiny_experiment, tmp_path_factory):
             mnist_cnn.run(config, folder / f"{rate:g}-{seed}")
             found[rate, seed] = folder / f"{rate:g}-{seed}"
     return found
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not CHROMIUM.exists():
-        reason = f"{CHROMIUM} is not there: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("browser"), executable_path=CHROMIUM, args=FLAGS
-        )
-        yield context
-        context.close()
 
 
 def edit(path, **changes):
