@@ -28,6 +28,7 @@ def get_config():
         init_from=None,  # a file of weights to begin with: .safetensors, Keras' .keras, .weights.h5
         loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
         optimizer="adam",  # or a function learning_rate -> optax.GradientTransformation
+        compute_dtype="float32",  # or bfloat16: the network's products; parameters stay float32
         learning_rate=1e-3,  # above 0; Keras' default for Adam
         b1=0.9,  # Adam's, as optax names them: the decay of the mean of the gradients,
         b2=0.999,  # of their squares,
@@ -51,4 +52,6 @@ def get_config():
         # How the devices are used; None: all of them, replicas first, then each batch in parts
         mesh=None,  # "2x4": 2 groups of devices for replicas x 4 devices for a batch
         replicas_at_once=None,  # on an accelerator as many as fit, on a CPU one a device
+        profile=False,  # the time line of steps 20 to 40, and the work of a step
+        smoke=False,  # instead of a run: try in seconds whether everything works here
     )

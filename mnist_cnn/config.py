@@ -131,6 +131,7 @@ FIELDS: dict[str, Field] = {
         choices=("adam",),
         or_object="a function learning_rate -> optax.GradientTransformation",
     ),
+    "compute_dtype": Field(str, "float32", choices=("float32", "bfloat16")),
     "learning_rate": Field(float, 1e-3, above=0),
     "b1": Field(float, 0.9, minimum=0, below=1),
     "b2": Field(float, 0.999, minimum=0, below=1),
@@ -148,6 +149,8 @@ FIELDS: dict[str, Field] = {
     "report": Field(bool, True),
     "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True),
     "replicas_at_once": Field(int, None, minimum=1, optional=True),
+    "profile": Field(bool, False),
+    "smoke": Field(bool, False),
 }
 
 # What `sweep` may vary: numbers that change neither a shape nor the program.
@@ -157,7 +160,7 @@ HYPERPARAMETERS = ("learning_rate", "b1", "b2", "eps", "weight_decay", "label_sm
 # length, as long as nothing before the new end depends on it.
 FREE_ON_RESUME = (
     "log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep", "report", "mesh",
-    "replicas_at_once",
+    "replicas_at_once", "profile", "smoke",
 )  # fmt: skip
 LENGTH = ("num_epochs", "num_steps")
 
@@ -270,6 +273,11 @@ def _check_hyperparameters(config: Mapping[str, Any]) -> None:
                 )
         if len(set(values)) < len(values):
             raise ConfigError(f"config.sweep: {key} got {values!r}, where a value is there twice")
+    if config["compute_dtype"] != "float32" and not isinstance(config["model"], str):
+        raise ConfigError(
+            f"config.compute_dtype: got {config['compute_dtype']!r}, but the experiment brings its "
+            "own model, which says itself what it computes in; set the dtype of its layers there"
+        )
     for part, takes in (("optimizer", HYPERPARAMETERS[1:5]), ("loss", HYPERPARAMETERS[5:])):
         useless = [key for key in takes if key in given]
         if useless and not isinstance(config[part], str):

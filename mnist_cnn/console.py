@@ -22,6 +22,7 @@ import mnist_cnn
 from mnist_cnn import config as config_lib
 from mnist_cnn.data import Dataset
 from mnist_cnn.errors import printable
+from mnist_cnn.profile import FIRST, LAST, Work
 from mnist_cnn.summary import Layer
 
 _PLAIN_INTERVAL = 5.0  # seconds between two progress lines where there is no terminal
@@ -175,6 +176,34 @@ class Console:
         if len(result["seeds"]) == 1:
             self.line(f"parameters: sha256 {result['params_sha256'][0]}")
         self.line(f"run directory: {path}")
+
+    def memory(self, peaks: Sequence[tuple[int, int]]) -> None:
+        """The most that each device's memory held, and its size, in bytes; of a CPU nothing."""
+        if peaks:
+            used, limit = (f"{size / 1e9:,.2f} GB" for size in max(peaks))
+            self.line(f"device memory: at most {used} of {limit} a device")
+
+    def profile(self, work: Work | None, steps: int, seconds: float, first: int, path: str) -> None:
+        """What a step costs, what was reached over `steps` of them, and where the trace is."""
+        if work is None:
+            self.line("profile: this device does not tell how much work a step is")
+        else:
+            self.line(
+                f"profile: a step is {work.flops / 1e9:,.3f} GFLOP and {work.bytes / 1e6:,.1f} MB "
+                f"as compiled, a device; {work.flops * steps / seconds / 1e9:,.1f} GFLOP/s over "
+                f"{steps:,} steps"
+            )
+        if steps > FIRST:
+            last = min(first + LAST - FIRST, first + steps - FIRST)
+            self.line(f"trace of steps {first:,} to {last:,}: {path}/plugins/profile")
+        else:
+            self.line(f"no trace: it begins after {FIRST} steps, and there were {steps:,}")
+
+    def checked(self, name: str, good: bool, text: str) -> None:
+        """A line for a part that was tried."""
+        marks = "\u2713\u2717" if self._console.encoding.startswith("utf") else "+x"
+        mark = f"[green]{marks[0]}[/]" if good else f"[red]{marks[1]}[/]"
+        self._console.print(f"{mark} {name:<9} {rich.markup.escape(printable(text))}")
 
     def sweep(self, sweep: Mapping[str, Any]) -> None:
         """Every setting's validation, the chosen one marked."""

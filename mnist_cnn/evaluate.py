@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from mnist_cnn import measures
-from mnist_cnn.train import Loss, parts, scale
+from mnist_cnn.train import Loss, forward, parts
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -37,7 +37,7 @@ def logits_of(
     padding = num_batches * batch_size - num_images
     padded = jnp.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
     batched = padded.reshape(num_batches, batch_size, *images.shape[1:])
-    logits = lax.map(lambda batch: model.apply({"params": params}, scale(batch)), batched)
+    logits = lax.map(lambda batch: forward(model, params, batch), batched)
     return logits.reshape(num_batches * batch_size, -1)[:num_images]
 
 

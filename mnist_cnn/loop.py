@@ -23,6 +23,7 @@ from mnist_cnn import (
     evaluate,
     parallel,
     predictions,
+    profile,
     records,
     results,
     summary,
@@ -72,6 +73,8 @@ def run(
       Stopped: a signal came; everything so far is saved.
     """
     config_lib.validate(config)
+    if config["smoke"]:
+        raise ConfigError("config.smoke: that is no run; from Python it is mnist_cnn.smoke.check")
     console = console or Console(quiet=not parallel.first())
     directory = records.RunDirectory(workdir or records.new_path(config["name"]))
     with contextlib.closing(directory):
@@ -163,10 +166,21 @@ class _Run:
         console.plan(config, self.environment)
         step = self.restore(dataset)
 
-        with console.training(step, self.total), self.stop.deferred():
-            self.train(step)
+        trace = profile.Trace(self.directory.path if parallel.first() else None, step)
+        before = self.seconds["train"]
+        with (
+            console.training(step, self.total),
+            self.stop.deferred(),
+            contextlib.closing(trace),
+        ):
+            self.train(step, trace if config["profile"] else None)
+        if config["profile"]:
+            work = profile.work(self.replicas.training, self.replicas.calls)
+            seconds = self.seconds["train"] - before
+            console.profile(work, self.total - step, seconds, trace.first, str(self.directory))
         result = parallel.tell(self.finish())
         console.result(result, str(self.directory))
+        console.memory(parallel.peak_memory())
         if config["report"] and parallel.first():
             self.report()
         return result
@@ -235,7 +249,7 @@ class _Run:
 
     # The steps.
 
-    def train(self, step: int) -> None:
+    def train(self, step: int, trace: profile.Trace | None) -> None:
         """Takes the steps that are left after `step`, with what is due after each."""
         config = self.config
         images_a_step = config["batch_size"] * len(self.all)
@@ -244,7 +258,10 @@ class _Run:
             began = time.monotonic()
             epoch = step // self.steps_per_epoch
             stop = min(self.next_event(step), step + at_once)
-            with self.clock("train"):
+            if trace is not None:
+                stop = int(min(stop, trace.bound(step)))
+            traced = trace.around(step) if trace is not None else contextlib.nullcontext()
+            with traced, self.clock("train"):
                 first = epoch * self.steps_per_epoch
                 sums = self.replicas.advance(epoch, step - first, stop - first)
             per_second = (stop - step) / (time.monotonic() - began)

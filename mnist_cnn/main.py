@@ -48,6 +48,11 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     if _CONFIG.value is None:
         raise ConfigError("--config is missing; give an experiment such as experiments/base.py")
     config_lib.validate(_CONFIG.value)
+    if _CONFIG.value.smoke and (_WORKDIR.value or _DISTRIBUTED.value or _COORDINATOR.value):
+        raise ConfigError(
+            "config.smoke: a check of this machine alone, which leaves nothing behind; give it "
+            "neither --workdir nor a job"
+        )
     _check_job(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     return rest
 
@@ -74,6 +79,10 @@ def _check_job(coordinator: str | None, num_processes: int | None, process_id: i
 def main(arguments: list[str]) -> int:
     del arguments  # all were flags
     command_lib.silence_libraries()
+    if _CONFIG.value.smoke:
+        from mnist_cnn import smoke
+
+        return 0 if smoke.check(_CONFIG.value) else 1
     from mnist_cnn import records, signals
 
     distributed = _DISTRIBUTED.value or _COORDINATOR.value is not None

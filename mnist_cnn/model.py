@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mnist_cnn.layers import Conv, Dense, max_pool
@@ -13,15 +15,20 @@ class CNN(nn.Module):
 
     The Keras tutorial's network ("Keras: 2.3 implementing a convolutional neural network"), with
     logits for its output: the softmax is part of the loss.
+
+    Attributes:
+      dtype: what all layers but the last compute in; parameters and logits are float32.
     """
+
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "B 28 28 1"]) -> Float[Array, "B 10"]:
         """Logits of images whose values are scaled to 0..1."""
-        x = Conv(32, (5, 5), name="conv1")(images)
+        x = Conv(32, (5, 5), dtype=self.dtype, name="conv1")(images)
         x = max_pool(nn.relu(x), (2, 2))  # [B, 14, 14, 32]
-        x = Conv(64, (5, 5), name="conv2")(x)
+        x = Conv(64, (5, 5), dtype=self.dtype, name="conv2")(x)
         x = max_pool(nn.relu(x), (2, 2))  # [B, 7, 7, 64]
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(Dense(1024, name="dense1")(x))
-        return Dense(10, name="dense2")(x)
+        x = nn.relu(Dense(1024, dtype=self.dtype, name="dense1")(x))
+        return Dense(10, name="dense2")(x)  # float32, whatever the dtype

@@ -73,6 +73,16 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def peak_memory() -> list[tuple[int, int]]:
+    """Bytes: the most that was in use so far, and all, of each device here that tells."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return [
+        (one["peak_bytes_in_use"], one["bytes_limit"])
+        for one in stats
+        if one.keys() >= {"peak_bytes_in_use", "bytes_limit"}
+    ]
+
+
 def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     """NumPy arrays, the same in every process, laid out on the mesh."""
     sharding = NamedSharding(mesh, spec)

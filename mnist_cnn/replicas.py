@@ -26,8 +26,42 @@ from mnist_cnn import batches, config as config_lib, evaluate, layers, parallel,
 from mnist_cnn.parallel import ALL, BY_REPLICA, DATA, REPLICA
 
 _BY_BATCH = PartitionSpec(DATA)
+_ORDER = PartitionSpec(REPLICA, None, DATA)  # [G, steps_per_epoch, B]
 Split = tuple[Array, Array]  # images and labels, laid out on the mesh
 Score = Callable[[Split, Sequence[int]], tuple[np.ndarray, np.ndarray]]
+
+
+def program(
+    mesh: Mesh,
+    function: Callable[..., Any],
+    inputs: tuple[PartitionSpec, ...],
+    outputs: PartitionSpec = BY_REPLICA,
+    **options: Any,
+) -> Any:
+    """`function` of one replica, jitted for a group of them on the mesh.
+
+    Inputs whose first axis is that of replicas lose it on the way in; outputs get it.
+    """
+    axes = tuple(0 if spec[:1] == (REPLICA,) else None for spec in inputs)
+
+    def block(*arguments: Any) -> Any:
+        held = jax.tree_util.tree_leaves(arguments[axes.index(0)])[0].shape[0]
+        if held > 1:
+            return jax.vmap(function, axes)(*arguments)
+        alone = (
+            argument if axis is None else _map(lambda leaf: leaf[0], argument)
+            for argument, axis in zip(arguments, axes, strict=True)
+        )
+        return _map(lambda leaf: leaf[None], function(*alone))
+
+    return jax.jit(parallel.spread(block, mesh, inputs, outputs), **options)
+
+
+def training_program(mesh: Mesh) -> Any:
+    """`train.steps` of a group: (state [G], sums [G], data, order [G], start, stop)."""
+    steps = functools.partial(train.steps, data_axis=DATA if mesh.shape[DATA] > 1 else None)
+    inputs = (BY_REPLICA, BY_REPLICA, ALL, _ORDER, ALL, ALL)
+    return program(mesh, steps, inputs, donate_argnums=0)
 
 
 @dataclasses.dataclass
@@ -65,19 +99,14 @@ class Replicas:
         self._data = train.Data(*parallel.put((images, labels), mesh, ALL))
         self._parts = train.parts(config)
         self._epoch = -1
-        data_axis = DATA if mesh.shape[DATA] > 1 else None
-        order = PartitionSpec(REPLICA, None, DATA)
+        self._program = functools.partial(program, mesh)
         self._initial = self._program(
             functools.partial(train.initial_state, self._parts, params=params),
             (BY_REPLICA, BY_REPLICA),
         )
-        self._order = self._program(self._order_of, (BY_REPLICA, ALL), order)
+        self._order = self._program(self._order_of, (BY_REPLICA, ALL), _ORDER)
         self._finite = self._program(train.is_finite, (BY_REPLICA,))
-        steps = self._program(
-            functools.partial(train.steps, data_axis=data_axis),
-            (BY_REPLICA, BY_REPLICA, ALL, order, ALL, ALL),
-            donate_argnums=0,
-        )
+        steps = training_program(mesh)
 
         index = jax.ShapeDtypeStruct((), np.int32)
         least = mesh.shape[REPLICA]
@@ -98,6 +127,11 @@ class Replicas:
     def at_once(self) -> int:
         """How many are on the devices together."""
         return len(self._groups[0].members)
+
+    @property
+    def calls(self) -> int:
+        """How many calls of `training` a step of all of them takes."""
+        return len(self._groups)
 
     # Training.
 
@@ -210,31 +244,6 @@ class Replicas:
         return run
 
     # How it is laid out.
-
-    def _program(
-        self,
-        function: Callable[..., Any],
-        inputs: tuple[PartitionSpec, ...],
-        outputs: PartitionSpec = BY_REPLICA,
-        **options: Any,
-    ) -> Any:
-        """`function` of one replica, compiled for a group of them on the mesh.
-
-        Inputs whose first axis is that of replicas lose it on the way in; outputs get it.
-        """
-        axes = tuple(0 if spec[:1] == (REPLICA,) else None for spec in inputs)
-
-        def block(*arguments: Any) -> Any:
-            held = jax.tree_util.tree_leaves(arguments[axes.index(0)])[0].shape[0]
-            if held > 1:
-                return jax.vmap(function, axes)(*arguments)
-            alone = (
-                argument if axis is None else _map(lambda leaf: leaf[0], argument)
-                for argument, axis in zip(arguments, axes, strict=True)
-            )
-            return _map(lambda leaf: leaf[None], function(*alone))
-
-        return jax.jit(parallel.spread(block, self._mesh, inputs, outputs), **options)
 
     def _order_of(self, seed: Array, epoch: Array) -> Array:
         """The rows of each batch of an epoch that are this device's."""

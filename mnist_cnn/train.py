@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn, struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt, UInt8
 
 from mnist_cnn import batches, config as config_lib, streams
 from mnist_cnn.model import CNN
@@ -35,7 +35,7 @@ def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
     return optax.adam(hyper["learning_rate"], hyper["b1"], hyper["b2"], hyper["eps"])
 
 
-MODELS = {"cnn": CNN}
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN}  # dtype -> the network
 LOSSES: dict[str, Loss] = {"cross_entropy": optax.softmax_cross_entropy_with_integer_labels}
 OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
@@ -125,7 +125,7 @@ def parts(config: Mapping[str, Any]) -> Parts:
         return optimizer(hyper["learning_rate"] if swept else config["learning_rate"])
 
     return (
-        MODELS[model]() if isinstance(model, str) else model,
+        MODELS[model](dtype=config["compute_dtype"]) if isinstance(model, str) else model,
         LOSSES[loss] if isinstance(loss, str) else loss,
         OPTIMIZERS[optimizer] if isinstance(optimizer, str) else brought,
     )
@@ -134,6 +134,14 @@ def parts(config: Mapping[str, Any]) -> Parts:
 def scale(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Pixels 0..255 to 0..1."""
     return images.astype(jnp.float32) / 255
+
+
+def forward(
+    model: nn.Module, params: Any, images: UInt8[Array, "B 28 28 1"]
+) -> Float32[Array, "B 10"]:
+    """The logits of pixels; float32 whatever the model computes in, so that the loss is."""
+    logits: Any = model.apply({"params": params}, scale(images))
+    return logits.astype(jnp.float32)
 
 
 def training_loss(
@@ -161,7 +169,7 @@ def step(
     examples = _across(batch.weights.sum(), data_axis)
 
     def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
-        logits: Any = state.model.apply({"params": params}, scale(batch.images))
+        logits = forward(state.model, params, batch.images)
         losses = training_loss(state, logits, batch.labels) * batch.weights
         return losses.sum() / examples, (losses.sum(), logits)
 
