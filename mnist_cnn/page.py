@@ -68,14 +68,45 @@ pre {{ white-space: pre-wrap; border: 1px solid var(--line); border-radius: 6px;
 def single(setting: runs.Setting) -> str:
     """The page of one run."""
     run = setting.runs[0]
-    result, tested = run.result, run.tested
-    logits = tested.logits.reshape(-1, 10)
-    labels = np.tile(tested.labels, len(tested.logits))
-    numbers = measures.figures(logits, labels)
+    numbers = measures.figures(*_tested(run))
+    sweep = run.result.get("sweep")
+    return _page(
+        f"{run.config.get('name')}: {_percent(run.right.mean())}",
+        [
+            f"<h1>{_text(run.config.get('name'))}, {int(run.result['steps']):,} steps</h1>",
+            f'<p class="result">{_percent(run.right.mean())}</p>',
+            f'<p class="said">{_text(_said(run))}</p>',
+            *([_sweep_table(sweep), "<h2>The test of the chosen setting</h2>"] if sweep else []),
+            _figures_table(run, numbers),
+            _grid([_figure_html(*picture) for picture in _pictures(setting, numbers)]),
+            _classes(numbers["classes"]),
+            *_provenance(run),
+        ],
+    )
+
+
+def pictures(setting: runs.Setting) -> str:
+    """The pictures of one run alone, one below the other, as HTML for a notebook."""
+    shown = _pictures(setting, measures.figures(*_tested(setting.runs[0])))
+    return "\n".join(
+        f'<div style="max-width: 34rem">{_figure_html(*picture)}</div>' for picture in shown
+    )
+
+
+def _tested(run: runs.Run) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [R * N, 10] and labels [R * N] of all seeds together."""
+    tested = run.tested
+    return tested.logits.reshape(-1, 10), np.tile(tested.labels, len(tested.logits))
+
+
+def _pictures(setting: runs.Setting, numbers: dict[str, Any]) -> list[Picture]:
+    """What a run shows: how it learned, what it mistakes, what it looks for."""
+    run = setting.runs[0]
+    logits, labels = _tested(run)
     table = measures.confusion(labels, logits.argmax(-1))
     seeds = len(run.seeds)
     several = f", all {seeds} seeds together" if seeds > 1 else ""
-    sweep = result.get("sweep")
+    sweep = run.result.get("sweep")
     swept = _sweep_picture(sweep) if sweep else None
     pictures = [
         *([swept] if swept else []),
@@ -95,26 +126,14 @@ def single(setting: runs.Setting) -> str:
             f"{numbers['expected_calibration_error']:.4f}.",
         ),
     ]
-    if len(tested.filters):
-        count = len(tested.filters)
+    if len(run.tested.filters):
+        count = len(run.tested.filters)
         caption = f"The {'first 64 of the ' * (count > 64)}{count} filters of the first layer"
-        draw = functools.partial(figures.filters, tested.filters)
+        draw = functools.partial(figures.filters, run.tested.filters)
         pictures.append(
             _figure("What the first layer looks for", draw, f"{caption}, on one scale.")
         )
-    return _page(
-        f"{run.config.get('name')}: {_percent(run.right.mean())}",
-        [
-            f"<h1>{_text(run.config.get('name'))}, {int(result['steps']):,} steps</h1>",
-            f'<p class="result">{_percent(run.right.mean())}</p>',
-            f'<p class="said">{_text(_said(run))}</p>',
-            *([_sweep_table(sweep), "<h2>The test of the chosen setting</h2>"] if sweep else []),
-            _figures_table(run, numbers),
-            _grid([_figure_html(*picture) for picture in pictures]),
-            _classes(numbers["classes"]),
-            *_provenance(run),
-        ],
-    )
+    return pictures
 
 
 def _said(run: runs.Run) -> str:

@@ -8,6 +8,7 @@ one line; 2 bad usage.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -36,6 +37,26 @@ def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[
     text = page.single(settings[0]) if len(runs) == 1 else page.comparison(settings)
     path = pathlib.Path(output).absolute()
     records.write_atomically(path, text.encode("utf-8", "backslashreplace"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """HTML that a notebook shows where it is the value of a cell."""
+
+    html: str = dataclasses.field(repr=False)
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def pictures(workdir: str | os.PathLike[str]) -> Pictures:
+    """The report's pictures of a run, for a notebook: `report.pictures("runs/base")` in a cell.
+
+    Raises:
+      CheckpointError: the run has no result to show.
+    """
+    (setting,) = runs_lib.settings_of([runs_lib.read(workdir)])
+    return Pictures(page.pictures(setting))
 
 
 def main(arguments: list[str]) -> int:
