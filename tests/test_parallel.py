@@ -21,6 +21,8 @@ import mnist_cnn
 from mnist_cnn import parallel
 from mnist_cnn.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 # Runs beside this process, because a process has the devices that it began with.
 MEASURE = """
 import json, re, sys
