@@ -47,7 +47,7 @@ def die_in_the_middle(place, count):
         with open(path.with_name(f".{path.name}.tmp"), "wb") as file:
             file.write(content[: len(content) // 2])
 
-    def log_half(self, entry):
+    def log_half(self, entry, series):
         self._metrics.write(json.dumps(entry)[:20])
         self._metrics.flush()
 
