@@ -54,6 +54,7 @@ def program(
         )
         return _map(lambda leaf: leaf[None], function(*alone))
 
+    block.__name__ = getattr(function, "func", function).__name__  # the program's, in traces too
     return jax.jit(parallel.spread(block, mesh, inputs, outputs), **options)
 
 

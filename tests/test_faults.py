@@ -380,7 +380,7 @@ def test_a_damaged_compile_cache_is_mended_and_changes_no_bit(small_mnist, tmp_p
     cache = tmp_path / "cache"
     cold = base_steps(tmp_path / "cold", small_mnist, cache)
     entries = {path: path.read_bytes() for path in files_of(cache)}
-    assert any("train_steps" in path.name for path in entries)
+    assert any("jit_steps" in path.name for path in entries)
     assert base_steps(tmp_path / "warm", small_mnist, cache) == cold
     assert {path: path.read_bytes() for path in files_of(cache)} == entries
     for number, path in enumerate(entries):
