@@ -90,7 +90,8 @@ def test_a_swept_number_has_its_curve_on_held_out_images(trained, monkeypatch):
     monkeypatch.setattr(figures, "sweep", lambda *a: drawn.append(a) or original(*a))
     page = page_lib.comparison(settings)
     assert "Mistakes over learning_rate" in page and len(drawn) == 2  # light and dark
-    _, values, errors, label, _ = drawn[0]
+    _, (line,), label, _ = drawn[0]
+    values, errors = line.values, line.errors
     assert label.startswith("validation")
     for rate, found in zip(values, errors, strict=True):
         for seed, error in zip((1, 2), found, strict=True):
@@ -266,7 +267,7 @@ def test_runs_on_different_test_images_are_not_compared(trained, tmp_path):
     shutil.copytree(trained[1e-3, 1], other)
     arrays = RunDirectory(other).read_arrays("predictions.npz")
     images = np.zeros((len(arrays["labels"]), 28, 28, 1), np.uint8)
-    turned = predictions.collect(arrays["logits"][0], (arrays["labels"] + 1) % 10, images, {})
+    turned = predictions.collect(arrays["logits"], (arrays["labels"] + 1) % 10, images, {})
     RunDirectory(other).write_arrays("predictions.npz", turned)
     right = int((turned["logits"][0].argmax(-1) == turned["labels"]).sum())
     test = json.loads((other / "result.json").read_text())["test"]
@@ -279,7 +280,7 @@ def test_a_run_without_a_mistake_has_a_report_too(trained, tmp_path):
     perfect = tmp_path / "run"
     shutil.copytree(trained[1e-3, 1], perfect)
     labels = RunDirectory(perfect).read_arrays("predictions.npz")["labels"]
-    logits = 9 * np.eye(10, dtype=np.float32)[labels]
+    logits = 9 * np.eye(10, dtype=np.float32)[labels][None]
     arrays = predictions.collect(logits, labels, np.zeros((len(labels), 28, 28, 1), np.uint8), {})
     RunDirectory(perfect).write_arrays("predictions.npz", arrays)
     test = json.loads((perfect / "result.json").read_text())["test"]
