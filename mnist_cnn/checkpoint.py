@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,37 +47,40 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int | None) -> None:
         """Opens `directory` (absolute), made if it is not there; `keep` None only to read it."""
-        import orbax.checkpoint as ocp
-
-        self._ocp = ocp
         self._directory = directory
-        self._may_write = keep is not None
+        self._keep = keep
+        if keep is not None:
+            # Not left to Orbax, whose cleaning in the background races with the first save.
+            for begun in directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(begun, ignore_errors=True)
+            with self._writing():
+                directory.mkdir(exist_ok=True)
+        # Imported while the first steps are computed, which need no Python.
+        threading.Thread(target=_orbax, daemon=True).start()
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        ocp = _orbax()
         alone: Any = ocp.options.MultiprocessingOptions()
         if jax.process_count() > 1:  # whoever opens it works alone: no barrier with the others
             process = jax.process_index()
             alone = ocp.options.MultiprocessingOptions(
                 primary_host=process, active_processes={process}, barrier_sync_key_prefix="alone"
             )
-        if keep is None:
+        if self._keep is None:
             options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
         else:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=False, multiprocessing_options=alone
+                max_to_keep=self._keep, create=False, multiprocessing_options=alone
             )
-            # Not left to Orbax, whose cleaning in the background races with the first save.
-            for begun in directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(begun, ignore_errors=True)
-        with self._writing():
-            if keep is not None:
-                directory.mkdir(exist_ok=True)
-            self._manager = ocp.CheckpointManager(directory, options=options)
+        return ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, tree: Tree, extra: dict[str, Any]) -> None:
         """Starts to write a checkpoint; returns as soon as the previous one is written.
 
         The arrays must not change until then: give copies.
         """
-        args = self._ocp.args
+        args = _orbax().args
         extra = json.loads(json.dumps(extra))  # of its own, like the arrays
         with self._writing():
             self._manager.save(
@@ -117,6 +122,8 @@ class Checkpoints:
         Raises:
           CheckpointError: there are checkpoints, and all are damaged.
         """
+        if not any(self._directory.glob("[0-9]*")):
+            return None
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -125,7 +132,7 @@ class Checkpoints:
                 report(f"checkpoint {step} is damaged ({_reason(error)}); trying the one before")
                 damaged.append(step)
                 continue
-            if damaged and self._may_write:
+            if damaged and self._keep is not None:
                 for bad in damaged:
                     shutil.rmtree(self._directory / str(bad), ignore_errors=True)
                 self._manager.reload()
@@ -138,7 +145,7 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, template: Tree | None) -> tuple[Tree, dict[str, Any]]:
-        args = self._ocp.args
+        args = _orbax().args
         restored = self._manager.restore(
             step,
             args=args.Composite(tree=args.StandardRestore(template), extra=args.JsonRestore()),
@@ -148,6 +155,12 @@ class Checkpoints:
         if _seal(tree, extra) != extra["sha256"]:
             raise CheckpointError("its contents are not the ones that were saved")
         return tree, extra
+
+
+def _orbax() -> Any:
+    import orbax.checkpoint
+
+    return orbax.checkpoint
 
 
 def _reason(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn, struct
 from jax import lax
@@ -21,7 +22,8 @@ from mnist_cnn import batches, config as config_lib, streams
 from mnist_cnn.model import CNN
 
 Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
-Hyperparameters = dict[str, Float[Array, ""]]
+Anywhere = Array | np.ndarray  # on a device, or on the host and not yet anywhere else
+Hyperparameters = dict[str, Float[Anywhere, ""]]
 Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
 
 
@@ -43,15 +45,15 @@ OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 class Metrics(struct.PyTreeNode):
     """Sums and counts over the images seen, so that a mean is exact whatever the batches."""
 
-    loss: Float[Array, ""]
-    correct: Int[Array, ""]
-    examples: Int[Array, ""]
-    first_bad_step: Int[Array, ""]  # the first whose loss was not finite; -1: none
+    loss: Float[Anywhere, ""]
+    correct: Int[Anywhere, ""]
+    examples: Int[Anywhere, ""]
+    first_bad_step: Int[Anywhere, ""]  # the first whose loss was not finite; -1: none
 
     @classmethod
     def zero(cls) -> Metrics:
-        count = jnp.zeros((), jnp.int32)
-        return cls(jnp.zeros((), jnp.float32), count, count, jnp.full((), -1, jnp.int32))
+        count = np.zeros((), np.int32)
+        return cls(np.zeros((), np.float32), count, count, np.full((), -1, np.int32))
 
     def __add__(self, other: Metrics) -> Metrics:
         return Metrics(
@@ -92,7 +94,7 @@ def hyperparameters(
     idle = {"weight_decay", "label_smoothing"}
     values = {key: config[key] for key in config_lib.HYPERPARAMETERS} | dict(setting or {})
     return {
-        key: jnp.asarray(value, jnp.float32)
+        key: np.asarray(value, np.float32)
         for key, value in values.items()
         if value or key in sweep or key not in idle
     }
@@ -152,7 +154,7 @@ def training_loss(
     if "label_smoothing" not in state.hyper:
         return losses
     every = [state.loss(logits, jnp.full_like(labels, c)) for c in range(logits.shape[-1])]
-    part = state.hyper["label_smoothing"]
+    part: Any = state.hyper["label_smoothing"]
     return (1 - part) * losses + part * jnp.stack(every).mean(0)
 
 
