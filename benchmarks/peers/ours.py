@@ -1,0 +1,48 @@
+"""This package: the compiled program that a run uses, driven as a run drives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+import mnist_cnn
+from benchmarks.peers.serve import serve
+from mnist_cnn import batches, parallel
+from mnist_cnn.compile_cache import compile_cache
+from mnist_cnn.replicas import Replicas
+
+
+class Trainer:
+    """The base experiment, with some fields changed."""
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, batch_size: int, **changes: Any
+    ) -> None:
+        config = mnist_cnn.experiment(batch_size=batch_size, **changes)
+        mesh = parallel.make_mesh(config, config.num_seeds, jax.devices())
+        with compile_cache():
+            self.replicas = Replicas(config, mesh, images, labels)
+        self.log_every: int = config.log_every
+        self.steps_per_epoch = batches.steps_per_epoch(len(labels), batch_size)
+        self.batch_size = batch_size
+        self.step = 0
+
+    def train(self, rows: slice) -> float:
+        return self.take((rows.stop - rows.start) // self.batch_size)
+
+    def take(self, steps: int) -> float:
+        """The next steps: the mean loss over them and the replicas."""
+        self.replicas.clear_sums()
+        end = self.step + steps
+        while self.step < end:
+            epoch, start = divmod(self.step, self.steps_per_epoch)
+            stop = min(start + self.log_every, start + end - self.step, self.steps_per_epoch)
+            sums = self.replicas.advance(epoch, start, stop)
+            self.step += stop - start
+        return float((sums.loss / sums.examples).mean())
+
+
+if __name__ == "__main__":
+    serve(Trainer, "jax", "jaxlib", "flax", "optax")
