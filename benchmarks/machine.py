@@ -19,7 +19,7 @@ import numpy as np
 from mnist_cnn import summary
 from mnist_cnn.model import CNN
 
-_SIZES = 1024, 2048, 4096  # of the square matrices
+_SIZE = 2048  # of the square matrices
 _FLOATS = 2**25  # of an array, 134 MB: no cache holds three
 
 
@@ -53,48 +53,30 @@ def step_cost(batch_size: int) -> StepCost:
     return StepCost(multiply_adds, (4 + 3) * 4 * parameters)
 
 
-class Machine:
-    """Measures the rates, again and again; each is the best that was seen."""
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What the machine did just now."""
 
-    def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        self._matrices = [rng.standard_normal((size, size), np.float32) for size in _SIZES]
-        self._x, self._y = jnp.ones(_FLOATS), jnp.ones(_FLOATS)
-        self._add = jax.jit(lambda x, y: x + 0.5 * y, donate_argnums=0)
-        self.flops_per_second = {"jax": 0.0, "numpy": 0.0}
-        self.bytes_per_second = 0.0
+    flops_per_second: float
+    bytes_per_second: float
 
-    def measure(self, repetitions: int = 3) -> None:
-        """About two seconds on two cores."""
-        for matrix in self._matrices:
-            on_device = jnp.asarray(matrix)
-            for _ in range(repetitions):
-                seconds = {
-                    "jax": _seconds(lambda a=on_device: (a @ a).block_until_ready()),
-                    "numpy": _seconds(lambda a=matrix: a @ a),
-                }
-                for name, value in seconds.items():
-                    rate = 2 * len(matrix) ** 3 / value
-                    self.flops_per_second[name] = max(self.flops_per_second[name], rate)
-        for _ in range(3 * repetitions):
-            rate = 3 * 4 * _FLOATS / _seconds(self._stream)
-            self.bytes_per_second = max(self.bytes_per_second, rate)
+    def least_seconds(self, cost: StepCost) -> float:
+        """Of a step: its products at full rate, then Adam at full rate."""
+        return cost.flops / self.flops_per_second + cost.adam_bytes / self.bytes_per_second
 
-    def _stream(self) -> None:
-        self._x = self._add(self._x, self._y).block_until_ready()
 
-    def least_seconds(self, cost: StepCost) -> dict[str, float]:
-        """The least time of a step's products, of its Adam, and of both.
-
-        "least" lets them overlap perfectly, so no program can be faster; "in_turn" does one after
-        the other.
-        """
-        products = cost.flops / max(self.flops_per_second.values())
-        adam = cost.adam_bytes / self.bytes_per_second
-        return {
-            "products": products, "adam": adam,
-            "least": max(products, adam), "in_turn": products + adam,
-        }  # fmt: skip
+def measure(repetitions: int = 5) -> Rates:
+    """The best of some products and of some passes over memory; about two seconds on two cores."""
+    matrix = np.random.default_rng(0).standard_normal((_SIZE, _SIZE), np.float32)
+    on_device = jnp.asarray(matrix)
+    x, y = jnp.ones(_FLOATS), jnp.ones(_FLOATS)
+    add = jax.jit(lambda x, y: x + 0.5 * y)
+    products, passes = [], []
+    for _ in range(repetitions):
+        products.append(_seconds(lambda: (on_device @ on_device).block_until_ready()))
+        products.append(_seconds(lambda: matrix @ matrix))
+        passes.append(_seconds(lambda: add(x, y).block_until_ready()))
+    return Rates(2 * _SIZE**3 / min(products), 3 * 4 * _FLOATS / min(passes))
 
 
 def _seconds(work: Callable[[], object]) -> float:

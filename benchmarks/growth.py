@@ -1,0 +1,209 @@
+"""How the cost grows: with the batch size, replicas and epochs; what start-up and input cost.
+
+Each measure takes a number of rounds and returns plain lists for `training.json`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+import mnist_cnn
+from benchmarks.peers.ours import Trainer
+from benchmarks.peers.serve import read
+from mnist_cnn import batches, layers, train
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_PATIENCE = 600.0  # seconds that a command may take
+
+
+@functools.cache
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    images, labels = read("train-images-idx3-ubyte", 16), read("train-labels-idx1-ubyte", 8)
+    return images.reshape(-1, 28, 28, 1), labels.astype(np.int32)
+
+
+def _interleaved(trainers: dict[int, Trainer], steps: dict[int, int], rounds: int) -> list[Any]:
+    """For each trainer the seconds of so many steps, in every round; one before is not counted."""
+    seconds: dict[int, list[float]] = {key: [] for key in trainers}
+    for _ in range(rounds + 1):
+        for key, trainer in trainers.items():
+            began = time.perf_counter()
+            trainer.take(steps[key])
+            seconds[key].append(time.perf_counter() - began)
+    return [values[1:] for values in seconds.values()]
+
+
+def batch_sizes(rounds: int, sizes: tuple[int, ...] = tuple(2**n for n in range(3, 11))) -> Any:
+    """Images a second over the batch size."""
+    trainers = {size: Trainer(*_mnist(), size) for size in sizes}
+    steps = {size: max(2, 1024 // size) for size in sizes}
+    seconds = _interleaved(trainers, steps, rounds)
+    rates = [
+        [size * steps[size] / one for one in part]
+        for size, part in zip(sizes, seconds, strict=True)
+    ]
+    return {"batch_size": sizes, "images_per_second": rates}
+
+
+def replicas(rounds: int, counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), steps: int = 96) -> Any:
+    """Seconds of a step of one replica, over their number; the work of a round is the same."""
+    trainers = {count: Trainer(*_mnist(), 32, num_seeds=count) for count in counts}
+    taken = {count: max(1, steps // count) for count in counts}
+    seconds = _interleaved(trainers, taken, rounds)
+    each = [
+        [one / taken[count] / count for one in part]
+        for count, part in zip(counts, seconds, strict=True)
+    ]
+    return {"replicas": counts, "seconds_a_step": each}
+
+
+def input_wait(rounds: int, steps: int = 96) -> Any:
+    """A step with the real pipeline, beside one that has a single batch for ever."""
+    config = mnist_cnn.experiment()
+    images, labels = _mnist()
+    data = train.Data(*jax.device_put((images, labels)))
+    order = train.epoch_order(np.uint32(config.seed), np.int32(0), len(labels), config.batch_size)
+    state, sums = train.create_state(config), train.Metrics.zero()
+
+    def constant(state: Any, sums: Any, batch: Any, start: Any, stop: Any) -> Any:
+        def body(_: Any, carry: Any) -> Any:
+            state, metrics = train.step(carry[0], batch)
+            return state, carry[1] + metrics
+
+        return lax.fori_loop(start, stop, body, (state, sums))
+
+    index = np.int32(0)
+    options = layers.compiler_options(jax.devices()[0].platform)
+    batch = batches.take(images, labels, np.asarray(order)[0])
+    real = jax.jit(train.steps).lower(state, sums, data, order, index, index)
+    same = jax.jit(constant).lower(state, sums, batch, index, index)
+    programs: dict[str, Callable[[int], Any]] = {
+        "real": functools.partial(real.compile(options), state, sums, data, order, index),
+        "constant": functools.partial(same.compile(options), state, sums, batch, index),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds + 1):
+        for name, program in programs.items():
+            began = time.perf_counter()
+            jax.block_until_ready(program(np.int32(steps)))
+            seconds[name].append((time.perf_counter() - began) / steps)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def epochs(rounds: int, counts: tuple[int, ...] = (1, 2, 4, 8)) -> Any:
+    """Whole commands on 6,000 images, over the number of epochs: seconds and peak memory."""
+    del rounds  # one command each
+    results = [
+        _command(f"--config.num_epochs={count}", "--config.train_split=train[:6000]")
+        for count in counts
+    ]
+    seconds, memory = zip(*results, strict=True)
+    slope, start = np.polyfit(counts, seconds, 1).tolist()
+    return {
+        "epochs": counts, "seconds": seconds, "peak_megabytes": memory,
+        "seconds_an_epoch": slope, "seconds_apart": start,
+    }  # fmt: skip
+
+
+def base(rounds: int) -> Any:
+    """The base experiment: the command from beginning to end."""
+    del rounds
+    seconds, memory = _command()
+    return {"seconds": seconds, "peak_megabytes": memory}
+
+
+def start_up(rounds: int) -> Any:
+    """From the command to its first training step written down, without and with compiled code."""
+    cold, warm = [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            cold.append(_first_step(cache))
+            warm.append(_first_step(cache))
+    return {"cold": cold, "warm": warm}
+
+
+def _start(folder: str, *changes: str, **environment: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mnist_cnn.main", "--config", "experiments/base.py"]
+    return subprocess.Popen(
+        [*command, f"--workdir={folder}/run", *changes], cwd=_ROOT,
+        env=os.environ | environment, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def _first_step(cache: str) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = pathlib.Path(folder, "run", "metrics.jsonl")
+        began = time.perf_counter()
+        process = _start(folder, "--config.log_every=1", XDG_CACHE_HOME=cache)
+        while not (metrics.exists() and metrics.stat().st_size):
+            if process.poll() is not None or time.perf_counter() - began > _PATIENCE:
+                raise RuntimeError("the command ended before its first step")
+            time.sleep(0.005)
+        seconds = time.perf_counter() - began
+        process.kill()
+        process.wait()
+        return seconds
+
+
+def _command(*changes: str) -> tuple[float, float]:
+    """The seconds and the peak resident megabytes of a command."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        process = _start(folder, *changes)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"the command ended with {os.waitstatus_to_exitcode(status)}")
+        return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e6
+
+
+MEASURES: dict[str, Callable[[int], Any]] = {
+    "batch size": batch_sizes,
+    "replicas": replicas,
+    "input": input_wait,
+    "start-up": start_up,
+    "epochs": epochs,
+    "base": base,
+}
+
+
+def say(name: str, found: Any) -> str:
+    """A measure in one line."""
+    middle = statistics.median
+    if name == "batch size":
+        pairs = zip(found["batch_size"], found["images_per_second"], strict=True)
+        text = ", ".join(f"{size}: {middle(rates):,.0f}" for size, rates in pairs)
+        return f"images a second over the batch size: {text}"
+    if name == "replicas":
+        alone, *_ = each = found["seconds_a_step"]
+        costs = [middle(a / b for a, b in zip(part, alone, strict=True)) for part in each]
+        pairs = zip(found["replicas"], costs, strict=True)
+        return "cost of a replica over their number: " + ", ".join(
+            f"{n}: {c:.2f}" for n, c in pairs
+        )
+    if name == "input":
+        wait = middle(a / b for a, b in zip(found["real"], found["constant"], strict=True))
+        return f"input: a step takes {wait:.3f} of one on a constant batch"
+    if name == "start-up":
+        cold, warm = middle(found["cold"]), middle(found["warm"])
+        return f"start-up to the first step: {cold:.1f} s cold, {warm:.1f} s warm"
+    if name == "epochs":
+        pairs = zip(found["epochs"], found["seconds"], found["peak_megabytes"], strict=True)
+        text = ", ".join(f"{n}: {s:.1f} s, {m:,.0f} MB" for n, s, m in pairs)
+        return (
+            f"epochs of 6,000 images: {text}; {found['seconds_apart']:.1f} s and "
+            f"{found['seconds_an_epoch']:.2f} s an epoch"
+        )
+    return f"base: {found['seconds']:.1f} s, at most {found['peak_megabytes']:,.0f} MB resident"

@@ -1,0 +1,104 @@
+"""A peer as a process: its environment made, started, asked for some steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import venv
+from typing import Any
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_ENVIRONMENTS = _ROOT / "benchmarks" / ".venvs"
+_CONSTRAINTS = _ROOT / "constraints.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A program of `benchmarks/peers`.
+
+    Attributes:
+      title: for tables and pictures.
+      program: the module's name, and its arguments.
+      environment: the name of its virtual environment; None: the one that this runs in.
+      packages: what is in that, beside what they need; versions that are not named are those of
+        constraints.txt.
+    """
+
+    title: str
+    program: tuple[str, ...]
+    environment: str | None = None
+    packages: tuple[str, ...] = ()
+
+
+_TORCH = "pytorch", ("torch==2.13.0", "numpy")
+PEERS = (
+    Peer("mnist_cnn", ("ours",)),
+    Peer("PyTorch, contiguous", ("pytorch",), *_TORCH),
+    Peer("PyTorch, channels_last", ("pytorch", "channels_last"), *_TORCH),
+    Peer("Keras on TensorFlow", ("keras_fit", "tensorflow"), "keras-tensorflow",
+         ("keras", "tensorflow-cpu==2.21.0")),
+    Peer("Keras on JAX", ("keras_fit", "jax"), "keras-jax", ("keras", "jax")),
+    Peer("plain Flax loop", ("flax_loop",), "flax", ("flax", "jax", "optax")),
+)  # fmt: skip
+
+
+class Running:
+    """A peer's process, which sleeps until it is asked."""
+
+    def __init__(self, peer: Peer) -> None:
+        """Starts it; its environment is made if it is not there yet.
+
+        Raises:
+          RuntimeError: the environment cannot be made, or the peer does not start.
+        """
+        self.peer = peer
+        command = [_python(peer), "-m", f"benchmarks.peers.{peer.program[0]}", *peer.program[1:]]
+        self._said = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            command, cwd=_ROOT, text=True, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+        )  # fmt: skip
+        self.versions: dict[str, str] = self._answer()["versions"]
+
+    def train(self, batch_size: int, steps: int) -> dict[str, float]:
+        """{"seconds": of the next steps, "loss": their mean training loss}."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"batch_size": batch_size, "steps": steps}) + "\n")
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._said.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._said.seek(0)
+            raise RuntimeError(f"{self.peer.title} ended: {self._said.read().strip()[-500:]}")
+        return json.loads(line)
+
+
+def _python(peer: Peer) -> str:
+    """The interpreter of the peer's environment."""
+    if peer.environment is None:
+        return sys.executable
+    folder = _ENVIRONMENTS / peer.environment
+    python, complete = folder / "bin" / "python", folder / "complete"
+    if not complete.exists():
+        print(f"making the environment of {peer.title} ({', '.join(peer.packages)})", flush=True)
+        venv.create(folder, clear=True, with_pip=True)
+        install = [python, "-m", "pip", "install", "-q"]
+        if peer.environment != "pytorch":  # which has no package in common with ours but NumPy
+            install += ["-c", _CONSTRAINTS]
+        done = subprocess.run([*install, *peer.packages], stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{peer.title} cannot be installed: {done.stderr.strip()[-500:]}")
+        complete.touch()
+    return str(python)

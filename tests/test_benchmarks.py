@@ -1,0 +1,73 @@
+"""The benchmarks do what they say; how fast anything is, no test says."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import growth, machine, picture, training
+from benchmarks.peer import PEERS, Peer, Running
+
+SMALL = {16: 3}  # batch size -> steps
+OURS, FLAX = PEERS[0], Peer("plain Flax loop", ("flax_loop",))  # in this environment
+
+
+def test_the_work_of_a_step_is_counted_as_by_hand():
+    cost = machine.step_cost(32)
+    conv1, conv2 = 28 * 28 * 25 * 32, 14 * 14 * 25 * 32 * 64
+    dense = 7 * 7 * 64 * 1024 + 1024 * 10
+    assert cost.flops == 2 * 32 * (2 * conv1 + 3 * conv2 + 3 * dense)
+    assert cost.adam_bytes == 7 * 4 * 3_274_634
+    rates = machine.Rates(1e9, 1e10)
+    assert rates.least_seconds(cost) == pytest.approx(cost.flops / 1e9 + cost.adam_bytes / 1e10)
+
+
+@pytest.mark.slow
+def test_peers_are_compared_and_drawn_and_what_grows_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_BAND", 1.0)  # three steps say little
+    compared = training.compare([OURS, FLAX], rounds=2, steps=SMALL)
+    part = compared["batch_sizes"]["16"]
+    assert list(part["images_per_second"]) == ["mnist_cnn", "plain Flax loop"]
+    for rates in (*part["images_per_second"].values(), part["limit"]):
+        assert len(rates) == 2 and min(rates) > 0
+    assert all(0 < loss < 2.5 for loss in part["loss"].values())
+    assert compared["versions"]["plain Flax loop"]["jax"] == jax.__version__
+    assert training.ratios(part, part["images_per_second"]["mnist_cnn"]) == [1, 1]
+    assert training.table(compared).row_count == 3
+
+    found = {
+        "batch size": growth.batch_sizes(1, (8, 16)),
+        "replicas": growth.replicas(1, (1, 2), steps=2),
+        "input": growth.input_wait(1, steps=2),
+        "start-up": {"cold": [2.0], "warm": [1.0]},
+        "epochs": {
+            "epochs": (1, 2), "seconds": (3.0, 4.0), "peak_megabytes": (1.0, 1.0),
+            "seconds_an_epoch": 1.0, "seconds_apart": 2.0,
+        },
+        "base": {"seconds": 60.0, "peak_megabytes": 700.0},
+    }  # fmt: skip
+    assert found.keys() == growth.MEASURES.keys()
+    assert all(len(part) == 1 for part in found["batch size"]["images_per_second"])
+    for name, values in found.items():
+        assert "\n" not in growth.say(name, values)
+    environment = {"processor": "a processor", "cpu_count": 2}
+    result = {"peers": compared, "growth": found, "environment": environment}
+    assert json.loads(json.dumps(result))["peers"] == json.loads(json.dumps(compared))
+    picture.draw(result, tmp_path / "training.png")
+    with Image.open(tmp_path / "training.png") as drawn:
+        assert np.asarray(drawn.convert("L")).std() > 10
+
+
+def test_a_peer_that_does_not_learn_is_named():
+    losses = {"ours": 0.30, "Keras": 0.32, "frozen": 2.30}
+    with pytest.raises(RuntimeError, match=r"frozen does not learn .* 2\.300 at batch size 32"):
+        training._check_learning(32, losses)
+    del losses["frozen"]
+    training._check_learning(32, losses)
+
+
+def test_a_peer_that_does_not_start_says_why():
+    with pytest.raises(RuntimeError, match=r"nobody ended: .*No module named"):
+        Running(Peer("nobody", ("nobody",)))
