@@ -24,8 +24,7 @@ class Peer:
       title: for tables and pictures.
       program: the module's name, and its arguments.
       environment: the name of its virtual environment; None: the one that this runs in.
-      packages: what is in that, beside what they need; versions that are not named are those of
-        constraints.txt.
+      packages: what is in that, beside what they need; with JAX, all in our own versions.
     """
 
     title: str
@@ -40,7 +39,7 @@ PEERS = (
     Peer("PyTorch, contiguous", ("pytorch",), *_TORCH),
     Peer("PyTorch, channels_last", ("pytorch", "channels_last"), *_TORCH),
     Peer("Keras on TensorFlow", ("keras_fit", "tensorflow"), "keras-tensorflow",
-         ("keras", "tensorflow-cpu==2.21.0")),
+         ("keras==3.15.0", "tensorflow-cpu==2.21.0")),
     Peer("Keras on JAX", ("keras_fit", "jax"), "keras-jax", ("keras", "jax")),
     Peer("plain Flax loop", ("flax_loop",), "flax", ("flax", "jax", "optax")),
 )  # fmt: skip
@@ -95,7 +94,7 @@ def _python(peer: Peer) -> str:
         print(f"making the environment of {peer.title} ({', '.join(peer.packages)})", flush=True)
         venv.create(folder, clear=True, with_pip=True)
         install = [python, "-m", "pip", "install", "-q"]
-        if peer.environment != "pytorch":  # which has no package in common with ours but NumPy
+        if "jax" in peer.packages:
             install += ["-c", _CONSTRAINTS]
         done = subprocess.run([*install, *peer.packages], stderr=subprocess.PIPE, text=True)
         if done.returncode:

@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "benchmarks"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    console = rich.console.Console()
+    console = rich.console.Console(width=120, soft_wrap=True)
     result: dict[str, Any] = {"environment": records.environment(jax.devices(), ["-m", __name__])}
     del result["environment"]["command"]
     compared = result["peers"] = compare(PEERS, arguments.rounds, STEPS)

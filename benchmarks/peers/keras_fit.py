@@ -43,4 +43,4 @@ class Trainer:
 
 
 if __name__ == "__main__":
-    serve(Trainer, "keras", sys.argv[1])
+    serve(Trainer, "keras", {"tensorflow": "tensorflow-cpu"}.get(sys.argv[1], sys.argv[1]))

@@ -1,0 +1,42 @@
+"""The numbers that the documents quote are those of the records."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "experiments"))
+import table
+
+RECORDS = {path.stem: json.loads(path.read_text()) for path in table.RESULTS.glob("*.json")}
+
+
+def test_the_readmes_table_is_the_one_of_the_records():
+    assert table.table() in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_is_of_all_its_seeds_and_adds_up(name):
+    environment, result = RECORDS[name]["environment"], RECORDS[name]["result"]
+    accuracies = result["test"]["accuracy"]
+    first, count = result["seeds"][0], len(result["seeds"])
+    assert result["seeds"] == list(range(first, first + count))
+    assert count == len(set(result["params_sha256"])) == len(accuracies) >= 5
+    assert result["test"]["examples"] == 10_000
+    mean = result["test_mean"]
+    assert mean["accuracy"] == pytest.approx(np.mean(accuracies))
+    half = scipy.stats.t.ppf(0.975, count - 1) * scipy.stats.sem(accuracies)
+    assert mean["ci95"] == pytest.approx(half)
+    assert environment["git"]["dirty"] is False
+    assert f"experiments/{name}.py" in environment["command"]
+
+
+@pytest.mark.parametrize("name", ["seeds", "tutorial"])
+def test_the_guide_quotes_the_records(name):
+    mean = RECORDS[name]["result"]["test_mean"]
+    accuracy, half = (100 * mean[key] for key in ("accuracy", "ci95"))
+    said = f"{accuracy:.2f} ± {half:.2f} %, loss {mean['loss']:.4f}"
+    assert said in (ROOT / "docs" / "from-keras.md").read_text().replace("\n", " ")
