@@ -64,11 +64,11 @@ def _peers(axes: Axes, batch_size: str, part: dict[str, Any]) -> None:
     limit = statistics.median(part["limit"])
     axes.axvline(limit, color=_LIMIT, linestyle="--")
     axes.text(
-        limit, len(titles) - 0.4, f"the machine's limit {limit:,.0f} ", color=_LIMIT, ha="right",
-        va="bottom", fontsize=9,
+        limit, len(titles) - 0.3, f"the machine's limit {limit:,.0f} ", color=_LIMIT, ha="right",
+        va="center", fontsize=9,
     )  # fmt: skip
     axes.set_yticks(range(len(titles)), titles)
-    axes.set_ylim(len(titles) - 0.5, -0.6)
+    axes.set_ylim(len(titles) - 0.1, -0.6)
     axes.set(title=f"images a second, batch {batch_size}")
     _plain(axes)
 
