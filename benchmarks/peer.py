@@ -55,7 +55,7 @@ class Running:
           RuntimeError: the environment cannot be made, or the peer does not start.
         """
         self.peer = peer
-        command = [_python(peer), "-m", f"benchmarks.peers.{peer.program[0]}", *peer.program[1:]]
+        command = [python(peer), "-m", f"benchmarks.peers.{peer.program[0]}", *peer.program[1:]]
         self._said = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             command, cwd=_ROOT, text=True, bufsize=1,
@@ -84,7 +84,7 @@ class Running:
         return json.loads(line)
 
 
-def _python(peer: Peer) -> str:
+def python(peer: Peer) -> str:
     """The interpreter of the peer's environment."""
     if peer.environment is None:
         return sys.executable

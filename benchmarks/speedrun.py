@@ -1,0 +1,94 @@
+"""The shortest whole process to 99 %: experiments/speedrun.py beside PyTorch.
+
+    python -m benchmarks.speedrun
+
+Every round starts each program once, in turn: from the command to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+from benchmarks.peer import PEERS, python
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_TORCH = next(peer for peer in PEERS if peer.environment == "pytorch")
+
+
+def ours(cache: str, seed: int) -> dict[str, Any]:
+    """Seconds and accuracy of the real command, and the parts that it counts itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = _seconds(
+            [sys.executable, "-m", "mnist_cnn.main", "--config", "experiments/speedrun.py",
+             f"--config.seed={seed}", f"--workdir={folder}/run"],
+            XDG_CACHE_HOME=cache,
+        )[0]  # fmt: skip
+        result = json.loads(pathlib.Path(folder, "run", "result.json").read_text())
+    parts = result["seconds"]
+    return {"seconds": seconds, "accuracy": result["test"]["accuracy"][0], "parts": parts}
+
+
+def torch(recipe: str, seed: int) -> dict[str, Any]:
+    command = [python(_TORCH), "-m", "benchmarks.peers.torch_speedrun", recipe, str(seed)]
+    seconds, said = _seconds(command)
+    return {"seconds": seconds, "accuracy": float(said)}
+
+
+def _seconds(command: list[str], **environment: str) -> tuple[float, str]:
+    began = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=_ROOT, env=os.environ | environment, check=True, text=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    return time.perf_counter() - began, done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "benchmarks"))
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            measured = {
+                "mnist_cnn, nothing compiled": ours(cache, seed),
+                "mnist_cnn, compiled before": ours(cache, seed),
+                "PyTorch, the published recipe": torch("published", seed),
+                "PyTorch, this recipe": torch("ours", seed),
+            }
+        for name, one in measured.items():
+            found.setdefault(name, []).append(one)
+    (arguments.output / "speedrun.json").write_text(json.dumps(found, indent=2) + "\n")
+    table = rich.table.Table(box=rich.box.ASCII2)
+    for name in ("", "seconds", "min to max", "accuracy", "data, compile, train, evaluate"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, rounds in found.items():
+        seconds = [one["seconds"] for one in rounds]
+        parts = ", ".join(
+            f"{statistics.median(one['parts'][part] for one in rounds):.2f}"
+            for part in ("data", "compile", "train", "evaluate")
+            if "parts" in rounds[0]
+        )
+        accuracy = statistics.mean(one["accuracy"] for one in rounds)
+        span = f"{min(seconds):.1f} - {max(seconds):.1f}"
+        table.add_row(name, f"{statistics.median(seconds):.2f}", span, f"{accuracy:.2%}", parts)
+    rich.console.Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
