@@ -93,10 +93,10 @@ class Difference:
 
 def mean_interval(values: Float[np.ndarray, "R"]) -> float:
     """Half-width of the 95 % interval of a mean by Student's t; NaN for one value."""
-    from scipy import special  # scipy.stats would take a second to import
-
     if len(values) < 2:
         return float("nan")
+    from scipy import special  # scipy.stats would take a second to import
+
     error = np.std(values, ddof=1) / np.sqrt(len(values))
     return float(special.stdtrit(len(values) - 1, 0.975) * error)
 

@@ -109,7 +109,6 @@ class Replicas:
             compiler_options=_UNOPTIMIZED if parallel.on_cpu(mesh) else None,
         )
         self._order = self._program(self._order_of, (BY_REPLICA, ALL), _ORDER)
-        self._finite = self._program(train.is_finite, (BY_REPLICA,))
         steps = training_program(mesh)
 
         index = jax.ShapeDtypeStruct((), np.int32)
@@ -126,6 +125,7 @@ class Replicas:
             if config["replicas_at_once"] or size <= least or self._fits():
                 break
             size = self.at_once // 2
+        self._finite = self._program(train.is_finite, (BY_REPLICA,)).lower(state).compile()
 
     @property
     def at_once(self) -> int:
