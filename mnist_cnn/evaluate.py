@@ -68,6 +68,7 @@ def summarize(
         "correct": correct,
         "accuracy": correct / examples,
         "loss": float(np.sum(losses, dtype=np.float64) / examples),
+        "expected_calibration_error": measures.calibration(logits, labels).error,
     }
 
 

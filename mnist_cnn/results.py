@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from mnist_cnn import config as config_lib, measures
 
-Figures = Mapping[str, Any]  # of one network: examples, correct, accuracy, loss
+Figures = Mapping[str, Any]  # of one network, as `evaluate.summarize` has them
 
 
 def number(value: float) -> float | None:
@@ -29,16 +29,20 @@ def together(figures: Sequence[Figures]) -> dict[str, Any]:
         "accuracy": [one["accuracy"] for one in figures],
         "loss": [number(one["loss"]) for one in figures],
         "correct": [one["correct"] for one in figures],
+        "expected_calibration_error": [one["expected_calibration_error"] for one in figures],
     }
 
 
 def mean(figures: Sequence[Figures]) -> dict[str, float | None]:
-    """Mean accuracy and loss; `ci95`, half of the mean accuracy's 95 % interval by Student's t."""
+    """Means; `ci95`, half of the mean accuracy's 95 % interval by Student's t."""
     accuracies = np.array([one["accuracy"] for one in figures])
     return {
         "accuracy": float(accuracies.mean()),
         "ci95": number(measures.mean_interval(accuracies)),
         "loss": number(float(np.mean([one["loss"] for one in figures]))),
+        "expected_calibration_error": number(
+            float(np.mean([one["expected_calibration_error"] for one in figures]))
+        ),
     }
 
 
@@ -49,8 +53,13 @@ def ensemble(
     p = np.exp(measures.log_probabilities(logits)).mean(0)
     correct = int((p.argmax(-1) == labels).sum())
     with np.errstate(divide="ignore"):
-        loss = float(-np.log(p[np.arange(len(labels)), labels]).mean())
-    return {"correct": correct, "accuracy": correct / len(labels), "loss": loss}
+        log_p = np.log(p)
+    return {
+        "correct": correct,
+        "accuracy": correct / len(labels),
+        "loss": float(-log_p[np.arange(len(labels)), labels].mean()),
+        "expected_calibration_error": measures.calibration(log_p, labels).error,
+    }
 
 
 def sweep(
