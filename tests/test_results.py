@@ -40,3 +40,16 @@ def test_the_guide_quotes_the_records(name):
     accuracy, half = (100 * mean[key] for key in ("accuracy", "ci95"))
     said = f"{accuracy:.2f} ± {half:.2f} %, loss {mean['loss']:.4f}"
     assert said in (ROOT / "docs" / "from-keras.md").read_text().replace("\n", " ")
+
+
+def test_the_readme_quotes_the_times_of_the_speedrun():
+    readme = (ROOT / "README.md").read_text()
+    record = json.loads((ROOT / "benchmarks" / "results" / "speedrun.json").read_text())
+    assert len(record) == 4
+    for rounds in record.values():
+        seconds = [one["seconds"] for one in rounds]
+        said = f"| {np.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) | "
+        parts = [np.median([one["parts"][name] for one in rounds])
+                 for name in ("data", "compile", "train", "evaluate")
+                 if "parts" in rounds[0]]  # fmt: skip
+        assert said + " | ".join(f"{part:.2f}" for part in parts) in readme
