@@ -35,6 +35,15 @@ def get_config():
         eps=1e-8,  # and what is added to the root of these
         weight_decay=0.0,  # decoupled (AdamW); times the learning rate
         label_smoothing=0.0,  # this part of the target is spread over all classes
+        schedule="constant",  # or cosine: the learning rate falls to 0 at the end,
+        warmup_steps=0,  # after it rose to its whole in that many steps
+        ema=0.0,  # above 0, such as 0.999: an average over the steps is evaluated, of that decay
+        #
+        # What happens to training images at random; 0: nothing
+        rotation=0.0,  # up to so many degrees, either way
+        zoom=0.0,  # height and width up to this part larger or smaller, each its own
+        shear=0.0,  # up to so many columns for each row from the middle
+        shift=0.0,  # up to so many pixels down or up, and right or left
         #
         # Length
         batch_size=32,  # images a step; the last batch of an epoch may be smaller

@@ -1,7 +1,7 @@
 """Which training images make step t: a pure function of (seed, step), computed on the device.
 
 An epoch is a permutation of the training rows cut into batches.  The last batch may be partial:
-it has the same shape, and rows that are not there weigh nothing.
+it has the same shape, and rows that are not there weigh nothing in loss and metrics.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def epoch_order(
 def take(
     images: UInt8[Array, "N 28 28 1"], labels: Int[Array, "N"], rows: Int[Array, "B"]
 ) -> Batch:
-    """The batch of the given rows (-1: no row)."""
+    """The batch of the given rows; where there is none (-1), another image that weighs nothing.
+
+    They are different ones, so that the statistics of batch normalisation hardly notice.
+    """
     present = rows >= 0
-    rows = jnp.maximum(rows, 0)
+    rows = jnp.where(present, rows, jnp.arange(rows.size) % len(labels))
     return Batch(images[rows], labels[rows], present.astype(jnp.float32))

@@ -138,6 +138,13 @@ FIELDS: dict[str, Field] = {
     "eps": Field(float, 1e-8, above=0),
     "weight_decay": Field(float, 0.0, minimum=0),
     "label_smoothing": Field(float, 0.0, minimum=0, below=1),
+    "schedule": Field(str, "constant", choices=("constant", "cosine")),
+    "warmup_steps": Field(int, 0, minimum=0, maximum=_STEPS),
+    "ema": Field(float, 0.0, minimum=0, below=1),
+    "rotation": Field(float, 0.0, minimum=0, maximum=180),
+    "zoom": Field(float, 0.0, minimum=0, below=1),
+    "shear": Field(float, 0.0, minimum=0, maximum=1),
+    "shift": Field(float, 0.0, minimum=0, maximum=28),
     "batch_size": Field(int, 32, minimum=1, maximum=2**20),
     "num_epochs": Field(int, 1, minimum=1, maximum=10**6),
     "num_steps": Field(int, None, minimum=1, maximum=_STEPS, optional=True),
@@ -154,7 +161,11 @@ FIELDS: dict[str, Field] = {
 }
 
 # What `sweep` may vary: numbers that change neither a shape nor the program.
-HYPERPARAMETERS = ("learning_rate", "b1", "b2", "eps", "weight_decay", "label_smoothing")
+# From the fifth on they do nothing at 0.
+HYPERPARAMETERS = (
+    "learning_rate", "b1", "b2", "eps", "weight_decay", "label_smoothing", "ema", "rotation",
+    "zoom", "shear", "shift",
+)  # fmt: skip
 
 # What may differ when a run goes on in its old directory: what only prints or saves, and the
 # length, as long as nothing before the new end depends on it.
@@ -278,7 +289,14 @@ def _check_hyperparameters(config: Mapping[str, Any]) -> None:
             f"config.compute_dtype: got {config['compute_dtype']!r}, but the experiment brings its "
             "own model, which says itself what it computes in; set the dtype of its layers there"
         )
-    for part, takes in (("optimizer", HYPERPARAMETERS[1:5]), ("loss", HYPERPARAMETERS[5:])):
+    if config["schedule"] == "constant" and config["warmup_steps"]:
+        raise ConfigError(
+            f"config.warmup_steps: got {config['warmup_steps']:,}, but a constant schedule has "
+            "none; set schedule='cosine'"
+        )
+    given |= {key for key in ("schedule",) if config[key] != FIELDS[key].default}
+    takers = ("optimizer", (*HYPERPARAMETERS[1:5], "schedule")), ("loss", ("label_smoothing",))
+    for part, takes in takers:
         useless = [key for key in takes if key in given]
         if useless and not isinstance(config[part], str):
             raise ConfigError(
@@ -335,6 +353,7 @@ def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What keeps `new` from going on with a run of `old`: "key: was X, now Y" for each."""
-    keys = [key for key in FIELDS if key not in FREE_ON_RESUME + LENGTH]
+    free = FREE_ON_RESUME + (LENGTH if new["schedule"] == "constant" else ())
+    keys = [key for key in FIELDS if key not in free]
     was = {key: old.get(key, FIELDS[key].default) for key in keys}  # a field may be newer
     return [f"{key}: was {was[key]!r}, now {new[key]!r}" for key in keys if was[key] != new[key]]

@@ -23,12 +23,12 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from mnist_cnn import measures
-from mnist_cnn.train import Loss, forward, parts
+from mnist_cnn.train import Loss, Variables, forward, parts
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def logits_of(
-    model: nn.Module, params: Any, images: UInt8[Array, "N 28 28 1"], batch_size: int
+    model: nn.Module, variables: Variables, images: UInt8[Array, "N 28 28 1"], batch_size: int
 ) -> Float[Array, "N 10"]:
     """Logits of every image, `batch_size` at a time in one program."""
     num_images = images.shape[0]
@@ -37,7 +37,7 @@ def logits_of(
     padding = num_batches * batch_size - num_images
     padded = jnp.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
     batched = padded.reshape(num_batches, batch_size, *images.shape[1:])
-    logits = lax.map(lambda batch: forward(model, params, batch), batched)
+    logits = lax.map(lambda batch: forward(model, variables, batch), batched)
     return logits.reshape(num_batches * batch_size, -1)[:num_images]
 
 
@@ -45,13 +45,13 @@ def logits_of(
 def score(
     model: nn.Module,
     loss: Loss,
-    params: Any,
+    variables: Variables,
     images: UInt8[Array, "N 28 28 1"],
     labels: Int[Array, "N"],
     batch_size: int,
 ) -> tuple[Float[Array, "N 10"], Float[Array, "N"]]:
     """The logits and the loss of every image of a split."""
-    logits = logits_of(model, params, images, batch_size)
+    logits = logits_of(model, variables, images, batch_size)
     return logits, loss(logits, labels)
 
 
@@ -113,7 +113,7 @@ def evaluate(
     loss = parts(trained.config)[1]
     logits, losses = jax.device_get(
         score(
-            trained.model, loss, trained.params, jnp.asarray(images), jnp.asarray(labels),
+            trained.model, loss, trained.variables, jnp.asarray(images), jnp.asarray(labels),
             trained.config["eval_batch_size"],
         )
     )  # fmt: skip

@@ -32,7 +32,7 @@ def stablehlo(network: Network) -> bytes:
     from mnist_cnn.train import scale
 
     def logits(images: Any) -> Any:
-        return network.model.apply({"params": network.params}, scale(images))
+        return network.model.apply(network.variables, scale(images))
 
     (count,) = export.symbolic_shape("N")
     images = jax.ShapeDtypeStruct((count, 28, 28, 1), "uint8")
@@ -40,12 +40,15 @@ def stablehlo(network: Network) -> bytes:
 
 
 def safetensors(network: Network) -> bytes:
-    """The parameters, named as in their tree: "conv1.kernel"."""
+    """Parameters and statistics, named as in their trees: "conv1.kernel", "norm1.mean"."""
     from safetensors import numpy as library
 
     from mnist_cnn import interop
 
-    return library.save(interop.flat(network.params), {"format": "flax"})
+    named: dict[str, Any] = {}
+    for collection in network.variables.values():
+        named |= interop.flat(collection)
+    return library.save(named, {"format": "flax"})
 
 
 def onnx(network: Network) -> bytes:

@@ -5,7 +5,7 @@ On GPU and TPU they are XLA's own.  On a CPU, XLA's convolution gradients inside
 maximum; there they are said in forms that stay fast.  Which one runs is chosen inside the program
 (`jax.lax.platform_dependent`), so a program exported for another platform is right there too.
 
-Nothing here knows of a model, of training or of data.
+Nothing here knows of a model, of training or of data; batch normalisation alone asks for the mesh.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
+
+from mnist_cnn import parallel
 
 # XLA gives a CPU's convolutions to YNNPACK, which takes twice as long for them as Eigen does; its
 # products and sums are the faster ones.  (Eigen has the convolutions where it is not named.)
@@ -206,3 +208,20 @@ Conv = functools.partial(
     conv_general_dilated=conv_general_dilated,
 )
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+
+
+def BatchNorm(train: bool, **options: Any) -> nn.BatchNorm:
+    """Batch normalisation (Ioffe & Szegedy 2015) by the whole batch, whatever devices share it.
+
+    While not trained, by the averages of the batches before.
+    """
+    return nn.BatchNorm(use_running_average=not train, axis_name=_data_axis(), **options)
+
+
+def _data_axis() -> str | None:
+    """The mesh axis that shares a batch, inside a program that is laid over one."""
+    try:
+        lax.axis_size(parallel.DATA)
+    except NameError:
+        return None
+    return parallel.DATA

@@ -147,7 +147,12 @@ class _Run:
         num_examples = len(labels)
         console.data(dataset, config, num_examples)
         self.steps_per_epoch = batches.steps_per_epoch(num_examples, config["batch_size"])
-        self.total = config["num_steps"] or config["num_epochs"] * self.steps_per_epoch
+        self.total = train.total_steps(config, num_examples)
+        if config["warmup_steps"] >= self.total:
+            raise ConfigError(
+                f"config.warmup_steps: got {config['warmup_steps']:,}, expected fewer than the "
+                f"{self.total:,} steps of the whole training"
+            )
 
         params = self.given_params()
         if parallel.first():
@@ -390,7 +395,7 @@ class _Run:
             first = swept["sweep"]["chosen"] * config["num_seeds"]
             members = range(first, first + config["num_seeds"])
         figures, logits, labels, images = self.test(members)
-        params = [self.replicas.params(member) for member in members]
+        networks = [self.replicas.variables(member) for member in members]
         if not parallel.first():
             return {}
         tested = results.together(figures)
@@ -406,11 +411,11 @@ class _Run:
             "test_mean": results.mean(figures),
             **({"ensemble": results.ensemble(logits, labels)} if len(members) > 1 else {}),
             **swept,
-            "params_sha256": [sha256(one) for one in params],
+            "params_sha256": [sha256(one) for one in networks],
             "steps": self.total,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
-        kept = predictions.collect(logits, labels, images, params[0])
+        kept = predictions.collect(logits, labels, images, networks[0]["params"])
         self.directory.write_arrays("predictions.npz", kept)
         fields = config_lib.as_dict(config)
         if swept:

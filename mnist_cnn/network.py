@@ -23,13 +23,18 @@ from mnist_cnn.errors import CheckpointError
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Parameters, the module that they belong to, and the configuration that they come from."""
+    """Variables, the module that they belong to, and the configuration that they come from."""
 
     config: Mapping[str, Any]
-    params: Any
+    variables: train.Variables
     model: Any
     step: int
     seed: int
+
+    @property
+    def params(self) -> Any:
+        """The parameters: the variables but for the statistics of batch normalisation."""
+        return self.variables["params"]
 
     def __call__(self, images: UInt8[np.ndarray, "N 28 28 1"]) -> Float32[np.ndarray, "N 10"]:
         """Logits of images with values 0..255.
@@ -43,7 +48,7 @@ class Network:
                 f"got images {images.dtype} {list(images.shape)}, expected uint8 [N, 28, 28, 1]"
             )
         batch_size = self.config["eval_batch_size"]
-        logits = evaluate.logits_of(self.model, self.params, images, batch_size)
+        logits = evaluate.logits_of(self.model, self.variables, images, batch_size)
         return np.asarray(logits)
 
     def probabilities(
@@ -109,7 +114,7 @@ def load(
     member = _member(directory, members, seed)
     # Shapes alone: nothing is initialised or compiled for what is about to be read.
     shapes = jax.eval_shape(lambda: (train.create_state(config), train.Metrics.zero()))
-    state, sums = (serialization.to_state_dict(part) for part in shapes)
+    state, sums = train.to_dict(shapes[0]), serialization.to_state_dict(shapes[1])
     several = (len(members),) if len(members) > 1 else ()
     template = jax.tree_util.tree_map(
         lambda leaf: np.empty(several + leaf.shape, leaf.dtype), {"state": state, "sums": sums}
@@ -120,11 +125,11 @@ def load(
     if restored is None:
         raise CheckpointError(f"{directory.path}: no checkpoint there yet; let the run go on first")
     step, tree, _ = restored
-    params = tree["state"]["params"]
+    variables = train.from_dict(shapes[0], tree["state"]).variables
     if several:
-        params = jax.tree_util.tree_map(lambda leaf: leaf[member], params)
+        variables = jax.tree_util.tree_map(lambda leaf: leaf[member], variables)
     model = train.parts(config)[0]
-    return Network(config, jax.device_put(params), model, step, members[member].seed)
+    return Network(config, jax.device_put(variables), model, step, members[member].seed)
 
 
 def _member(

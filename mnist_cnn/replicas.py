@@ -99,6 +99,7 @@ class Replicas:
         self.members = config_lib.replicas(config)
         self._config, self._mesh = config, mesh
         self._num_examples = len(labels)
+        self._total_steps = train.total_steps(config, len(labels))
         self._data = train.Data(*parallel.put((images, labels), mesh, ALL))
         self._parts = train.parts(config)
         self._epoch = -1
@@ -163,10 +164,10 @@ class Replicas:
 
     # On the host.
 
-    def params(self, member: int) -> Any:
-        """The parameters of one, as NumPy arrays."""
+    def variables(self, member: int) -> train.Variables:
+        """Those of one, as NumPy arrays."""
         group = next(group for group in self._groups if member in group.members)
-        whole = parallel.fetch(self._awake(group.state.params), self._mesh)
+        whole = parallel.fetch(self._awake(group.state.variables), self._mesh)
         place = group.members.index(member)
         return jax.tree_util.tree_map(lambda leaf: leaf[place], whole)
 
@@ -192,7 +193,7 @@ class Replicas:
             tree = _map(lambda leaf: np.asarray(leaf)[None], tree)
         for group in self._groups:
             own = _map(lambda leaf, members=group.members: leaf[members], tree)
-            state = serialization.from_state_dict(group.state, own["state"])
+            state = train.from_dict(group.state, own["state"])
             sums = serialization.from_state_dict(group.sums, own["sums"])
             group.state = self._asleep(parallel.put(state, self._mesh, BY_REPLICA))
             group.sums = parallel.put(sums, self._mesh, BY_REPLICA)
@@ -219,16 +220,16 @@ class Replicas:
         """
         model, loss, _ = self._parts
 
-        def score(params: Any, images: Array, labels: Array) -> Any:
+        def score(variables: train.Variables, images: Array, labels: Array) -> Any:
             batch_size = self._config["eval_batch_size"]
-            return evaluate.score(model, loss, params, images, labels, batch_size)
+            return evaluate.score(model, loss, variables, images, labels, batch_size)
 
         sharding = NamedSharding(self._mesh, _BY_BATCH)
         padded = examples + -examples % self._mesh.shape[DATA]
         compiled = (
             self._program(score, (BY_REPLICA, _BY_BATCH, _BY_BATCH), PartitionSpec(REPLICA, DATA))
             .lower(
-                self._awake(self._groups[0].state.params),
+                self._awake(self._groups[0].state.variables),
                 jax.ShapeDtypeStruct((padded, 28, 28, 1), np.uint8, sharding=sharding),
                 jax.ShapeDtypeStruct((padded,), np.int32, sharding=sharding),
             )
@@ -240,7 +241,9 @@ class Replicas:
             for group in self._groups:
                 if scored.keys() >= set(members) or not set(members) & set(group.members):
                     continue
-                rows = parallel.fetch(compiled(self._awake(group.state.params), *split), self._mesh)
+                rows = parallel.fetch(
+                    compiled(self._awake(group.state.variables), *split), self._mesh
+                )
                 scored |= dict(zip(group.members, zip(*rows, strict=True), strict=True))
             logits, losses = zip(*(scored[member] for member in members), strict=True)
             return np.stack(logits)[:, :examples], np.stack(losses)[:, :examples]
@@ -270,7 +273,7 @@ class Replicas:
         for first in range(0, count * size, size):
             members = [place % total for place in range(first, first + size)]
             hyper = [
-                train.hyperparameters(self._config, self.members[place].setting)
+                train.hyperparameters(self._config, self.members[place].setting, self._total_steps)
                 for place in members
             ]
             seeds = np.array([self.members[place].seed for place in members], np.uint32)
@@ -315,7 +318,7 @@ class Replicas:
 
 def _dicts(state: train.TrainState, sums: train.Metrics) -> dict[str, Any]:
     return {
-        "state": serialization.to_state_dict(state),
+        "state": train.to_dict(state),
         "sums": serialization.to_state_dict(sums),
     }
 

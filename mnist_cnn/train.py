@@ -7,6 +7,7 @@ state, sums = train_steps(state, sums, data, order, start, stop)  # many, one pr
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,15 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn, struct
+from flax import linen as nn, serialization, struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, UInt, UInt8
 
-from mnist_cnn import batches, config as config_lib, streams
+from mnist_cnn import augment, batches, config as config_lib, streams
 from mnist_cnn.model import CNN
 
 Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
 Anywhere = Array | np.ndarray  # on a device, or on the host and not yet anywhere else
+Variables = dict[str, Any]  # what a module is applied to: params, and batch_stats where it has them
 Hyperparameters = dict[str, Float[Anywhere, ""]]
 Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
 
@@ -72,27 +74,65 @@ class TrainState(struct.PyTreeNode):
     hyper: Hyperparameters  # data, not code: one program serves every setting of a sweep
     params: Any
     opt_state: Any
+    batch_stats: Any  # of batch normalisation; {} without
+    averaged: Any  # the average of `params` and `batch_stats` over the steps; {} without `ema`
     model: nn.Module = struct.field(pytree_node=False)
     loss: Loss = struct.field(pytree_node=False)
     optimizer: Optimizer = struct.field(pytree_node=False)
 
+    @property
+    def variables(self) -> Variables:
+        """The network as it is evaluated, kept and exported: averaged, where it is."""
+        return self.averaged or _variables(self.params, self.batch_stats)
 
-def create_state(config: Mapping[str, Any]) -> TrainState:
-    """The state before the first step: a pure function of the configuration."""
+
+_NEWER = ("batch_stats", "averaged")  # checkpoints of before have none, and need none
+
+
+def to_dict(state: TrainState) -> dict[str, Any]:
+    """The state as nested dictionaries, for a checkpoint."""
+    tree = serialization.to_state_dict(state)
+    return {key: value for key, value in tree.items() if key not in _NEWER or value}
+
+
+def from_dict(state: TrainState, tree: Mapping[str, Any]) -> TrainState:
+    """`state` with the arrays of what `to_dict` made."""
+    return serialization.from_state_dict(state, {key: {} for key in _NEWER} | dict(tree))
+
+
+def _variables(params: Any, batch_stats: Any) -> Variables:
+    return {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
+
+
+def create_state(config: Mapping[str, Any], num_examples: int = 60_000) -> TrainState:
+    """The state before the first step: a pure function of the configuration.
+
+    `num_examples`, the training images, is asked for where a schedule depends on the length of
+    the training and that is given in epochs.
+    """
     seed = jnp.asarray(config["seed"], jnp.uint32)
-    return jax.jit(initial_state, static_argnums=0)(parts(config), seed, hyperparameters(config))
+    hyper = hyperparameters(config, None, total_steps(config, num_examples))
+    return jax.jit(initial_state, static_argnums=0)(parts(config), seed, hyper)
+
+
+def total_steps(config: Mapping[str, Any], num_examples: int) -> int:
+    """The length of the training."""
+    epoch = batches.steps_per_epoch(num_examples, config["batch_size"])
+    return config["num_steps"] or config["num_epochs"] * epoch
 
 
 def hyperparameters(
-    config: Mapping[str, Any], setting: Mapping[str, float] | None = None
+    config: Mapping[str, Any], setting: Mapping[str, float] | None = None, total_steps: int = 0
 ) -> Hyperparameters:
-    """The numbers that a sweep can vary, those of `setting` in their place.
+    """The numbers that a sweep can vary, those of `setting` in their place, and a schedule's.
 
     One that does nothing at 0 is left out where nothing else is asked for.
     """
     sweep = config["sweep"] or {}
-    idle = {"weight_decay", "label_smoothing"}
+    idle = set(config_lib.HYPERPARAMETERS[4:])
     values = {key: config[key] for key in config_lib.HYPERPARAMETERS} | dict(setting or {})
+    if config["schedule"] == "cosine":
+        values |= {"total_steps": total_steps, "warmup_steps": config["warmup_steps"]}
     return {
         key: np.asarray(value, np.float32)
         for key, value in values.items()
@@ -108,13 +148,16 @@ def initial_state(
 ) -> TrainState:
     """The state before the first step of one seed and setting; `params` None: drawn by the seed."""
     model, loss, optimizer = parts
-    if params is None:
-        image = jnp.zeros((1, 28, 28, 1), jnp.float32)
-        params = model.init(streams.key(seed, "init"), image)["params"]
+    image = jnp.zeros((1, 28, 28, 1), jnp.float32)
+    drawn = model.init(streams.key(seed, "init"), image)
+    params = drawn["params"] if params is None else params
+    stats = drawn.get("batch_stats", {})
+    averaged = _variables(params, stats) if "ema" in hyper else {}
     opt_state = optimizer(hyper).init(params)
     return TrainState(
-        jnp.zeros((), jnp.int32), seed, hyper, params, opt_state, model, loss, optimizer
-    )
+        jnp.zeros((), jnp.int32), seed, hyper, params, opt_state, stats, averaged,
+        model, loss, optimizer,
+    )  # fmt: skip
 
 
 def parts(config: Mapping[str, Any]) -> Parts:
@@ -139,11 +182,78 @@ def scale(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def forward(
-    model: nn.Module, params: Any, images: UInt8[Array, "B 28 28 1"]
+    model: nn.Module, variables: Variables, images: UInt8[Array, "B 28 28 1"]
 ) -> Float32[Array, "B 10"]:
     """The logits of pixels; float32 whatever the model computes in, so that the loss is."""
-    logits: Any = model.apply({"params": params}, scale(images))
+    logits: Any = model.apply(variables, scale(images))
     return logits.astype(jnp.float32)
+
+
+def training_forward(
+    state: TrainState, params: Any, images: Float[Array, "B 28 28 1"], data_axis: str | None
+) -> tuple[Float32[Array, "B 10"], Any]:
+    """The logits of scaled images under `params` while they are trained, and the batch_stats then.
+
+    A module whose `__call__` has an argument `train` is told, as is usual in Flax, and may drop
+    units out: by a key of its own for every step, and for every device that shares the batch.
+    """
+    variables = _variables(params, state.batch_stats)
+    if "train" not in inspect.signature(state.model.__call__).parameters:
+        logits: Any = state.model.apply(variables, images)
+        return logits.astype(jnp.float32), state.batch_stats
+    key = streams.key(state.seed, "dropout", state.step)
+    if data_axis is not None:
+        key = jax.random.fold_in(key, lax.axis_index(data_axis))
+    logits, changed = state.model.apply(
+        variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+    )
+    return logits.astype(jnp.float32), changed.get("batch_stats", {})
+
+
+def augmented(
+    state: TrainState, images: Float[Array, "B 28 28 1"], data_axis: str | None
+) -> Float[Array, "B 28 28 1"]:
+    """The images changed at random, as far as the state asks for it; of any mesh the same."""
+    amounts = {key: state.hyper[key] for key in augment.AMOUNTS if key in state.hyper}
+    if not amounts:
+        return images
+    key, own = streams.key(state.seed, "augment", state.step), len(images)
+    if data_axis is None:
+        return augment.warp(images, *augment.draw(key, amounts, own))
+    every = augment.draw(key, amounts, own * lax.axis_size(data_axis))
+    first = lax.axis_index(data_axis) * own
+    return augment.warp(images, *(lax.dynamic_slice_in_dim(one, first, own) for one in every))
+
+
+def scheduled(hyper: Hyperparameters, step: Int[Array, ""]) -> Hyperparameters:
+    """`hyper` with the learning rate of the step after `step` others.
+
+    It rises evenly over `warmup_steps` (Goyal et al. 2017), the last of which has the whole, and
+    falls by half a cosine to 0 after `total_steps` (Loshchilov & Hutter 2016).
+    """
+    if "total_steps" not in hyper:
+        return hyper
+    warmup, total = jnp.asarray(hyper["warmup_steps"]), jnp.asarray(hyper["total_steps"])
+    rise = (step + 1) / jnp.maximum(warmup, 1)
+    fall = (1 + jnp.cos(jnp.pi * (step - warmup) / jnp.maximum(total - warmup, 1))) / 2
+    factor = jnp.where(step < warmup, rise, fall)
+    return hyper | {"learning_rate": hyper["learning_rate"] * factor}
+
+
+def averaged(state: TrainState, params: Any, batch_stats: Any) -> Variables:
+    """The average after another step; the first steps count less, or the start would stay in it.
+
+    The decay after t steps is min(ema, (1 + t) / (10 + t)), as in TensorFlow's
+    ExponentialMovingAverage with `num_updates`.
+    """
+    if "ema" not in state.hyper:
+        return {}
+    decay = jnp.minimum(state.hyper["ema"], (1 + state.step) / (10 + state.step))
+    return jax.tree_util.tree_map(
+        lambda old, new: decay * old + (1 - decay) * new,
+        state.averaged,
+        _variables(params, batch_stats),
+    )
 
 
 def training_loss(
@@ -169,23 +279,28 @@ def step(
     Returns the next state, and the step's metrics under the parameters that it started from.
     """
     examples = _across(batch.weights.sum(), data_axis)
+    images = augmented(state, scale(batch.images), data_axis)
 
-    def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array]]:
-        logits = forward(state.model, params, batch.images)
+    def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array, Any]]:
+        logits, batch_stats = training_forward(state, params, images, data_axis)
         losses = training_loss(state, logits, batch.labels) * batch.weights
-        return losses.sum() / examples, (losses.sum(), logits)
+        return losses.sum() / examples, (losses.sum(), logits, batch_stats)
 
     gradient = jax.value_and_grad(mean_loss, has_aux=True)
-    (_, (loss, logits)), gradients = gradient(state.params)
+    (_, (loss, logits, batch_stats)), gradients = gradient(state.params)
     correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
     gradients, loss, correct = _across((gradients, loss, correct.sum(dtype=jnp.int32)), data_axis)
-    optimizer = state.optimizer(state.hyper)
+    optimizer = state.optimizer(scheduled(state.hyper, state.step))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     now = state.step + 1
     bad = jnp.where(jnp.isfinite(loss), -1, now)
     metrics = Metrics(loss, correct, examples.astype(jnp.int32), bad)
-    return state.replace(step=now, params=params, opt_state=opt_state), metrics
+    state = state.replace(
+        step=now, params=params, opt_state=opt_state, batch_stats=batch_stats,
+        averaged=averaged(state, params, batch_stats),
+    )  # fmt: skip
+    return state, metrics
 
 
 def _across(tree: Any, axis: str | None) -> Any:
@@ -229,8 +344,8 @@ def steps(
 
 @jax.jit
 def is_finite(state: TrainState) -> Bool[Array, ""]:
-    """Whether every parameter and everything that the optimiser keeps is a finite number."""
-    leaves = jax.tree_util.tree_leaves((state.params, state.opt_state))
+    """Whether every parameter, statistic and number that the optimiser keeps is finite."""
+    leaves = jax.tree_util.tree_leaves((state.params, state.opt_state, state.batch_stats))
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 

@@ -50,7 +50,7 @@ def lowered(name, platform, **changes):
         function, arguments = train.train_steps, (state, sums, data, order, index, index)
     elif name == "evaluation":
         function = evaluate.score
-        arguments = (state.model, state.loss, state.params, images, labels, 250)
+        arguments = (state.model, state.loss, state.variables, images, labels, 250)
     else:
         shape = (1, 1) if name == "8 together" else tuple(map(int, name.split("x")))
         count = 8 if name == "8 together" else shape[0]
@@ -173,7 +173,7 @@ def test_in_bfloat16_the_products_are_and_what_is_kept_and_summed_is_float32():
     assert {leaf.dtype.name for leaf in kept} == {"float32", "int32"}
     pixels = jax.ShapeDtypeStruct((4, 28, 28, 1), np.uint8)
     forward = functools.partial(train.forward, state.model)
-    logits = jax.eval_shape(forward, state.params, pixels)
+    logits = jax.eval_shape(forward, state.variables, pixels)
     assert logits.dtype == np.float32
     text = lowered("train_step", "tpu", compute_dtype="bfloat16")
     products = re.findall(r"stablehlo\.(?:convolution|dot_general)\b.* -> tensor<(\S+)>", text)
@@ -195,8 +195,8 @@ def test_the_logits_of_a_network_of_ones_own_are_made_float32_for_the_loss():
         def __call__(self, images):
             return nn.Dense(10, dtype="bfloat16")(images.reshape(images.shape[0], -1))
 
-    params = Half().init(jax.random.key(0), np.zeros((1, 28, 28, 1)))["params"]
-    assert train.forward(Half(), params, np.zeros((2, 28, 28, 1), np.uint8)).dtype == np.float32
+    variables = Half().init(jax.random.key(0), np.zeros((1, 28, 28, 1)))
+    assert train.forward(Half(), variables, np.zeros((2, 28, 28, 1), np.uint8)).dtype == np.float32
 
 
 def test_the_memory_that_was_used_is_said_where_the_device_tells(monkeypatch, capsys):

@@ -119,7 +119,7 @@ def test_networks_trained_together_agree_with_those_alone_over_five_steps(small_
             part.clear_sums()
         assert losses[0][0] == losses[1][1]
         np.testing.assert_allclose(losses[2], losses[1], rtol=1e-4)
-    assert sha256(alone.params(0)) == sha256(in_turn.params(1))
+    assert sha256(alone.variables(0)) == sha256(in_turn.variables(1))
 
 
 def test_what_does_not_fit_an_accelerator_waits_in_the_hosts_memory(small_mnist, monkeypatch):
@@ -135,8 +135,8 @@ def test_what_does_not_fit_an_accelerator_waits_in_the_hosts_memory(small_mnist,
         trained.advance(0, 0, 2)
         trained.restore(trained.snapshot())
         trained.advance(0, 2, 3)
-    assert [sha256(parked.params(n)) for n in range(5)] == [
-        sha256(expected.params(n)) for n in range(5)
+    assert [sha256(parked.variables(n)) for n in range(5)] == [
+        sha256(expected.variables(n)) for n in range(5)
     ]
     assert parked.finite().tolist() == [True] * 5
 

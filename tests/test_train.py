@@ -156,7 +156,7 @@ def test_the_first_step_without_a_finite_loss_is_remembered(data):
 def test_every_image_is_scored_once_whatever_the_batch_size(data, batch_size):
     state = train.create_state(mnist_cnn.experiment(model=Linear()))
     logits, losses = evaluate.score(
-        state.model, state.loss, state.params, data.images, data.labels, batch_size
+        state.model, state.loss, state.variables, data.images, data.labels, batch_size
     )
     expected = Linear().apply({"params": state.params}, data.images / 255.0)
     np.testing.assert_allclose(logits, expected, atol=1e-5)

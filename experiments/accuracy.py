@@ -1,0 +1,58 @@
+"""The most accurate single network for at most an hour of a CPU.
+
+    python -m mnist_cnn.main --config experiments/accuracy.py --workdir runs/accuracy
+
+Five convolutions, thin where the image is large, with batch normalisation after the ReLU and
+dropout as in Deotte's network ("25 Million Images! [0.99757] MNIST"), trained on images that are
+turned, scaled, sheared and shifted; the average of its weights is what is tested.  Everything was
+chosen on the last 10,000 training images, with the first 50,000 to train on, in 5 epochs; there
+are so many here that the training costs 1/50 of the published ones' multiply-adds.
+"""
+
+from flax import linen as nn
+
+import mnist_cnn
+from mnist_cnn import layers
+
+EPOCHS = 40
+
+
+class Thin(nn.Module):
+    """177,000 parameters, 9.9 M multiply-adds an image."""
+
+    @nn.compact
+    def __call__(self, images, train=False):  # float32 [B, 28, 28, 1], 0..1
+        def conv(x, features, size, padding="SAME"):
+            x = nn.relu(layers.Conv(features, (size, size), padding=padding)(x))
+            return layers.BatchNorm(train, momentum=0.9, epsilon=1e-3)(x)
+
+        def dropout(x):
+            return nn.Dropout(0.3, deterministic=not train)(x)
+
+        x = layers.max_pool(conv(images, 16, 5), (2, 2))
+        x = conv(x, 48, 3)
+        x = dropout(layers.max_pool(conv(x, 48, 3), (2, 2)))
+        x = conv(x, 96, 3)
+        x = dropout(conv(x, 96, 3, "VALID"))
+        return layers.Dense(10)(x.reshape(len(x), -1))
+
+
+def get_config():
+    return mnist_cnn.experiment(
+        name="accuracy",
+        num_seeds=5,
+        model=Thin(),
+        learning_rate=2e-3,
+        b2=0.99,
+        schedule="cosine",
+        warmup_steps=48 * EPOCHS,
+        ema=0.999,
+        rotation=12.0,
+        zoom=0.12,
+        shear=0.2,
+        shift=2.0,
+        batch_size=125,
+        num_epochs=EPOCHS,
+        log_every=480,
+        checkpoint_every=480,
+    )
