@@ -34,7 +34,8 @@ class Calibration:
       count: int [BINS], images in each.
       confidence: float [BINS], their mean probability; NaN in an empty bin, as `accuracy`.
       accuracy: float [BINS], the part that is right.
-      error: the expected calibration error, 0 to 1: mean |accuracy - confidence| over images.
+      error: the expected calibration error, 0 to 1: mean |accuracy - confidence| over images; NaN
+        where a logit is.
     """
 
     count: np.ndarray
@@ -48,7 +49,7 @@ def calibration(logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"])
     probability = np.exp(log_probabilities(logits).max(-1))
     right = logits.argmax(-1) == labels
     # Bin i is (i / 15, (i + 1) / 15], as in the paper.
-    index = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
+    index = np.clip(np.ceil(np.nan_to_num(probability) * BINS).astype(int) - 1, 0, BINS - 1)
     count = np.bincount(index, minlength=BINS)
     sure = np.bincount(index, weights=probability, minlength=BINS)
     good = np.bincount(index, weights=right, minlength=BINS)

@@ -29,7 +29,9 @@ def together(figures: Sequence[Figures]) -> dict[str, Any]:
         "accuracy": [one["accuracy"] for one in figures],
         "loss": [number(one["loss"]) for one in figures],
         "correct": [one["correct"] for one in figures],
-        "expected_calibration_error": [one["expected_calibration_error"] for one in figures],
+        "expected_calibration_error": [
+            number(one["expected_calibration_error"]) for one in figures
+        ],
     }
 
 
