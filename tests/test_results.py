@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import scipy.stats
 from conftest import ROOT
+from PIL import Image
 
 sys.path.insert(0, str(ROOT / "experiments"))
+import picture
 import table
 
 RECORDS = {path.stem: json.loads(path.read_text()) for path in table.RESULTS.glob("*.json")}
@@ -16,6 +18,18 @@ RECORDS = {path.stem: json.loads(path.read_text()) for path in table.RESULTS.glo
 
 def test_the_readmes_table_is_the_one_of_the_records():
     assert table.table() in (ROOT / "README.md").read_text()
+
+
+def test_the_picture_shows_the_records(tmp_path):
+    shown = {name: (accuracy, half) for name, accuracy, half, _ in picture.points()}
+    means = {name: record["result"]["test_mean"] for name, record in RECORDS.items()}
+    assert shown == {
+        name: (100 * mean["accuracy"], 100 * mean["ci95"]) for name, mean in means.items()
+    }
+    picture.draw(tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as drawn, Image.open(picture.PATH) as committed:
+        assert drawn.size == committed.size
+        assert np.mean(np.asarray(drawn) != np.asarray(committed)) < 0.01  # fonts may differ
 
 
 @pytest.mark.parametrize("name", RECORDS)
