@@ -11,7 +11,7 @@ Nothing here knows of a model, of training or of data; batch normalisation alone
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from mnist_cnn import parallel
+from mnist_cnn import parallel, phases
+from mnist_cnn.phases import Padding
 
 # XLA gives a CPU's convolutions to YNNPACK, which takes twice as long for them as Eigen does; its
 # products and sums are the faster ones.  (Eigen has the convolutions where it is not named.)
@@ -44,7 +45,6 @@ def compiler_options(platform: str) -> dict[str, str | bool]:
 
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def conv_general_dilated(
@@ -58,6 +58,20 @@ def conv_general_dilated(
 
     `flax.linen.Conv` takes it as its `conv_general_dilated`.
     """
+    pads = _plain(images, kernel, window_strides, padding, options)
+    if pads is None:
+        return lax.conv_general_dilated(images, kernel, window_strides, padding, **options)
+    return _conv(images, kernel, pads)
+
+
+def _plain(
+    images: Array,
+    kernel: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    options: Mapping[str, Any],
+) -> Padding | None:
+    """The padding in numbers of a convolution that has nothing else special; else None."""
     trivial = {
         "lhs_dilation": (1, 1),
         "rhs_dilation": (1, 1),
@@ -80,18 +94,18 @@ def conv_general_dilated(
         )
     )
     if not plain:
-        return lax.conv_general_dilated(images, kernel, window_strides, padding, **options)
+        return None
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding)
-    low, high = ((int(lo), int(hi)) for lo, hi in padding)
-    return _conv(images, kernel, (low, high))
+    rows, columns = ((int(low), int(high)) for low, high in padding)
+    return rows, columns
 
 
-def _native(images: Array, kernel: Array, padding: _Padding) -> Array:
+def _native(images: Array, kernel: Array, padding: Padding) -> Array:
     return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
 
 
-def _evaluated(images: Array, kernel: Array, padding: _Padding) -> Array:
+def _evaluated(images: Array, kernel: Array, padding: Padding) -> Array:
     """The convolution where it is not trained, so that `compiler_options` are not given.
 
     XLA leaves to Eigen what has more rows at the end than at the beginning: here one too many is
@@ -106,17 +120,17 @@ def _evaluated(images: Array, kernel: Array, padding: _Padding) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(images: Array, kernel: Array, padding: _Padding) -> Array:
+def _conv(images: Array, kernel: Array, padding: Padding) -> Array:
     native = functools.partial(_native, padding=padding)
     fast = functools.partial(_evaluated, padding=padding)
     return lax.platform_dependent(images, kernel, cpu=fast, default=native)
 
 
-def _conv_forward(images: Array, kernel: Array, padding: _Padding) -> Any:
+def _conv_forward(images: Array, kernel: Array, padding: Padding) -> Any:
     return _native(images, kernel, padding), (images, kernel)
 
 
-def _conv_backward(padding: _Padding, saved: tuple[Array, Array], gradient: Array) -> Any:
+def _conv_backward(padding: Padding, saved: tuple[Array, Array], gradient: Array) -> Any:
     native = functools.partial(_native_gradients, padding=padding)
     plain = functools.partial(_plain_gradients, padding=padding)
     return lax.platform_dependent(*saved, gradient, cpu=plain, default=native)
@@ -126,14 +140,14 @@ _conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _native_gradients(
-    images: Array, kernel: Array, gradient: Array, padding: _Padding
+    images: Array, kernel: Array, gradient: Array, padding: Padding
 ) -> tuple[Array, Array]:
     _, gradients = jax.vjp(functools.partial(_native, padding=padding), images, kernel)
     return gradients(gradient)
 
 
 def _plain_gradients(
-    images: Array, kernel: Array, gradient: Array, padding: _Padding
+    images: Array, kernel: Array, gradient: Array, padding: Padding
 ) -> tuple[Array, Array]:
     """Both gradients as plain NHWC convolutions, the form that XLA's CPU kernels are fast at."""
     height, width = kernel.shape[:2]
@@ -184,12 +198,7 @@ def _max_pool_backward(
     images, largest = saved
     h, w = window
     batch, height, width, channels = images.shape
-    taken = jnp.zeros(largest.shape, bool)
-    parts = []
-    for value in _windows(images, window):
-        first = (value == largest) & ~taken
-        taken |= first
-        parts.append(jnp.where(first, gradient, 0))
+    parts = _to_the_first(_windows(images, window), largest, gradient)
     grid = jnp.stack(parts, axis=-2).reshape(batch, height // h, width // w, h, w, channels)
     whole = grid.transpose(0, 1, 3, 2, 4, 5).reshape(
         batch, height // h * h, width // w * w, channels
@@ -201,12 +210,84 @@ def _max_pool_backward(
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def _to_the_first(values: Sequence[Array], largest: Array, gradient: Array) -> list[Array]:
+    """The gradient of each of `values`: of those that are the largest, the first takes it."""
+    taken = jnp.zeros(largest.shape, bool)
+    parts = []
+    for value in values:
+        first = (value == largest) & ~taken
+        taken |= first
+        parts.append(jnp.where(first, gradient, 0))
+    return parts
+
+
+def conv_max_pool(
+    images: Float[Array, "B H W in"],
+    kernel: Float[Array, "kh kw in out"],
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> Float[Array, "B Ho//2 Wo//2 out"]:
+    """`max_pool(conv_general_dilated(...), (2, 2))`.
+
+    On a CPU a "same" 5 x 5 convolution of float32 images of an even size is trained in its phases
+    (`phases.py`), for two thirds of the products; their rounding differs, by about 1e-6.
+    """
+    rows, columns = images.shape[1:3]
+    pads = _plain(images, kernel, window_strides, padding, options)
+    if (
+        (kernel.shape[:2], pads) != ((5, 5), ((2, 2), (2, 2)))
+        or rows % 2
+        or columns % 2
+        or images.dtype != jnp.float32
+    ):
+        convolved = conv_general_dilated(images, kernel, window_strides, padding, **options)
+        return max_pool(convolved, (2, 2))
+    return lax.platform_dependent(images, kernel, cpu=_in_phases, default=_in_turn)
+
+
+def _in_turn(images: Array, kernel: Array) -> Array:
+    return max_pool(_conv(images, kernel, ((2, 2), (2, 2))), (2, 2))
+
+
+@jax.custom_vjp
+def _in_phases(images: Array, kernel: Array) -> Array:
+    return _in_turn(images, kernel)
+
+
+def _in_phases_forward(images: Array, kernel: Array) -> Any:
+    form = phases.by_wide_filters if images.shape[-1] < 8 else phases.by_short_filters
+    return jax.vjp(lambda x, k: _largest(form(x, k, _conv)), images, kernel)
+
+
+_in_phases.defvjp(_in_phases_forward, lambda pull, gradient: pull(gradient))
+
+
+@jax.custom_vjp
+def _largest(values: list[Array]) -> Array:
+    return functools.reduce(jnp.maximum, values)
+
+
+def _largest_forward(values: list[Array]) -> Any:
+    largest = _largest(values)
+    return largest, (values, largest)
+
+
+def _largest_backward(saved: tuple[list[Array], Array], gradient: Array) -> tuple[list[Array]]:
+    values, largest = saved
+    return (_to_the_first(values, largest, gradient),)
+
+
+_largest.defvjp(_largest_forward, _largest_backward)
+
+
 # Keras' defaults: Glorot-uniform kernels, zero biases.
 Conv = functools.partial(
     nn.Conv,
     kernel_init=nn.initializers.glorot_uniform(),
     conv_general_dilated=conv_general_dilated,
 )
+ConvMaxPool = functools.partial(Conv, conv_general_dilated=conv_max_pool)  # and then the bias
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
 
 

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from mnist_cnn.layers import Conv, Dense, max_pool
+from mnist_cnn.layers import ConvMaxPool, Dense
 
 
 class CNN(nn.Module):
@@ -25,10 +25,9 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "B 28 28 1"]) -> Float[Array, "B 10"]:
         """Logits of images whose values are scaled to 0..1."""
-        x = Conv(32, (5, 5), dtype=self.dtype, name="conv1")(images)
-        x = max_pool(nn.relu(x), (2, 2))  # [B, 14, 14, 32]
-        x = Conv(64, (5, 5), dtype=self.dtype, name="conv2")(x)
-        x = max_pool(nn.relu(x), (2, 2))  # [B, 7, 7, 64]
+        # ReLU and bias may follow the max-pool: the largest stays the largest.
+        x = nn.relu(ConvMaxPool(32, (5, 5), dtype=self.dtype, name="conv1")(images))
+        x = nn.relu(ConvMaxPool(64, (5, 5), dtype=self.dtype, name="conv2")(x))  # [B, 7, 7, 64]
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(Dense(1024, dtype=self.dtype, name="dense1")(x))
         return Dense(10, name="dense2")(x)  # float32, whatever the dtype

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mnist_cnn.layers import conv_max_pool
+
 
 class Layer(NamedTuple):
     """One submodule that has parameters of its own."""
@@ -24,9 +26,10 @@ def summarize(model: nn.Module) -> list[Layer]:
     """The layers of `model` in the order in which an image meets them.
 
     Multiply-adds are those of the layers with a kernel: each kernel value is used once for every
-    output position.
+    output position, before it is pooled.
     """
     outputs: dict[tuple[str, ...], tuple[int, ...]] = {}
+    pooled = set()
 
     def note(
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
@@ -34,6 +37,8 @@ def summarize(model: nn.Module) -> list[Layer]:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and hasattr(output, "shape"):
             outputs[context.module.path] = output.shape[1:]
+            if getattr(context.module, "conv_general_dilated", None) is conv_max_pool:
+                pooled.add(context.module.path)
         return output
 
     with nn.intercept_methods(note):
@@ -50,7 +55,7 @@ def summarize(model: nn.Module) -> list[Layer]:
             continue
         parameters = sum(math.prod(array.shape) for array in arrays.values())
         kernel = arrays.get("kernel")
-        positions = math.prod(shape[:-1])
+        positions = math.prod(shape[:-1]) * (4 if path in pooled else 1)
         multiply_adds = math.prod(kernel.shape) * positions if kernel is not None else 0
         layers.append(Layer("/".join(path) or "network", shape, parameters, multiply_adds))
     return layers

@@ -57,6 +57,57 @@ def test_max_pool_equals_nn_max_pool_ties_included(shape, window, levels):
     np.testing.assert_array_equal(pull(gradient)[0], expected_pull(gradient)[0])
 
 
+SIZES = [(2, 28, 28, 1), (2, 14, 14, 32), (1, 6, 10, 8), (2, 9, 8, 3)]  # the last in turn
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_conv_max_pool_equals_flax_s_two_layers_ties_included(shape):
+    def whole(seed, shape, levels):  # their sums are exact, so that equal ones tie in every form
+        return jnp.floor(levels * jax.random.uniform(jax.random.key(seed), shape)) - levels // 2
+
+    images, kernel = whole(0, shape, 3), whole(1, (5, 5, shape[-1], 4), 3)
+    params = {"params": {"kernel": kernel, "bias": whole(2, (4,), 9)}}
+    ours, theirs = layers.ConvMaxPool(4, (5, 5)), nn.Conv(4, (5, 5))
+
+    def in_turn(params, images):
+        return nn.max_pool(theirs.apply(params, images), (2, 2), strides=(2, 2))
+
+    value, pull = jax.vjp(jax.jit(ours.apply), params, images)
+    expected, expected_pull = jax.vjp(jax.jit(in_turn), params, images)
+    np.testing.assert_array_equal(value, expected)
+    np.testing.assert_array_equal(ours.apply(params, images), expected)  # not trained
+    gradient = whole(3, value.shape, 9)
+    jax.tree.map(np.testing.assert_array_equal, pull(gradient), expected_pull(gradient))
+
+
+@pytest.mark.parametrize("options", [{"padding": "VALID"}, {"strides": 2}, {"dtype": jnp.bfloat16}])
+def test_conv_max_pool_takes_what_a_convolution_takes(options):
+    images, module = normal(0, (2, 12, 12, 3)), layers.ConvMaxPool(4, (5, 5), **options)
+    params = module.init(jax.random.key(1), images)
+    convolved = nn.Conv(4, (5, 5), **options).apply(params, images)
+    expected = nn.max_pool(convolved, (2, 2), strides=(2, 2))
+    value, _ = jax.vjp(module.apply, params, images)
+    np.testing.assert_allclose(*(np.float32(x) for x in (value, expected)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SIZES[:3])
+def test_a_convolution_in_phases_is_rounded_as_finely_as_another(shape):
+    images, kernel = normal(0, shape), normal(1, (5, 5, shape[-1], 64))
+
+    def in_turn(images, kernel):
+        return layers.max_pool(layers.conv_general_dilated(images, kernel, (1, 1), "SAME"), (2, 2))
+
+    def fused(images, kernel):
+        return layers.conv_max_pool(images, kernel, (1, 1), "SAME")
+
+    def value_and_gradients(function):
+        value, pull = jax.vjp(function, images, kernel)
+        return value, *pull(jnp.ones_like(value))
+
+    for ours, theirs in zip(*map(value_and_gradients, (fused, in_turn)), strict=True):
+        assert jnp.abs(ours - theirs).max() < 1e-5 * jnp.abs(theirs).max()
+
+
 def test_not_a_number_passes_through_max_pool():
     images = jnp.zeros((1, 2, 2, 1)).at[0, 1, 0, 0].set(jnp.nan)
     assert jnp.isnan(layers.max_pool(images, (2, 2))).all()
@@ -65,12 +116,15 @@ def test_not_a_number_passes_through_max_pool():
 @pytest.mark.parametrize(("platform", "native"), [("tpu", True), ("cuda", True), ("cpu", False)])
 def test_the_form_is_chosen_by_the_platform_that_is_lowered_for(platform, native):
     def loss(kernel, images):
-        return layers.max_pool(
+        in_turn = layers.max_pool(
             layers.conv_general_dilated(images, kernel, (1, 1), "SAME"), (2, 2)
-        ).sum()
+        )
+        return in_turn.sum() + layers.conv_max_pool(images, kernel, (1, 1), "SAME").sum()
 
     exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])(
-        jax.ShapeDtypeStruct((5, 5, 3, 4), jnp.float32),
-        jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32),
+        jax.ShapeDtypeStruct((5, 5, 8, 4), jnp.float32),
+        jax.ShapeDtypeStruct((2, 8, 8, 8), jnp.float32),
     )
-    assert ("select_and_scatter" in exported.mlir_module()) == native
+    text = exported.mlir_module()
+    assert text.count('"stablehlo.select_and_scatter"') == (2 if native else 0)
+    assert text.count("stablehlo.convolution") == (4 if native else 2 + 2 * 9)

@@ -72,17 +72,18 @@ def test_the_work_of_a_step_is_the_count_made_by_hand(small_mnist):
     images, labels = np.zeros((64, 28, 28, 1), np.uint8), np.zeros(64, np.int32)
     mesh = parallel.make_mesh(config, 1, jax.devices())
     training = Replicas(config, mesh, images, labels).training
-    # Multiply-adds of an image.  5x5 kernels that hang over the edge multiply what is inside: of
-    # the 5 values in a row of N pixels, 3 and 4 at either end, so 5 N - 6.
-    conv1 = (5 * 28 - 6) ** 2 * 1 * 32
-    conv2 = (5 * 14 - 6) ** 2 * 32 * 64
+    # Multiply-adds of an image.  A kernel that hangs over the edge multiplies what is inside: of
+    # its 3 values in a row of N pixels, 2 at either end, so 3 N - 2.
+    conv1 = (3 * 14 - 2) ** 2 * 4 * 4 * 32  # blocks of 2 x 2 pixels to those of results
+    conv2 = (2 * (3 * 7 - 2) + 2 * 7) ** 2 * 32 * 64  # along an axis 3, 3 and 2 taps
     dense = 7 * 7 * 64 * 1024 + 1024 * 10
     forward = conv1 + conv2 + dense
     backward = forward + (forward - conv1)  # to the kernels, and to all inputs but the pixels
     adam = 14 * 3_274_634  # two averages 7, their corrections 2, root, eps, quotient, rate, sum
     by_hand = 2 * 32 * (forward + backward) + adam
     work = profile.work(training, calls=1)
-    assert work.flops == pytest.approx(by_hand, rel=0.01)
+    # Not counted by hand: sums of phases, biases, maxima and their masks.
+    assert by_hand < work.flops < 1.03 * by_hand
     # Parameters and both averages are read and written, the gradients written and read.
     assert work.bytes > 4 * 8 * 3_274_634
     assert profile.work(training, calls=3).flops == 3 * work.flops

@@ -39,7 +39,7 @@ def test_the_network_is_the_tutorials():
     layers = summary.summarize(CNN())
     assert sum(layer.parameters for layer in layers) == 3_274_634
     assert [(layer.name, layer.output_shape) for layer in layers] == [
-        ("conv1", (28, 28, 32)), ("conv2", (14, 14, 64)), ("dense1", (1024,)), ("dense2", (10,)),
+        ("conv1", (14, 14, 32)), ("conv2", (7, 7, 64)), ("dense1", (1024,)), ("dense2", (10,)),
     ]  # fmt: skip
     assert sum(layer.multiply_adds for layer in layers) == (
         28 * 28 * 25 * 32 + 14 * 14 * 25 * 32 * 64 + 3136 * 1024 + 1024 * 10
