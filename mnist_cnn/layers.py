@@ -73,12 +73,9 @@ def _plain(
 ) -> Padding | None:
     """The padding in numbers of a convolution that has nothing else special; else None."""
     trivial = {
-        "lhs_dilation": (1, 1),
-        "rhs_dilation": (1, 1),
-        "feature_group_count": 1,
-        "precision": None,
-        "preferred_element_type": None,
-    }
+        "lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1,
+        "precision": None, "preferred_element_type": None,
+    }  # fmt: skip
     layout = lax.conv_dimension_numbers(
         images.shape, kernel.shape, options.get("dimension_numbers", _LAYOUT)
     )

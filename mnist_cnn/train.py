@@ -7,7 +7,6 @@ state, sums = train_steps(state, sums, data, order, start, stop)  # many, one pr
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,13 +18,11 @@ from flax import linen as nn, serialization, struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, UInt, UInt8
 
-from mnist_cnn import augment, batches, config as config_lib, streams
+from mnist_cnn import batches, config as config_lib, recipe, streams
 from mnist_cnn.model import CNN
+from mnist_cnn.recipe import Anywhere, Hyperparameters, Variables
 
 Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
-Anywhere = Array | np.ndarray  # on a device, or on the host and not yet anywhere else
-Variables = dict[str, Any]  # what a module is applied to: params, and batch_stats where it has them
-Hyperparameters = dict[str, Float[Anywhere, ""]]
 Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
 
 
@@ -83,7 +80,7 @@ class TrainState(struct.PyTreeNode):
     @property
     def variables(self) -> Variables:
         """The network as it is evaluated, kept and exported: averaged, where it is."""
-        return self.averaged or _variables(self.params, self.batch_stats)
+        return self.averaged or recipe.variables(self.params, self.batch_stats)
 
 
 _NEWER = ("batch_stats", "averaged")  # checkpoints of before have none, and need none
@@ -98,10 +95,6 @@ def to_dict(state: TrainState) -> dict[str, Any]:
 def from_dict(state: TrainState, tree: Mapping[str, Any]) -> TrainState:
     """`state` with the arrays of what `to_dict` made."""
     return serialization.from_state_dict(state, {key: {} for key in _NEWER} | dict(tree))
-
-
-def _variables(params: Any, batch_stats: Any) -> Variables:
-    return {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
 
 
 def create_state(config: Mapping[str, Any], num_examples: int = 60_000) -> TrainState:
@@ -152,7 +145,7 @@ def initial_state(
     drawn = model.init(streams.key(seed, "init"), image)
     params = drawn["params"] if params is None else params
     stats = drawn.get("batch_stats", {})
-    averaged = _variables(params, stats) if "ema" in hyper else {}
+    averaged = recipe.variables(params, stats) if "ema" in hyper else {}
     opt_state = optimizer(hyper).init(params)
     return TrainState(
         jnp.zeros((), jnp.int32), seed, hyper, params, opt_state, stats, averaged,
@@ -189,85 +182,6 @@ def forward(
     return logits.astype(jnp.float32)
 
 
-def training_forward(
-    state: TrainState, params: Any, images: Float[Array, "B 28 28 1"], data_axis: str | None
-) -> tuple[Float32[Array, "B 10"], Any]:
-    """The logits of scaled images under `params` while they are trained, and the batch_stats then.
-
-    A module whose `__call__` has an argument `train` is told, as is usual in Flax, and may drop
-    units out: by a key of its own for every step, and for every device that shares the batch.
-    """
-    variables = _variables(params, state.batch_stats)
-    if "train" not in inspect.signature(state.model.__call__).parameters:
-        logits: Any = state.model.apply(variables, images)
-        return logits.astype(jnp.float32), state.batch_stats
-    key = streams.key(state.seed, "dropout", state.step)
-    if data_axis is not None:
-        key = jax.random.fold_in(key, lax.axis_index(data_axis))
-    logits, changed = state.model.apply(
-        variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
-    )
-    return logits.astype(jnp.float32), changed.get("batch_stats", {})
-
-
-def augmented(
-    state: TrainState, images: Float[Array, "B 28 28 1"], data_axis: str | None
-) -> Float[Array, "B 28 28 1"]:
-    """The images changed at random, as far as the state asks for it; of any mesh the same."""
-    amounts = {key: state.hyper[key] for key in augment.AMOUNTS if key in state.hyper}
-    if not amounts:
-        return images
-    key, own = streams.key(state.seed, "augment", state.step), len(images)
-    if data_axis is None:
-        return augment.warp(images, *augment.draw(key, amounts, own))
-    every = augment.draw(key, amounts, own * lax.axis_size(data_axis))
-    first = lax.axis_index(data_axis) * own
-    return augment.warp(images, *(lax.dynamic_slice_in_dim(one, first, own) for one in every))
-
-
-def scheduled(hyper: Hyperparameters, step: Int[Array, ""]) -> Hyperparameters:
-    """`hyper` with the learning rate of the step after `step` others.
-
-    It rises evenly over `warmup_steps` (Goyal et al. 2017), the last of which has the whole, and
-    falls by half a cosine to 0 after `total_steps` (Loshchilov & Hutter 2016).
-    """
-    if "total_steps" not in hyper:
-        return hyper
-    warmup, total = jnp.asarray(hyper["warmup_steps"]), jnp.asarray(hyper["total_steps"])
-    rise = (step + 1) / jnp.maximum(warmup, 1)
-    fall = (1 + jnp.cos(jnp.pi * (step - warmup) / jnp.maximum(total - warmup, 1))) / 2
-    factor = jnp.where(step < warmup, rise, fall)
-    return hyper | {"learning_rate": hyper["learning_rate"] * factor}
-
-
-def averaged(state: TrainState, params: Any, batch_stats: Any) -> Variables:
-    """The average after another step; the first steps count less, or the start would stay in it.
-
-    The decay after t steps is min(ema, (1 + t) / (10 + t)), as in TensorFlow's
-    ExponentialMovingAverage with `num_updates`.
-    """
-    if "ema" not in state.hyper:
-        return {}
-    decay = jnp.minimum(state.hyper["ema"], (1 + state.step) / (10 + state.step))
-    return jax.tree_util.tree_map(
-        lambda old, new: decay * old + (1 - decay) * new,
-        state.averaged,
-        _variables(params, batch_stats),
-    )
-
-
-def training_loss(
-    state: TrainState, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
-) -> Float[Array, "B"]:
-    """The loss, with label smoothing (Szegedy et al. 2016) where the state asks for it."""
-    losses = state.loss(logits, labels)
-    if "label_smoothing" not in state.hyper:
-        return losses
-    every = jax.vmap(lambda c: state.loss(logits, jnp.full_like(labels, c)))
-    part: Any = state.hyper["label_smoothing"]
-    return (1 - part) * losses + part * every(jnp.arange(logits.shape[-1])).mean(0)
-
-
 def step(
     state: TrainState, batch: batches.Batch, data_axis: str | None = None
 ) -> tuple[TrainState, Metrics]:
@@ -279,18 +193,18 @@ def step(
     Returns the next state, and the step's metrics under the parameters that it started from.
     """
     examples = _across(batch.weights.sum(), data_axis)
-    images = augmented(state, scale(batch.images), data_axis)
+    images = recipe.augmented(state, scale(batch.images), data_axis)
 
     def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array, Any]]:
-        logits, batch_stats = training_forward(state, params, images, data_axis)
-        losses = training_loss(state, logits, batch.labels) * batch.weights
+        logits, batch_stats = recipe.training_forward(state, params, images, data_axis)
+        losses = recipe.training_loss(state, logits, batch.labels) * batch.weights
         return losses.sum() / examples, (losses.sum(), logits, batch_stats)
 
     gradient = jax.value_and_grad(mean_loss, has_aux=True)
     (_, (loss, logits, batch_stats)), gradients = gradient(state.params)
     correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
     gradients, loss, correct = _across((gradients, loss, correct.sum(dtype=jnp.int32)), data_axis)
-    optimizer = state.optimizer(scheduled(state.hyper, state.step))
+    optimizer = state.optimizer(recipe.scheduled(state.hyper, state.step))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     now = state.step + 1
@@ -298,7 +212,7 @@ def step(
     metrics = Metrics(loss, correct, examples.astype(jnp.int32), bad)
     state = state.replace(
         step=now, params=params, opt_state=opt_state, batch_stats=batch_stats,
-        averaged=averaged(state, params, batch_stats),
+        averaged=recipe.averaged(state, params, batch_stats),
     )  # fmt: skip
     return state, metrics
 

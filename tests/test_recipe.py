@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, result_of, run, start, wait_for
 
 import mnist_cnn
-from mnist_cnn import augment, batches, data, evaluate, export, layers, train
+from mnist_cnn import augment, batches, data, evaluate, export, layers, recipe, train
 from mnist_cnn.checkpoint import Checkpoints, sha256
 from mnist_cnn.errors import ConfigError, UserError
 
@@ -134,12 +134,12 @@ def test_the_schedule_rises_evenly_and_falls_by_half_a_cosine():
         schedule="cosine", warmup_steps=10, num_steps=110, learning_rate=0.5
     )
     hyper = train.hyperparameters(config, None, 110)
-    rates = [float(train.scheduled(hyper, jnp.int32(n))["learning_rate"]) for n in range(111)]
+    rates = [float(recipe.scheduled(hyper, jnp.int32(n))["learning_rate"]) for n in range(111)]
     np.testing.assert_allclose(rates[:10], 0.5 * np.arange(1, 11) / 10, rtol=1e-5)
     cosine = optax.cosine_decay_schedule(0.5, 100)
     np.testing.assert_allclose(rates[10:], [cosine(n) for n in range(101)], atol=1e-6)
     constant = train.hyperparameters(mnist_cnn.experiment())
-    assert train.scheduled(constant, jnp.int32(7)) is constant
+    assert recipe.scheduled(constant, jnp.int32(7)) is constant
     assert train.total_steps(mnist_cnn.experiment(num_epochs=3), 100) == 3 * 4
 
 
@@ -315,10 +315,10 @@ def test_augmentation_follows_from_seed_and_step_alone_and_wants_every_image_its
 
     def images(step, seed=1):
         now = state.replace(step=jnp.int32(step), seed=jnp.uint32(seed))
-        return np.asarray(train.augmented(now, train.scale(same.images), None))
+        return np.asarray(recipe.augmented(now, train.scale(same.images), None))
 
     assert len({image.tobytes() for image in images(0)}) == 32
     assert (images(3) == images(3)).all()
     assert (images(3) != images(4)).any() and (images(3) != images(3, 2)).any()
     plain = train.create_state(mnist_cnn.experiment(model=Normed()))
-    assert train.augmented(plain, batch.images, None) is batch.images
+    assert recipe.augmented(plain, batch.images, None) is batch.images
