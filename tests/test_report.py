@@ -12,7 +12,7 @@ import pytest
 from conftest import metrics_of, run
 
 import mnist_cnn
-from mnist_cnn import figures, page as page_lib, predictions, report, runs
+from mnist_cnn import figures, gallery, page as page_lib, predictions, report, runs
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.records import RunDirectory
 
@@ -167,10 +167,8 @@ def test_several_seeds_are_compared_pairwise_and_one_over_the_images(trained):
 
 
 def test_the_images_that_change_sides_are_the_ones_shown(trained):
-    from mnist_cnn import page
-
     first, other = runs.settings_of([runs.read(trained[1e-3, 1]), runs.read(trained[1e-4, 1])])
-    lost = page._flipped(other, 1, first, 1, "lost")
+    lost = gallery._flipped(other, 1, first, 1, "lost")
     images = mnist_images(250)
     changed = np.flatnonzero(first.right(1) & ~other.right(1))
     assert len(lost) == len(changed) > 0
