@@ -16,7 +16,7 @@ import numpy as np
 from flax import serialization
 from jaxtyping import Float32, Float64, UInt8
 
-from mnist_cnn import config as config_lib, evaluate, records, train
+from mnist_cnn import config as config_lib, evaluate, recipe, records, train
 from mnist_cnn.checkpoint import Checkpoints
 from mnist_cnn.errors import CheckpointError
 
@@ -26,7 +26,7 @@ class Network:
     """Variables, the module that they belong to, and the configuration that they come from."""
 
     config: Mapping[str, Any]
-    variables: train.Variables
+    variables: recipe.Variables
     model: Any
     step: int
     seed: int

@@ -22,7 +22,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, UInt8
 
-from mnist_cnn import batches, config as config_lib, evaluate, layers, parallel, train
+from mnist_cnn import batches, config as config_lib, evaluate, layers, parallel, recipe, train
 from mnist_cnn.parallel import ALL, BY_REPLICA, DATA, REPLICA
 
 _BY_BATCH = PartitionSpec(DATA)
@@ -164,7 +164,7 @@ class Replicas:
 
     # On the host.
 
-    def variables(self, member: int) -> train.Variables:
+    def variables(self, member: int) -> recipe.Variables:
         """Those of one, as NumPy arrays."""
         group = next(group for group in self._groups if member in group.members)
         whole = parallel.fetch(self._awake(group.state.variables), self._mesh)
@@ -220,7 +220,7 @@ class Replicas:
         """
         model, loss, _ = self._parts
 
-        def score(variables: train.Variables, images: Array, labels: Array) -> Any:
+        def score(variables: recipe.Variables, images: Array, labels: Array) -> Any:
             batch_size = self._config["eval_batch_size"]
             return evaluate.score(model, loss, variables, images, labels, batch_size)
 

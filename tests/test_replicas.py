@@ -12,7 +12,7 @@ from conftest import config_of, metrics_of, result_of, run, same_end, start, wai
 from scipy import stats
 
 import mnist_cnn
-from mnist_cnn import config as config_lib, data, evaluate, parallel, train as train_lib
+from mnist_cnn import config as config_lib, data, evaluate, parallel, recipe, train as train_lib
 from mnist_cnn.checkpoint import sha256
 from mnist_cnn.console import Console
 from mnist_cnn.errors import CheckpointError
@@ -230,7 +230,7 @@ def test_label_smoothing_is_that_of_szegedy_et_al():
     logits, labels = jax.random.normal(jax.random.key(0), (7, 10)), jnp.arange(7)
     target = 0.7 * jax.nn.one_hot(labels, 10) + 0.03
     expected = -(target * jax.nn.log_softmax(logits)).sum(-1)
-    loss = train_lib.training_loss(state, logits, labels)
+    loss = recipe.training_loss(state, logits, labels)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
