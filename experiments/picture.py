@@ -21,21 +21,26 @@ PUBLISHED = (
 
 
 def points():
-    """Of each record: its experiment, accuracy and half interval in %, multiply-adds of a seed."""
+    """Of each record: its experiment, accuracy and half interval in %, multiply-adds of a seed;
+    and of all its seeds as one ensemble, what they are called, accuracy and multiply-adds."""
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())["result"]
-        mean = result["test_mean"]
+        mean, seeds = result["test_mean"], len(result["seeds"])
         work = cost(f"experiments/{path.stem}.py", result["steps"])[2]
-        yield path.stem, 100 * mean["accuracy"], 100 * mean["ci95"], work
+        together = f"{seeds} of {path.stem}", 100 * result["ensemble"]["accuracy"], seeds * work
+        yield path.stem, 100 * mean["accuracy"], 100 * mean["ci95"], work, together
 
 
 def draw(path: pathlib.Path) -> None:
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, accuracy, half, work in points():
+    for name, accuracy, half, work, together in points():
         axes.errorbar(work, accuracy, half, fmt="o", color=OURS, capsize=3)
         axes.annotate(name, (work, accuracy), (7, -4), textcoords="offset points", color=OURS)
+        title, accuracy, work = together
+        axes.plot(work, accuracy, "D", color=OURS, markersize=4)
+        axes.annotate(title, (work, accuracy), (7, -4), textcoords="offset points", color=OURS)
     for name, accuracy, work, chosen in PUBLISHED:
         face = "none" if chosen else THEIRS
         axes.plot(work, accuracy, "s", color=THEIRS, mfc=face)
@@ -50,7 +55,8 @@ def draw(path: pathlib.Path) -> None:
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(
-        "filled: mean of last epochs, ours with its 95 % interval; hollow: chosen on the test set",
+        "filled: mean of last epochs, ours with its 95 % interval; diamonds: as one ensemble;\n"
+        "hollow: chosen on the test set",
         fontsize=9,
     )
     figure.savefig(path, dpi=140)
