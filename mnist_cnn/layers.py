@@ -195,7 +195,7 @@ def _max_pool_backward(
     images, largest = saved
     h, w = window
     batch, height, width, channels = images.shape
-    parts = _to_the_first(_windows(images, window), largest, gradient)
+    parts = phases.to_the_first(_windows(images, window), largest, gradient)
     grid = jnp.stack(parts, axis=-2).reshape(batch, height // h, width // w, h, w, channels)
     whole = grid.transpose(0, 1, 3, 2, 4, 5).reshape(
         batch, height // h * h, width // w * w, channels
@@ -205,17 +205,6 @@ def _max_pool_backward(
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _to_the_first(values: Sequence[Array], largest: Array, gradient: Array) -> list[Array]:
-    """The gradient of each of `values`: of those that are the largest, the first takes it."""
-    taken = jnp.zeros(largest.shape, bool)
-    parts = []
-    for value in values:
-        first = (value == largest) & ~taken
-        taken |= first
-        parts.append(jnp.where(first, gradient, 0))
-    return parts
 
 
 def conv_max_pool(
@@ -254,28 +243,10 @@ def _in_phases(images: Array, kernel: Array) -> Array:
 
 def _in_phases_forward(images: Array, kernel: Array) -> Any:
     form = phases.by_wide_filters if images.shape[-1] < 8 else phases.by_short_filters
-    return jax.vjp(lambda x, k: _largest(form(x, k, _conv)), images, kernel)
+    return jax.vjp(lambda x, k: phases.largest(form(x, k, _conv)), images, kernel)
 
 
 _in_phases.defvjp(_in_phases_forward, lambda pull, gradient: pull(gradient))
-
-
-@jax.custom_vjp
-def _largest(values: list[Array]) -> Array:
-    return functools.reduce(jnp.maximum, values)
-
-
-def _largest_forward(values: list[Array]) -> Any:
-    largest = _largest(values)
-    return largest, (values, largest)
-
-
-def _largest_backward(saved: tuple[list[Array], Array], gradient: Array) -> tuple[list[Array]]:
-    values, largest = saved
-    return (_to_the_first(values, largest, gradient),)
-
-
-_largest.defvjp(_largest_forward, _largest_backward)
 
 
 # Keras' defaults: Glorot-uniform kernels, zero biases.

@@ -7,8 +7,11 @@ computes the parts is given; nothing here knows of platforms.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -58,8 +61,8 @@ def by_wide_filters(
 ) -> Phases:
     """The phases of the "same" convolution, as the channels of one of 3 x 3 on 2 x 2 blocks.
 
-    That is 144 products for 100, a quarter of them by a kernel's zeros, but four times the
-    channels: faster where there are few.  H and W are even.
+    That is 144 products for 100, the 44 by a kernel's zeros, but four times the channels: faster
+    where there are few.  H and W are even.
     """
     batch, height, width, channels = images.shape
     blocks = images.reshape(batch, height // 2, 2, width // 2, 2, channels)
@@ -73,6 +76,35 @@ def by_wide_filters(
         for column in (0, 1)
     ]
     return jnp.split(conv(blocks, jnp.concatenate(wide, -1), ((1, 1), (1, 1))), 4, -1)
+
+
+@jax.custom_vjp
+def largest(phases: Phases) -> Float[Array, "B H//2 W//2 out"]:
+    """Their 2 x 2 max-pool; of several that are the largest, the first takes the gradient."""
+    return functools.reduce(jnp.maximum, phases)
+
+
+def _largest_forward(phases: Phases) -> Any:
+    found = largest(phases)
+    return found, (phases, found)
+
+
+def _largest_backward(saved: tuple[Phases, Array], gradient: Array) -> tuple[Phases]:
+    return (to_the_first(*saved, gradient),)
+
+
+largest.defvjp(_largest_forward, _largest_backward)
+
+
+def to_the_first(values: Sequence[Array], found: Array, gradient: Array) -> list[Array]:
+    """The gradient of each of `values`: the first that is `found`, the largest, takes it."""
+    taken = jnp.zeros(found.shape, bool)
+    parts = []
+    for value in values:
+        first = (value == found) & ~taken
+        taken |= first
+        parts.append(jnp.where(first, gradient, 0))
+    return parts
 
 
 def _sees_anything(images: Array) -> Array:

@@ -80,6 +80,24 @@ def test_conv_max_pool_equals_flax_s_two_layers_ties_included(shape):
     jax.tree.map(np.testing.assert_array_equal, pull(gradient), expected_pull(gradient))
 
 
+def test_where_a_kernel_sees_only_zeros_the_result_is_0_and_its_gradient_flows():
+    kernel = normal(1, (5, 5, 32, 64))
+    there = jax.random.uniform(jax.random.key(3), (32, 14, 14, 1)) < 0.03  # few pixels
+    images = normal(0, (32, 14, 14, 32)) * there
+
+    def fused(images):
+        return layers.conv_max_pool(images, kernel, (1, 1), "SAME")
+
+    def in_turn(images):
+        return layers.max_pool(layers.conv_general_dilated(images, kernel, (1, 1), "SAME"), (2, 2))
+
+    (ours, pull), (theirs, their_pull) = (jax.vjp(f, images) for f in (fused, in_turn))
+    np.testing.assert_array_equal(ours == 0, theirs == 0)
+    assert (theirs == 0).any() and (theirs != 0).any()
+    gradient = normal(2, ours.shape)
+    np.testing.assert_allclose(*(f(gradient)[0] for f in (pull, their_pull)), atol=1e-2)
+
+
 @pytest.mark.parametrize("options", [{"padding": "VALID"}, {"strides": 2}, {"dtype": jnp.bfloat16}])
 def test_conv_max_pool_takes_what_a_convolution_takes(options):
     images, module = normal(0, (2, 12, 12, 3)), layers.ConvMaxPool(4, (5, 5), **options)

@@ -1,6 +1,7 @@
 """The numbers that the documents quote are those of the records."""
 
 import json
+import runpy
 import sys
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import scipy.stats
 from conftest import ROOT
 from PIL import Image
+
+from mnist_cnn import config as config_lib
 
 sys.path.insert(0, str(ROOT / "experiments"))
 import picture
@@ -56,6 +59,14 @@ def test_a_record_is_of_all_its_seeds_and_adds_up(name):
     assert mean["ci95"] == pytest.approx(half)
     assert environment["git"]["dirty"] is False
     assert f"experiments/{name}.py" in environment["command"]
+
+
+def test_the_ensemble_is_of_the_networks_of_the_accuracy_recipe():
+    one, many = (
+        config_lib.as_dict(runpy.run_path(ROOT / "experiments" / name)["get_config"]())
+        for name in ("accuracy.py", "ensemble.py")
+    )
+    assert many == one | {"name": "ensemble", "num_seeds": 10}
 
 
 @pytest.mark.parametrize("name", ["seeds", "tutorial"])
