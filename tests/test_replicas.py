@@ -12,7 +12,15 @@ from conftest import config_of, metrics_of, result_of, run, same_end, start, wai
 from scipy import stats
 
 import mnist_cnn
-from mnist_cnn import config as config_lib, data, evaluate, parallel, recipe, train as train_lib
+from mnist_cnn import (
+    config as config_lib,
+    data,
+    evaluate,
+    join,
+    parallel,
+    recipe,
+    train as train_lib,
+)
 from mnist_cnn.checkpoint import sha256
 from mnist_cnn.console import Console
 from mnist_cnn.errors import CheckpointError
@@ -75,6 +83,75 @@ def test_each_network_can_be_loaded_and_evaluated_by_its_seed(three_seeds, tiny_
     assert mnist_cnn.load(workdir, config).seed == 1336
     with pytest.raises(CheckpointError, match="got seed 7, expected one of its: 1336 to 1338"):
         mnist_cnn.load(workdir, config, seed=7)
+
+
+def test_runs_of_other_seeds_are_joined_to_what_one_run_would_have_been(
+    three_seeds, undisturbed, tiny_experiment, tmp_path
+):
+    alone = {
+        seed: train(tiny_experiment, tmp_path / str(seed), seed=seed, name=f"alone{seed}")
+        for seed in (1336, 1338)
+    }
+    parts = tmp_path / "1338", undisturbed[0], tmp_path / "1336"
+    joined = tmp_path / "joined"
+    out, _ = run("mnist_cnn.join", *parts, "--workdir", joined)
+    assert "3 seeds from 1336" in out
+    assert "--config.seed=1336 --config.num_seeds=3" in out
+    assert not (joined / "result.json").exists()
+    tested = train(tiny_experiment, joined, num_seeds=3, seed=1336, name="alone1336")
+    workdir, together = three_seeds
+    for key in ("seeds", "test", "test_mean", "ensemble", "params_sha256", "steps"):
+        assert tested[key] == together[key], key
+    assert tested["seconds"]["train"] > sum(one["seconds"]["train"] for one in alone.values())
+    for one, other in zip(metrics_of(joined), metrics_of(workdir), strict=True):
+        other.pop("images_per_second", None)  # they were not trained together
+        assert one == other
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1339}, "got the seeds 1337, 1339, expected each once and none left out"),
+        ({"seed": 1337}, "got the seeds 1337, 1337, expected each once"),
+        ({"seed": 1338, "learning_rate": 0.01}, "learning_rate: was 0.001, now 0.01"),
+        ({"seed": 1338, "num_steps": 20}, "step: was 40, now 20"),
+        ({"seed": 1338, "sweep": {"b1": [0.9, 0.8]}, "validation_split": "train[400:]",
+          "train_split": "train[:400]"}, "a sweep; only seeds of one setting"),
+    ],
+)  # fmt: skip
+def test_runs_that_do_not_belong_together_are_not_joined(
+    undisturbed, tiny_experiment, tmp_path, changes, said
+):
+    train(tiny_experiment, tmp_path / "other", **changes)
+    _, err = run(
+        "mnist_cnn.join", undisturbed[0], tmp_path / "other", "--workdir", tmp_path / "out",
+        status=1,
+    )  # fmt: skip
+    assert err.count("\n") == 1 and said in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_joining_needs_checkpoints_and_overwrites_no_run(undisturbed, three_seeds, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json there"):
+        join.join([undisturbed[0], tmp_path], tmp_path / "out")
+    (tmp_path / "begun").mkdir()
+    shutil.copy(undisturbed[0] / "config.json", tmp_path / "begun")
+    with pytest.raises(CheckpointError, match="no checkpoint there yet"):
+        join.join([undisturbed[0], tmp_path / "begun"], tmp_path / "out")
+    shutil.copytree(undisturbed[0], tmp_path / "later")
+    config = json.loads((tmp_path / "later" / "config.json").read_text())
+    (tmp_path / "later" / "config.json").write_text(json.dumps(config | {"seed": 1338}))
+    before = (three_seeds[0] / "config.json").read_bytes()
+    with pytest.raises(CheckpointError, match="there is a run already; give another one"):
+        join.join([undisturbed[0], tmp_path / "later"], three_seeds[0])
+    assert (three_seeds[0] / "config.json").read_bytes() == before
+    environment = json.loads((tmp_path / "later" / "environment.json").read_text())
+    environment["data"]["sha256"]["t10k-labels-idx1-ubyte"] = "0" * 64
+    (tmp_path / "later" / "environment.json").write_text(json.dumps(environment))
+    with pytest.raises(CheckpointError, match="the data files are others"):
+        join.join([undisturbed[0], tmp_path / "later"], tmp_path / "out")
+    _, err = run("mnist_cnn.join", undisturbed[0], "--workdir", tmp_path / "out", status=2)
+    assert "expected RUN RUN" in err
 
 
 def test_a_killed_study_ends_with_the_same_bits(three_seeds, tiny_experiment, tmp_path):
