@@ -4,24 +4,50 @@
 
 Five convolutions, thin where the image is large, with batch normalisation after the ReLU and
 dropout as in Deotte's network ("25 Million Images! [0.99757] MNIST"), trained on images that are
-turned, scaled, sheared and shifted; the average of its weights is what is tested.  Everything was
-chosen on the last 10,000 training images, with the first 50,000 to train on, in 5 epochs; there
-are so many here that the training costs about 1/100 of the published ones' multiply-adds.
+turned, scaled, sheared and shifted; the average of its weights is what is tested, on eleven views
+of an image.  Everything was chosen on the last 10,000 training images, with the first 50,000 to
+train on, in 5 to 8 epochs; there are so many here that the training costs about 1/100 of the
+published ones' multiply-adds.
 """
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 import mnist_cnn
-from mnist_cnn import layers
+from mnist_cnn import augment, layers
 
 EPOCHS = 25
+VIEWED = {"rotation": 5.0, "zoom": 0.06, "shear": 0.1, "down": 0.5, "right": 0.5}
+
+
+def views(images):
+    """Each image as it is, and with each change of VIEWED, both ways: [11, B, 28, 28, 1]."""
+    count = len(images)
+
+    def changed(rotation=0.0, zoom=0.0, shear=0.0, down=0.0, right=0.0):
+        matrix = augment.matrix(
+            jnp.full(count, rotation), jnp.full((count, 2), zoom), jnp.full(count, shear)
+        )
+        return augment.warp(images, matrix, jnp.tile(jnp.array([down, right]), (count, 1)))
+
+    changes = [{name: way * size} for name, size in VIEWED.items() for way in (1, -1)]
+    return jnp.stack([changed(**change) for change in [{}, *changes]])
 
 
 class Thin(nn.Module):
-    """177,000 parameters, 9.9 M multiply-adds an image."""
+    """177,000 parameters, 9.9 M multiply-adds a view; while it is trained it sees one."""
+
+    def __call__(self, images, train=False):  # float32 [B, 28, 28, 1], 0..1
+        if train:
+            return self.network(images, train)
+        seen = views(images)
+        logits = self.network(seen.reshape(-1, *images.shape[1:]), train)
+        each = jax.nn.log_softmax(logits).reshape(*seen.shape[:2], -1)
+        return jax.nn.logsumexp(each, axis=0) - jnp.log(len(seen))  # of the mean probability
 
     @nn.compact
-    def __call__(self, images, train=False):  # float32 [B, 28, 28, 1], 0..1
+    def network(self, images, train):
         def conv(x, features, size, padding="SAME"):
             x = nn.relu(layers.Conv(features, (size, size), padding=padding)(x))
             return layers.BatchNorm(train, momentum=0.9, epsilon=1e-3)(x)

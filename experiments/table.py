@@ -22,17 +22,18 @@ COLUMNS = (
 
 
 def cost(experiment, steps):
-    """Of one network: its parameters, multiply-adds an image, and multiply-adds of its training.
+    """Of one network: its parameters, multiply-adds of a tested image and of its training.
 
     A step takes three times the forward pass: the gradients of a layer's inputs and kernel are as
     much again each.
     """
     config = runpy.run_path(HERE.parent / experiment)["get_config"]()
-    layers = summary.summarize(train.parts(config)[0])
-    forward = sum(layer.multiply_adds for layer in layers)
+    tested, trained = (summary.summarize(train.parts(config)[0], way) for way in (False, True))
+    forward = sum(layer.multiply_adds for layer in trained)
     epoch = batches.steps_per_epoch(60_000, config["batch_size"])
     images = steps // epoch * 60_000 + steps % epoch * config["batch_size"]
-    return sum(layer.parameters for layer in layers), forward, 3 * forward * images
+    parameters = sum(layer.parameters for layer in tested)
+    return parameters, sum(layer.multiply_adds for layer in tested), 3 * forward * images
 
 
 def in_words(number):

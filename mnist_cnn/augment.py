@@ -32,11 +32,18 @@ def draw(
         own = jax.random.fold_in(key, AMOUNTS.index(name))
         return amounts.get(name, 0) * jax.random.uniform(own, (count, *shape), minval=-1)
 
-    angle = uniform("rotation") * jnp.pi / 180
+    return matrix(uniform("rotation"), uniform("zoom", 2), uniform("shear")), uniform("shift", 2)
+
+
+def matrix(
+    rotation: Float[Array, "N"], zoom: Float[Array, "N 2"], shear: Float[Array, "N"]
+) -> Float[Array, "N 2 2"]:
+    """From output to input pixels, of images changed so much, in the units of `draw`."""
+    angle = rotation * jnp.pi / 180
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     rotated = jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)
-    sheared = jnp.zeros((count, 2, 2)).at[:, 1, 0].set(uniform("shear"))
-    return (rotated + sheared) / (1 + uniform("zoom", 2))[..., None], uniform("shift", 2)
+    sheared = jnp.zeros(rotated.shape).at[:, 1, 0].set(shear)
+    return (rotated + sheared) / (1 + zoom)[..., None]
 
 
 def warp(

@@ -37,6 +37,9 @@ from mnist_cnn.replicas import Replicas, Split
 from mnist_cnn.signals import Stopped, StopRequest
 
 SLICE_SECONDS = 1.0  # about how long one call trains: a signal and the progress bar wait for it
+# Each replica's first step of a call takes a millisecond more, so each takes several, if that is
+# not too long to wait for.
+_LEAST_STEPS, _LONGEST_SECONDS = 4, 3.0
 
 
 Scored = tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]
@@ -270,8 +273,9 @@ class _Run:
                 first = epoch * self.steps_per_epoch
                 sums = self.replicas.advance(epoch, step - first, stop - first)
             per_second = (stop - step) / (time.monotonic() - began)
+            least = min(_LEAST_STEPS, int(per_second * _LONGEST_SECONDS))
             (at_once, _), (_, signal) = parallel.agree(
-                [max(1, int(per_second * SLICE_SECONDS)), self.stop.received or 0]
+                [max(1, least, int(per_second * SLICE_SECONDS)), self.stop.received or 0]
             )
             step = stop
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,11 +24,16 @@ class Layer(NamedTuple):
     multiply_adds: int  # for one image
 
 
-def summarize(model: nn.Module) -> list[Layer]:
-    """The layers of `model` in the order in which an image meets them.
+def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
+    """The layers of `model` in the order in which an image meets them, where it is tested.
 
     Multiply-adds are those of the layers with a kernel: each kernel value is used once for every
-    output position, before it is pooled.
+    output position, before it is pooled; and as often for each view, where a network looks at an
+    image in several.
+
+    Args:
+      model: any network of images.
+      train: as it is trained, if its `__call__` has an argument of that name.
     """
     outputs: dict[tuple[str, ...], tuple[int, ...]] = {}
     pooled = set()
@@ -36,17 +43,20 @@ def summarize(model: nn.Module) -> list[Layer]:
     ) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and hasattr(output, "shape"):
-            outputs[context.module.path] = output.shape[1:]
+            outputs[context.module.path] = output.shape
             if getattr(context.module, "conv_general_dilated", None) is conv_max_pool:
                 pooled.add(context.module.path)
         return output
 
+    said: Any = {"train": train} if "train" in inspect.signature(model.__call__).parameters else {}
     with nn.intercept_methods(note):
         variables = jax.eval_shape(
-            model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+            functools.partial(model.init, **said),
+            {name: jax.random.key(0) for name in ("params", "dropout")},
+            jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32),
         )
     layers = []
-    for path, shape in outputs.items():
+    for path, (images, *shape) in outputs.items():
         own: Any = variables.get("params", {})
         for name in path:
             own = own.get(name, {})
@@ -55,7 +65,7 @@ def summarize(model: nn.Module) -> list[Layer]:
             continue
         parameters = sum(math.prod(array.shape) for array in arrays.values())
         kernel = arrays.get("kernel")
-        positions = math.prod(shape[:-1]) * (4 if path in pooled else 1)
+        positions = images * math.prod(shape[:-1]) * (4 if path in pooled else 1)
         multiply_adds = math.prod(kernel.shape) * positions if kernel is not None else 0
-        layers.append(Layer("/".join(path) or "network", shape, parameters, multiply_adds))
+        layers.append(Layer("/".join(path) or "network", tuple(shape), parameters, multiply_adds))
     return layers

@@ -1,6 +1,7 @@
 """Batch normalisation, dropout, augmentation, schedules and averaged weights: each does what its
 source says, and a run that has them all goes on to the same bits."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from conftest import ROOT, result_of, run, start, wait_for
 
 import mnist_cnn
-from mnist_cnn import augment, batches, data, evaluate, export, layers, recipe, train
+from mnist_cnn import augment, batches, data, evaluate, export, layers, recipe, summary, train
 from mnist_cnn.checkpoint import Checkpoints, sha256
 from mnist_cnn.errors import ConfigError, UserError
 
@@ -307,6 +308,44 @@ def test_what_is_drawn_is_in_its_range_and_fills_it():
     assert not np.asarray(draw(zoom=0.2)[1]).any()
     shear = np.asarray(draw(shear=0.3)[0])
     assert 0.29 < shear[:, 1, 0].max() <= 0.3 and not shear[:, 0, 1].any()
+
+
+@pytest.fixture
+def accuracy():
+    """The module of experiments/accuracy.py."""
+    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "experiments" / "accuracy.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_accuracy_network_answers_by_the_mean_probability_of_eleven_views(
+    accuracy, batch, monkeypatch
+):
+    images = train.scale(batch.images)[:4]
+    seen = accuracy.views(images)
+    assert seen.shape == (11, 4, 28, 28, 1)
+    assert jnp.array_equal(seen[0], images)
+    assert len({np.asarray(view).tobytes() for view in seen}) == 11
+    # Each change has its opposite: together they leave the digits where they are.
+    assert jnp.abs(seen.mean(0) - images).mean() < 0.03
+    model = accuracy.Thin()
+    variables = model.init(jax.random.key(0), images)
+    answer = model.apply(variables, images)
+    monkeypatch.setattr(accuracy, "views", lambda images: images[None])
+    alone = [jax.nn.softmax(model.apply(variables, view)) for view in seen]
+    np.testing.assert_allclose(jnp.exp(answer), jnp.mean(jnp.stack(alone), 0), atol=1e-6)
+    np.testing.assert_allclose(jnp.exp(answer).sum(-1), 1, atol=1e-5)
+
+
+def test_the_cost_of_views_is_counted_where_they_are_seen(accuracy):
+    model = accuracy.Thin()
+    tested, trained = summary.summarize(model), summary.summarize(model, train=True)
+    assert [layer.multiply_adds for layer in tested] == [
+        11 * layer.multiply_adds for layer in trained
+    ]
+    assert [layer[:3] for layer in tested] == [layer[:3] for layer in trained]
+    assert sum(layer.parameters for layer in trained) == 177_386
 
 
 def test_augmentation_follows_from_seed_and_step_alone_and_wants_every_image_its_own(batch):
