@@ -106,12 +106,12 @@ def _evaluated(images: Array, kernel: Array, padding: Padding) -> Array:
     """The convolution where it is not trained, so that `compiler_options` are not given.
 
     XLA leaves to Eigen what has more rows at the end than at the beginning: here one too many is
-    computed.  Where that is more than an eighth, or the kernel has few values, YNNPACK is faster.
+    computed.  Where that is more than a third, or the kernel has few values, YNNPACK is faster.
     """
     (top, bottom), _ = padding
     rows = images.shape[1] + top + bottom - kernel.shape[0] + 1
     more = images.shape[1] + 1 - rows
-    if not 0 < more <= rows / 8 or kernel.shape[1] * kernel.shape[2] < 32:
+    if not 0 < more <= rows / 3 or kernel.shape[1] * kernel.shape[2] < 32:
         return _native(images, kernel, padding)
     return _native(images, kernel, ((top, bottom + more), padding[1]))[:, :rows]
 
