@@ -22,6 +22,7 @@ from mnist_cnn import (
     data,
     evaluate,
     parallel,
+    preconditions,
     predictions,
     profile,
     records,
@@ -32,7 +33,7 @@ from mnist_cnn import (
 from mnist_cnn.checkpoint import Checkpoints, sha256
 from mnist_cnn.compile_cache import compile_cache
 from mnist_cnn.console import Console
-from mnist_cnn.errors import CheckpointError, ConfigError, UserError
+from mnist_cnn.errors import ConfigError, UserError
 from mnist_cnn.replicas import Replicas, Split
 from mnist_cnn.signals import Stopped, StopRequest
 
@@ -81,38 +82,14 @@ def run(
     console = console or Console(quiet=not parallel.first())
     directory = records.RunDirectory(workdir or records.new_path(config["name"]))
     with contextlib.closing(directory):
-        result = parallel.tell(_finished(directory, config) if parallel.first() else None)
+        result = parallel.tell(
+            preconditions.finished(directory, config) if parallel.first() else None
+        )
         if result is not None:
             console.line(f"{directory}: finished; nothing is left to do")
             console.result(result, str(directory))
             return result
         return _Run(config, directory, console, stop or StopRequest(), command).run()
-
-
-def _finished(directory: records.RunDirectory, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result, if the directory holds this very run, finished.
-
-    Raises:
-      ConfigError: it holds another one.
-    """
-    old = directory.read("config.json")
-    if old is None:
-        return None
-    _check_same(directory, old, config)
-    result = directory.read("result.json") or {}
-    same_length = all(old.get(key) == config[key] for key in config_lib.LENGTH)
-    return result if result.get("status") == "finished" and same_length else None
-
-
-def _check_same(
-    directory: records.RunDirectory, old: Mapping[str, Any], config: Mapping[str, Any]
-) -> None:
-    differences = config_lib.differences(old, config_lib.as_dict(config))
-    if differences:
-        raise ConfigError(
-            f"{directory} belongs to another configuration ({'; '.join(differences)}); "
-            "give another --workdir, or that configuration"
-        )
 
 
 class _Run:
@@ -145,17 +122,13 @@ class _Run:
 
         with self.clock("data"):
             dataset = data.open_dataset(config["dataset"], config["manual_dir"])
-            _check_splits(dataset, config)
+            preconditions.check_splits(dataset, config)
             images, labels = dataset.read(config["train_split"])
         num_examples = len(labels)
         console.data(dataset, config, num_examples)
         self.steps_per_epoch = batches.steps_per_epoch(num_examples, config["batch_size"])
         self.total = train.total_steps(config, num_examples)
-        if config["warmup_steps"] >= self.total:
-            raise ConfigError(
-                f"config.warmup_steps: got {config['warmup_steps']:,}, expected fewer than the "
-                f"{self.total:,} steps of the whole training"
-            )
+        preconditions.check_length(config, self.total)
 
         params = self.given_params()
         if parallel.first():
@@ -238,16 +211,7 @@ class _Run:
         directory = self.directory
         self.environment["data"] = {"origin": dataset.origin, "sha256": dataset.files}
         before = directory.read("environment.json")
-        if before is not None and before.get("data", {}).get("sha256") != dataset.files:
-            raise CheckpointError(
-                f"{directory}: the run began with other data files than {dataset.origin} "
-                "has now; give those, or another --workdir"
-            )
-        if step > self.total:
-            raise ConfigError(
-                f"{directory} has come to step {step:,}, and the configuration ends at "
-                f"{self.total:,}; a run can be prolonged, not shortened"
-            )
+        preconditions.check_resumption(directory, dataset, before, step, self.total)
         if step:
             self.console.line(f"going on from the checkpoint of step {step:,}")
             self.console.changes(before or {}, self.environment)
@@ -318,7 +282,7 @@ class _Run:
             return
         epoch = round(step / self.steps_per_epoch, 6)
         line = {"step": step, "epoch": epoch, "split": split}
-        line |= {key: _plain(value) for key, value in metrics.items()}
+        line |= {key: results.plain(value) for key, value in metrics.items()}
         series = {"": slice(None)}
         if self.config["sweep"] and split != "test":
             seeds, settings = self.config["num_seeds"], config_lib.settings(self.config)
@@ -445,31 +409,3 @@ class _Run:
                 f"note: no report.html ({type(error).__name__}: {error}); "
                 f"python -m mnist_cnn.report --workdir {self.directory} tries again"
             )
-
-
-def _plain(value: Any) -> Any:
-    """A number, or a list of several, for JSON; None for what is not finite."""
-    values = [
-        results.number(one) if isinstance(one, float) else one
-        for one in np.atleast_1d(value).tolist()
-    ]
-    return values[0] if len(values) == 1 else values
-
-
-def _check_splits(dataset: data.Dataset, config: Mapping[str, Any]) -> None:
-    """The splits must exist and not overlap, and training must have a batch."""
-    training = dataset.rows(config["train_split"])
-    held_out = config["validation_split"]
-    for split, start, stop in dataset.rows(held_out) if held_out else ():
-        if any(split == s and max(start, a) < min(stop, b) for s, a, b in training):
-            raise ConfigError(
-                f"config.validation_split: {held_out!r} shares images with train_split "
-                f"{config['train_split']!r}; choose parts that do not overlap, such as "
-                "'train[55000:]' and 'train[:55000]'"
-            )
-    examples = sum(stop - start for _, start, stop in training)
-    if config["batch_size"] > examples:
-        raise ConfigError(
-            f"config.batch_size: got {config['batch_size']:,}, expected an integer from 1 to "
-            f"{examples:,}, the number of training images"
-        )

@@ -22,6 +22,14 @@ def number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def plain(value: Any) -> Any:
+    """A number, or a list of several, for JSON; None for what is not finite."""
+    values = [
+        number(one) if isinstance(one, float) else one for one in np.atleast_1d(value).tolist()
+    ]
+    return values[0] if len(values) == 1 else values
+
+
 def together(figures: Sequence[Figures]) -> dict[str, Any]:
     """The figures of several networks on the same images: a list for each, in their order."""
     return {
