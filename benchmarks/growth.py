@@ -59,10 +59,10 @@ def batch_sizes(rounds: int, sizes: tuple[int, ...] = tuple(2**n for n in range(
     return {"batch_size": sizes, "images_per_second": rates}
 
 
-def replicas(rounds: int, counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), steps: int = 128) -> Any:
+def replicas(rounds: int, counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), steps: int = 96) -> Any:
     """Seconds of a step of one replica, over their number; the work of a round is the same.
 
-    Of the most, each takes 4 steps a call, as in a run.
+    Of 32 each takes 3 steps a call, as in a run.
     """
     trainers = {count: Trainer(*_mnist(), 32, num_seeds=count) for count in counts}
     taken = {count: max(1, steps // count) for count in counts}

@@ -6,8 +6,8 @@ Five convolutions, thin where the image is large, with batch normalisation after
 dropout as in Deotte's network ("25 Million Images! [0.99757] MNIST"), trained on images that are
 turned, scaled, sheared and shifted; the average of its weights is what is tested, on eleven views
 of an image.  Everything was chosen on the last 10,000 training images, with the first 50,000 to
-train on, in 5 to 8 epochs; there are so many here that the training costs about 1/100 of the
-published ones' multiply-adds.
+train on, in 5 to 8 epochs.  25 epochs make the training cost half of Deotte's multiply-adds, and
+about 1/100 of An et al.'s (arXiv 2008.10400).
 """
 
 import jax
@@ -23,13 +23,14 @@ VIEWED = {"rotation": 5.0, "zoom": 0.06, "shear": 0.1, "down": 0.5, "right": 0.5
 
 def views(images):
     """Each image as it is, and with each change of VIEWED, both ways: [11, B, 28, 28, 1]."""
-    count = len(images)
+    count = images.shape[0]
 
     def changed(rotation=0.0, zoom=0.0, shear=0.0, down=0.0, right=0.0):
         matrix = augment.matrix(
-            jnp.full(count, rotation), jnp.full((count, 2), zoom), jnp.full(count, shear)
+            jnp.full((count,), rotation), jnp.full((count, 2), zoom), jnp.full((count,), shear)
         )
-        return augment.warp(images, matrix, jnp.tile(jnp.array([down, right]), (count, 1)))
+        offset = jnp.broadcast_to(jnp.array([down, right]), (count, 2))
+        return augment.warp(images, matrix, offset)
 
     changes = [{name: way * size} for name, size in VIEWED.items() for way in (1, -1)]
     return jnp.stack([changed(**change) for change in [{}, *changes]])
@@ -44,7 +45,7 @@ class Thin(nn.Module):
         seen = views(images)
         logits = self.network(seen.reshape(-1, *images.shape[1:]), train)
         each = jax.nn.log_softmax(logits).reshape(*seen.shape[:2], -1)
-        return jax.nn.logsumexp(each, axis=0) - jnp.log(len(seen))  # of the mean probability
+        return jax.nn.logsumexp(each, axis=0) - jnp.log(seen.shape[0])  # of the mean probability
 
     @nn.compact
     def network(self, images, train):
@@ -60,7 +61,7 @@ class Thin(nn.Module):
         x = dropout(layers.max_pool(conv(x, 48, 3), (2, 2)))
         x = conv(x, 96, 3)
         x = dropout(conv(x, 96, 3, "VALID"))
-        return layers.Dense(10)(x.reshape(len(x), -1))
+        return layers.Dense(10)(x.reshape(x.shape[0], -1))
 
 
 def get_config():

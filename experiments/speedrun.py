@@ -24,7 +24,7 @@ class Small(nn.Module):
         x = nn.relu(layers.Conv(24, (3, 3), padding="VALID", name="conv1")(x))
         x = nn.relu(layers.Conv(32, (3, 3), padding="VALID", name="conv2")(x))
         x = layers.max_pool(x, (2, 2))
-        x = nn.relu(layers.Dense(128, name="dense1")(x.reshape(len(x), -1)))
+        x = nn.relu(layers.Dense(128, name="dense1")(x.reshape(x.shape[0], -1)))
         return layers.Dense(10, name="dense2")(x)
 
 

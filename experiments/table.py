@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
 COLUMNS = (
     "experiment", "seeds", "test accuracy", "NLL", "ECE", "as one ensemble", "parameters",
-    "multiply-adds an image", "and in training", "time, all seeds",
+    "multiply-adds an image", "of its whole training", "time, all seeds",
 )  # fmt: skip
 
 

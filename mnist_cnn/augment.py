@@ -67,12 +67,12 @@ def warp(
     )
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = y - top, x - left
-    framed = jnp.pad(images[..., 0], ((0, 0), (1, 1), (1, 1))).reshape(len(images), -1)
+    framed = jnp.pad(images[..., 0], ((0, 0), (1, 1), (1, 1))).reshape(images.shape[0], -1)
 
     def at(rows: Array, columns: Array) -> Array:
         rows = jnp.clip(rows.astype(jnp.int32) + 1, 0, height + 1)
         columns = jnp.clip(columns.astype(jnp.int32) + 1, 0, width + 1)
-        places = (rows * (width + 2) + columns).reshape(len(images), -1)
+        places = (rows * (width + 2) + columns).reshape(images.shape[0], -1)
         return jnp.take_along_axis(framed, places, 1).reshape(y.shape)
 
     above = at(top, left) * (1 - right) + at(top, left + 1) * right

@@ -83,13 +83,15 @@ class Checkpoints:
         args = _orbax().args
         extra = json.loads(json.dumps(extra))  # of its own, like the arrays
         with self._writing():
-            self._manager.save(
+            begun = self._manager.save(
                 step,
                 args=args.Composite(
                     tree=args.StandardSave(tree),
                     extra=args.JsonSave({**extra, "sha256": _seal(tree, extra)}),
                 ),
             )
+            if not begun:  # Orbax says no more about it
+                raise CheckpointError(f"there is one of step {step:,} or later")
 
     def wait(self) -> None:
         """Returns when everything is on disk."""

@@ -105,8 +105,8 @@ def _native(images: Array, kernel: Array, padding: Padding) -> Array:
 def _evaluated(images: Array, kernel: Array, padding: Padding) -> Array:
     """The convolution where it is not trained, so that `compiler_options` are not given.
 
-    XLA leaves to Eigen what has more rows at the end than at the beginning: here one too many is
-    computed.  Where that is more than a third, or the kernel has few values, YNNPACK is faster.
+    XLA leaves to Eigen what has more rows than its images: here so many are computed in vain.
+    Where that is more than a third, or the kernel has few values, YNNPACK is faster.
     """
     (top, bottom), _ = padding
     rows = images.shape[1] + top + bottom - kernel.shape[0] + 1

@@ -37,10 +37,11 @@ from mnist_cnn.errors import ConfigError, UserError
 from mnist_cnn.replicas import Replicas, Split
 from mnist_cnn.signals import Stopped, StopRequest
 
-SLICE_SECONDS = 1.0  # about how long one call trains: a signal and the progress bar wait for it
-# Each replica's first step of a call takes a millisecond more, so each takes several, if that is
-# not too long to wait for.
-_LEAST_STEPS, _LONGEST_SECONDS = 4, 3.0
+# About how long one call trains: the progress bar waits for it, and a signal does.
+_SLICE_SECONDS = 1.0
+# The first step of a call takes a millisecond more.  So where steps are slow, as of many replicas,
+# a call has several of them, and lasts a little longer.
+_SEVERAL_STEPS, _LONG_SLICE_SECONDS = 4, 2.5
 
 
 Scored = tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]
@@ -212,6 +213,8 @@ class _Run:
         self.environment["data"] = {"origin": dataset.origin, "sha256": dataset.files}
         before = directory.read("environment.json")
         preconditions.check_resumption(directory, dataset, before, step, self.total)
+        if before and "joined" in before:  # `join` says where its networks come from
+            self.environment["joined"] = before["joined"]
         if step:
             self.console.line(f"going on from the checkpoint of step {step:,}")
             self.console.changes(before or {}, self.environment)
@@ -237,9 +240,9 @@ class _Run:
                 first = epoch * self.steps_per_epoch
                 sums = self.replicas.advance(epoch, step - first, stop - first)
             per_second = (stop - step) / (time.monotonic() - began)
-            least = min(_LEAST_STEPS, int(per_second * _LONGEST_SECONDS))
+            several = min(_SEVERAL_STEPS, int(per_second * _LONG_SLICE_SECONDS))
             (at_once, _), (_, signal) = parallel.agree(
-                [max(1, least, int(per_second * SLICE_SECONDS)), self.stop.received or 0]
+                [max(1, several, int(per_second * _SLICE_SECONDS)), self.stop.received or 0]
             )
             step = stop
 

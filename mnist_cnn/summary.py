@@ -42,8 +42,9 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
         output = call(*args, **kwargs)
-        if context.method_name == "__call__" and hasattr(output, "shape"):
-            outputs[context.module.path] = output.shape
+        shape: Any = getattr(output, "shape", None)
+        if context.method_name == "__call__" and shape:  # () is of no image
+            outputs[context.module.path] = shape
             if getattr(context.module, "conv_general_dilated", None) is conv_max_pool:
                 pooled.add(context.module.path)
         return output

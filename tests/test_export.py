@@ -2,16 +2,19 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, read_idx, run
 
 import mnist_cnn
-from mnist_cnn import interop
+from mnist_cnn import export, interop, train
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.network import Network
 
 # What a user elsewhere would write.  `import mnist_cnn` would fail.
 ELSEWHERE = {
@@ -84,6 +87,17 @@ def test_a_process_without_this_package_gives_the_same_answers(
     np.testing.assert_allclose(found, logits, rtol=0, atol=1e-5)
     if kind == "stablehlo":
         np.testing.assert_array_equal(found, logits)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "speedrun"])
+def test_the_networks_of_the_experiments_leave_for_any_number_of_images(name):
+    config = runpy.run_path(ROOT / "experiments" / f"{name}.py")["get_config"]()
+    state = train.create_state(config)
+    network = Network(config, state.variables, state.model, 0, config.seed)
+    program = jax.export.deserialize(bytearray(export.stablehlo(network)))
+    images = read_idx("t10k-images-idx3-ubyte")[:5]
+    for count in (2, 5):
+        np.testing.assert_allclose(program.call(images[:count]), network(images[:count]), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["stablehlo", "safetensors", "onnx"])

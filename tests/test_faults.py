@@ -105,6 +105,15 @@ def test_every_file_of_a_checkpoint_may_be_damaged(damage, checkpoints, tmp_path
     assert not marker.exists()
 
 
+def test_a_checkpoint_is_not_written_where_a_later_one_is(checkpoints):
+    folder, good = checkpoints
+    writer = Checkpoints(folder, keep=2)
+    with pytest.raises(CheckpointError, match="there is one of step 20 or later"):
+        writer.save(20, {"a": np.zeros(3, np.float32)}, {"step": 20})
+    writer.close()
+    assert restored(folder) in good
+
+
 def test_two_hundred_flipped_bytes_never_give_wrong_weights(checkpoints):
     folder, good = checkpoints
     files = files_of(folder / "40")

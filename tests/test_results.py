@@ -42,7 +42,9 @@ def test_the_picture_shows_the_records(tmp_path):
     picture.draw(tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as drawn, Image.open(picture.PATH) as committed:
         assert drawn.size == committed.size
-        assert np.mean(np.asarray(drawn) != np.asarray(committed)) < 0.01  # fonts may differ
+        drawn, committed = np.asarray(drawn), np.asarray(committed)
+    inked = ((drawn < 255) | (committed < 255)).any(-1)
+    assert (drawn != committed).any(-1).sum() < 0.05 * inked.sum()  # fonts may differ
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -46,6 +46,20 @@ def test_the_network_is_the_tutorials():
     )
 
 
+def test_a_submodule_that_gives_a_single_number_is_no_layer_of_images():
+    class Temperature(nn.Module):
+        @nn.compact
+        def __call__(self):
+            return self.param("value", nn.initializers.ones, ())
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return nn.Dense(10)(images.reshape(images.shape[0], -1)) / Temperature()()
+
+    assert [layer.name for layer in summary.summarize(Network())] == ["Dense_0"]
+
+
 def test_kernels_are_glorot_uniform_and_biases_zero():
     params = train.create_state(mnist_cnn.experiment()).params
     for name, fan_in, fan_out in (
