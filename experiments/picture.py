@@ -22,6 +22,7 @@ PUBLISHED = (
 PLACES = {
     "accuracy": ((-8, 2), "right"),
     "5 of accuracy": ((-2, 7), "right"),
+    "10 of accuracy": ((4, 5), "left"),
     "Deotte, mean of 100": ((8, -8), "left"),
     "An et al.,\nmean of 30 logs": ((8, -7), "left"),
     "An et al.,\n3 voting": ((8, -7), "left"),
