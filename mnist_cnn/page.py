@@ -56,8 +56,7 @@ def _pictures(setting: runs.Setting, numbers: dict[str, Any]) -> list[gallery.Pi
     run = setting.runs[0]
     logits, labels = _tested(run)
     table = measures.confusion(labels, logits.argmax(-1))
-    seeds = len(run.seeds)
-    several = f", all {seeds} seeds together" if seeds > 1 else ""
+    several = _together(run)
     sweep = run.result.get("sweep")
     swept = gallery.sweep_picture(sweep) if sweep else None
     pictures = [
@@ -74,8 +73,8 @@ def _pictures(setting: runs.Setting, numbers: dict[str, Any]) -> list[gallery.Pi
             "Can its probabilities be trusted?",
             functools.partial(figures.reliability, measures.calibration(logits, labels)),
             f"Test images in {measures.BINS} bins by the probability of the answer: on the dashed "
-            "line the network is right as often as it claims. Expected calibration error "
-            f"{numbers['expected_calibration_error']:.4f}.",
+            "line the network is right as often as it claims. Expected calibration error"
+            f"{several and several + ':'} {numbers['expected_calibration_error']:.4f}.",
         ),
     ]
     if len(run.tested.filters):
@@ -144,6 +143,11 @@ def comparison(settings: Sequence[runs.Setting]) -> str:
     )
 
 
+def _together(run: runs.Run) -> str:
+    """What to say of a figure of all seeds' answers; their mean may be another."""
+    return f", all {len(run.seeds)} seeds together" if len(run.seeds) > 1 else ""
+
+
 def _figures_table(run: runs.Run, numbers: dict[str, Any]) -> str:
     test, seconds = run.result["test"], run.result["seconds"]
     examples = run.right.shape[1]
@@ -159,7 +163,10 @@ def _figures_table(run: runs.Run, numbers: dict[str, Any]) -> str:
     ) + markup.table(
         [
             ["negative log-likelihood", f"{numbers['negative_log_likelihood']:.4f} nats an image"],
-            ["expected calibration error", f"{numbers['expected_calibration_error']:.4f}"],
+            [
+                f"expected calibration error{_together(run)}",
+                f"{numbers['expected_calibration_error']:.4f}",
+            ],
             ["time", f"{float(seconds['total']):.1f} s"],
         ],
         kind="numbers",
