@@ -53,7 +53,7 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
     with nn.intercept_methods(note):
         variables = jax.eval_shape(
             functools.partial(model.init, **said),
-            {name: jax.random.key(0) for name in ("params", "dropout")},
+            dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0)),
             jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32),
         )
     layers = []
