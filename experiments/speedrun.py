@@ -31,7 +31,7 @@ class Small(nn.Module):
 def optimizer(learning_rate):
     """Adam (Kingma & Ba 2014), one cycle (Smith 2018)."""
     schedule = optax.cosine_onecycle_schedule(STEPS, learning_rate, pct_start=0.1)
-    # Not in optax.flatten: XLA's code for one long vector reads, masked, far behind the small arrays,
+    # Not in optax.flatten: XLA's code for one long vector reads, masked, far behind small arrays,
     # and takes three times as long for a step where no memory is mapped there.
     return optax.adam(schedule, b1=0.7, b2=0.9)
 
