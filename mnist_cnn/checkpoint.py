@@ -67,12 +67,13 @@ class Checkpoints:
             alone = ocp.options.MultiprocessingOptions(
                 primary_host=process, active_processes={process}, barrier_sync_key_prefix="alone"
             )
-        if self._keep is None:
-            options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
-        else:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, create=False, multiprocessing_options=alone
-            )
+        options = ocp.CheckpointManagerOptions(
+            read_only=self._keep is None,
+            max_to_keep=self._keep,
+            create=False,
+            lightweight_initialize=True,  # or one damaged checkpoint bars the way to all others
+            multiprocessing_options=alone,
+        )
         return ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, tree: Tree, extra: dict[str, Any]) -> None:
@@ -137,7 +138,8 @@ class Checkpoints:
             if damaged and self._keep is not None:
                 for bad in damaged:
                     shutil.rmtree(self._directory / str(bad), ignore_errors=True)
-                self._manager.reload()
+                self._manager.close()
+                del self._manager  # the next one counts them anew
             return step, tree, extra
         if damaged:
             raise CheckpointError(

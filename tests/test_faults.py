@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,25 @@ def test_every_file_of_a_checkpoint_may_be_damaged(damage, checkpoints, tmp_path
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("time", ["1e999", str(10**30), '"noon"', "[]"])
+def test_a_damaged_time_in_one_checkpoint_hides_no_other(time, checkpoints):
+    """Orbax reads the times of all checkpoints, if it may, before any of them is asked for."""
+    folder, good = checkpoints
+    for step in (40, 30):
+        path = folder / str(step) / "_CHECKPOINT_METADATA"
+        content = path.read_text()
+        path.write_text(re.sub(r'("commit_timestamp_nsecs": )\d+', rf"\g<1>{time}", content))
+        assert path.read_text() != content
+        assert restored(folder) in good
+        if step == 40:
+            path.write_text(content)
+    writer = Checkpoints(folder, keep=2)
+    assert writer.restore(None, report=print)[0] == 40
+    writer.save(50, {"a": np.zeros(3, np.float32)}, {"step": 50})
+    writer.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["40", "50"]
 
 
 def test_a_checkpoint_is_not_written_where_a_later_one_is(checkpoints):
