@@ -46,14 +46,13 @@ def row(record):
     environment, result = record["environment"], record["result"]
     mean = result["test_mean"]
     experiment = environment["command"][environment["command"].index("--config") + 1]
-    error = mean.get("expected_calibration_error")  # records of before have none
     seconds = result["seconds"]["total"]
     return (
         f"[`{experiment}`]({experiment})",
         str(len(result["seeds"])),
         f"{100 * mean['accuracy']:.2f} ± {100 * mean['ci95']:.2f} %",
         f"{mean['loss']:.4f}",
-        "not kept" if error is None else f"{100 * error:.2f} %",
+        f"{100 * mean['expected_calibration_error']:.2f} %",
         f"{100 * result['ensemble']['accuracy']:.2f} %",
         *map(in_words, cost(experiment, result["steps"])),
         f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min",
