@@ -141,6 +141,8 @@ def _colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
     transparent = image.has_transparency_data
     if image.mode[0] in "IF":  # 16 or 32 bits: down to the highest 8 that are used
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
+        if image.mode == "F" and values.max() <= 1:
+            values *= 255
         bits = max(8, math.ceil(math.log2(float(values.max()) + 1)))
         image = Image.fromarray((values / 2 ** (bits - 8)).astype(np.uint8))
     elif transparent:
@@ -239,6 +241,8 @@ def _ink(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"]:
     along = difference @ (direction / max(length, 1e-6))
     strokes = np.sort(along[digit])
     full = float(strokes[len(strokes) * 3 // 4])
+    if full <= 2.5 * noise:
+        raise PictureError("no digit found: its strokes have no colour in common")
     coverage = (along / full).clip(0, 1)
     # The soft edge of the strokes belongs to them; the paper around them does not.
     rows, columns = _box(digit)

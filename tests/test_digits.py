@@ -108,6 +108,9 @@ MODES = {
     ),
     "12 bits of 16": lambda page: saved(Image.fromarray(np.asarray(page, np.uint16) * 16), "TIFF"),
     "floating point": lambda page: saved(Image.fromarray(np.asarray(page, np.float32)), "TIFF"),
+    "floating point to 1": lambda page: saved(
+        Image.fromarray(np.asarray(page, np.float32) / 255), "TIFF"
+    ),
     "LAB": lambda page: saved(Image.merge("LAB", [page] * 3), "TIFF"),
     "white on black": lambda page: Image.eval(page, lambda value: 255 - value),
     "blue on yellow": lambda page: Image.composite(
@@ -166,6 +169,14 @@ def test_a_hairline_gets_a_stroke_of_mnists_width():
     assert 1.8 < digits.stroke_width(form.astype(np.float32) / 255) < 3.2
 
 
+def striped():
+    """A stroke half darker and half lighter than the paper: no tone in common."""
+    values = np.full((120, 120), 128, np.uint8)
+    values[30:90, 50:60] -= 100
+    values[30:90, 60:70] += 100
+    return Image.fromarray(values)
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -174,8 +185,9 @@ def test_a_hairline_gets_a_stroke_of_mnists_width():
         Image.new("1", (1, 1)),
         Image.fromarray(np.random.default_rng(0).normal(200, 10, (300, 300)).astype(np.uint8)),
         Image.fromarray(np.tile(np.linspace(90, 250, 300).astype(np.uint8), (200, 1))),
+        striped(),
     ],
-    ids=["white", "transparent", "one pixel", "noise", "a shadow"],
+    ids=["white", "transparent", "one pixel", "noise", "a shadow", "stripes"],
 )
 def test_a_page_without_a_digit_is_said_to_have_none(image):
     with pytest.raises(PictureError, match="digit"):
