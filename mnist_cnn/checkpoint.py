@@ -123,7 +123,8 @@ class Checkpoints:
         checkpoint.
 
         Raises:
-          CheckpointError: there are checkpoints, and all are damaged.
+          CheckpointError: there are checkpoints, and all are damaged; or a good one has other
+            names, shapes or dtypes than `template`.
         """
         if not any(self._directory.glob("[0-9]*")):
             return None
@@ -132,6 +133,12 @@ class Checkpoints:
             try:
                 tree, extra = self._read(step, template)
             except Exception as error:  # Orbax, tensorstore and JSON each raise their own
+                if template is not None and self._is_good(step):
+                    raise CheckpointError(
+                        f"{self._directory}: checkpoint {step} is of another network or optimiser "
+                        "than the experiment file now makes; give that file as it was, or another "
+                        "--workdir"
+                    ) from error
                 report(f"checkpoint {step} is damaged ({_reason(error)}); trying the one before")
                 damaged.append(step)
                 continue
@@ -148,6 +155,14 @@ class Checkpoints:
             )
         return None
 
+    def _is_good(self, step: int) -> bool:
+        """Whether it can be read, whatever it holds."""
+        try:
+            self._read(step, None)
+        except Exception:
+            return False
+        return True
+
     def _read(self, step: int, template: Tree | None) -> tuple[Tree, dict[str, Any]]:
         args = _orbax().args
         restored = self._manager.restore(
@@ -158,7 +173,13 @@ class Checkpoints:
         tree = jax.tree_util.tree_map(np.asarray, tree)
         if _seal(tree, extra) != extra["sha256"]:
             raise CheckpointError("its contents are not the ones that were saved")
+        if template is not None and _forms(tree) != _forms(template):
+            raise CheckpointError("its shapes or dtypes are others")  # Orbax does not look
         return tree, extra
+
+
+def _forms(tree: Tree) -> list[tuple[tuple[int, ...], Any]]:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree_util.tree_leaves(tree)]
 
 
 def _orbax() -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging as python_logging
 import os
+import pathlib
 import sys
 import threading
 import traceback
@@ -60,12 +61,26 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
                     f"--config {path}: there is no such file; give an experiment such as "
                     "experiments/base.py"
                 )
+    arguments, nones = config_lib.split_nones(arguments)
     try:
-        return flags.FLAGS(list(arguments))
+        rest = flags.FLAGS(arguments)
+        config = flags.FLAGS.config if nones else None
+        if config is not None:
+            with config.ignore_type():
+                config.update(dict.fromkeys(nones))
+        return rest
     except flags.Error as error:
         raise ConfigError(" ".join(str(error).split())) from error
     except Exception as error:  # the experiment file is the user's own program
         raise ConfigError(_broken_experiment(error)) from error
+
+
+def check_output(path: pathlib.Path) -> None:
+    """Raises UserError unless `path` can become a file; before the work for it is done."""
+    if path.is_dir():
+        raise UserError(f"--output {path}: got a folder, expected the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--output {path}: there is no such folder; make it first")
 
 
 def silence_libraries() -> None:

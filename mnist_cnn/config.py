@@ -108,6 +108,8 @@ class Field:
 
 _STEPS = 2**31 - 1  # a step is an int32 on the device
 
+_OVERRIDE = re.compile(r"--?config\.([^=]*)(?:=(.*))?", flags=re.DOTALL)
+
 FIELDS: dict[str, Field] = {
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
     "seed": Field(int, 1337, minimum=0, maximum=2**31 - 1),
@@ -218,7 +220,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
       ConfigError: an unknown key, or a value of the wrong type or out of range.
     """
     for index, argument in enumerate(arguments):
-        match = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", argument, flags=re.DOTALL)
+        match = _OVERRIDE.fullmatch(argument)
         if match is None:
             continue
         key, text = match.groups()
@@ -234,6 +236,25 @@ def check_overrides(arguments: Sequence[str]) -> None:
         except ValueError:
             raise ConfigError(f"config.{key}: got {text!r}, expected {field.expected()}") from None
         check_value(key, value)
+
+
+def split_nones(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A checked command line without its --config.KEY=None, and the keys that are None in the end.
+
+    ml_collections would parse "None" by the field's type.
+    """
+    kept: list[str] = []
+    nones: dict[str, bool] = {}
+    for argument in arguments:
+        match = _OVERRIDE.fullmatch(argument)
+        if match is None:
+            kept.append(argument)
+            continue
+        key, text = match.groups()
+        nones[key] = text is not None and FIELDS[key].optional and FIELDS[key].parse(text) is None
+        if not nones[key]:
+            kept.append(argument)
+    return kept, [key for key, none in nones.items() if none]
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -253,10 +274,7 @@ def validate(config: Mapping[str, Any]) -> None:
         )
     for key in ("train_split", "validation_split"):
         if config[key] is not None and "test" in config[key]:
-            raise ConfigError(
-                f"config.{key}: got {config[key]!r}, expected a part of 'train', such as "
-                "'train[:55000]': the test split is read by the final evaluation alone"
-            )
+            raise ConfigError(test_is_for_the_end(key, config[key]))
     last = config["seed"] + config["num_seeds"] - 1
     if not FIELDS["seed"].accepts(last):
         raise ConfigError(
@@ -264,6 +282,14 @@ def validate(config: Mapping[str, Any]) -> None:
             f"expected seeds up to {FIELDS['seed'].maximum:,}"
         )
     _check_hyperparameters(config)
+
+
+def test_is_for_the_end(key: str, split: str) -> str:
+    """What is said of a split of test images where training would see it."""
+    return (
+        f"config.{key}: got {split!r}, expected a part of 'train', such as 'train[:55000]': the "
+        "test split is read by the final evaluation alone"
+    )
 
 
 def _check_hyperparameters(config: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.errors import ConfigError, UserError, printable
 from mnist_cnn.network import Network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -29,10 +29,10 @@ def stablehlo(network: Network) -> bytes:
     import jax
     from jax import export
 
-    from mnist_cnn.train import scale
+    from mnist_cnn.train import forward
 
     def logits(images: Any) -> Any:
-        return network.model.apply(network.variables, scale(images))
+        return forward(network.model, network.variables, images)
 
     (count,) = export.symbolic_shape("N")
     images = jax.ShapeDtypeStruct((count, 28, 28, 1), "uint8")
@@ -118,8 +118,7 @@ def main(arguments: list[str]) -> int:
         )
     command.silence_libraries()
     path = pathlib.Path(given.output)
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--output {path}: there is no such folder; make it first")
+    command.check_output(path)
     trained = network.load(given.workdir, given.config, given.seed)
     try:
         content = FORMATS[given.format](trained)
@@ -129,7 +128,7 @@ def main(arguments: list[str]) -> int:
             f"'mnist_cnn[export]'"
         ) from None
     records.write_atomically(path, content)
-    print(f"{path}: {given.format}, {len(content):,} bytes, seed {trained.seed}")
+    print(f"{printable(str(path))}: {given.format}, {len(content):,} bytes, seed {trained.seed}")
     return 0
 
 

@@ -61,13 +61,16 @@ def flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(named[name]) for name in sorted(named)}
 
 
-def read_params(path: str | os.PathLike[str], template: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters in a file, of the names, shapes and dtypes of `template`.
+def read_variables(
+    path: str | os.PathLike[str], template: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The parameters and statistics in a file, of the names, shapes and dtypes of `template`.
 
     Args:
       path: `.safetensors`; or of the tutorial's network as Keras 3 saves it, `.keras` or
         `.weights.h5` (which does not say its data format: channels_last is assumed).
-      template: a tree of arrays, or of their shapes and dtypes.
+      template: "params", and "batch_stats" where there are any: trees of arrays, or of their
+        shapes and dtypes.
 
     Raises:
       ConfigError: there is no such file, it is damaged, or a tensor is missing, too many, or of
@@ -91,7 +94,8 @@ def read_params(path: str | os.PathLike[str], template: Mapping[str, Any]) -> di
         raise ConfigError(
             f"{place}: no {suffix} file of a known form ({type(error).__name__}: {reason})"
         ) from None
-    expected = traverse_util.flatten_dict(template, sep=".")
+    trees = {kind: traverse_util.flatten_dict(tree, sep=".") for kind, tree in template.items()}
+    expected = {name: leaf for tree in trees.values() for name, leaf in tree.items()}
     for name in [*expected, *found]:
         has = list(found[name].shape) if name in found else "nothing"
         needs = list(expected[name].shape) if name in expected else "nothing"
@@ -99,9 +103,12 @@ def read_params(path: str | os.PathLike[str], template: Mapping[str, Any]) -> di
             raise ConfigError(f"{place}: {name} has shape {has}, expected {needs}")
         if not np.isfinite(found[name]).all():
             raise ConfigError(f"{place}: {name} has values that are not finite")
-    return traverse_util.unflatten_dict(
-        {name: found[name].astype(expected[name].dtype) for name in expected}, sep="."
-    )
+    return {
+        kind: traverse_util.unflatten_dict(
+            {name: found[name].astype(leaf.dtype) for name, leaf in tree.items()}, sep="."
+        )
+        for kind, tree in trees.items()
+    }
 
 
 def _safetensors(content: bytes) -> dict[str, np.ndarray]:

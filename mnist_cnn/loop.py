@@ -25,6 +25,7 @@ from mnist_cnn import (
     preconditions,
     predictions,
     profile,
+    recipe,
     records,
     results,
     summary,
@@ -131,11 +132,11 @@ class _Run:
         self.total = train.total_steps(config, num_examples)
         preconditions.check_length(config, self.total)
 
-        params = self.given_params()
+        given = self.given()
         if parallel.first():
             self.directory.lock()
         with self.clock("compile"), compile_cache():
-            self.replicas = Replicas(config, mesh, images, labels, params)
+            self.replicas = Replicas(config, mesh, images, labels, given)
             held_out = config["validation_split"]
             self.validate = self.evaluator(dataset, held_out) if held_out else None
             self.test = self.evaluator(dataset, "test")
@@ -156,7 +157,7 @@ class _Run:
             contextlib.closing(trace),
         ):
             self.train(step, trace if config["profile"] else None)
-        if config["profile"]:
+        if config["profile"] and step < self.total:
             work = profile.work(self.replicas.training, self.replicas.calls)
             seconds = self.seconds["train"] - before
             console.profile(work, self.total - step, seconds, trace.first, str(self.directory))
@@ -178,16 +179,15 @@ class _Run:
 
     # Before the first step.
 
-    def given_params(self) -> Any:
+    def given(self) -> Any:
         """What the networks begin with, where a file says it and no checkpoint does."""
         path = self.config["init_from"]
         if path is None or any(self.directory.checkpoints.glob("[0-9]*")):
             return None
         from mnist_cnn import interop
 
-        return interop.read_params(
-            path, jax.eval_shape(lambda: train.create_state(self.config)).params
-        )
+        state = jax.eval_shape(lambda: train.create_state(self.config))
+        return interop.read_variables(path, recipe.variables(state.params, state.batch_stats))
 
     def restore(self, dataset: data.Dataset) -> int:
         """Goes on from the last good checkpoint, if there is one: the step that was reached."""
@@ -203,7 +203,8 @@ class _Run:
         if extra is None:
             return 0
         self.replicas.restore(parallel.tell_arrays(tree))
-        self.seconds.update(extra["seconds"])
+        for name, seconds in extra["seconds"].items():
+            self.seconds[name] += seconds
         self.began -= extra["seconds"]["total"]
         return int(extra["step"])
 
@@ -218,6 +219,8 @@ class _Run:
         if step:
             self.console.line(f"going on from the checkpoint of step {step:,}")
             self.console.changes(before or {}, self.environment)
+        if step < self.total:  # a result of fewer steps is not this run's
+            (directory.path / "result.json").unlink(missing_ok=True)
         directory.write("config.json", config_lib.as_dict(self.config))
         directory.write("environment.json", self.environment)
         directory.open_metrics(step)
@@ -246,8 +249,9 @@ class _Run:
             )
             step = stop
 
-            if sums.first_bad_step.max() >= 0 and not config["sweep"]:
-                self.diverged(int(sums.first_bad_step.max()))
+            bad = sums.first_bad_step[sums.first_bad_step >= 0]
+            if bad.size and not config["sweep"]:
+                self.diverged(int(bad.min()))
             metrics = {"loss": sums.loss / sums.examples, "accuracy": sums.correct / sums.examples}
             self.console.step_done(step, self.total, metrics, per_second * images_a_step)
             if step % config["log_every"] == 0 or step == self.total:
@@ -265,9 +269,15 @@ class _Run:
             if step % config["checkpoint_every"] == 0 or step == self.total or signal:
                 self.save(step)
             if signal:
-                if parallel.first():
-                    self.checkpoints.wait()
-                raise Stopped(signal)
+                self.leave(signal)
+        _, (signal,) = parallel.agree([self.stop.received or 0])
+        if signal:  # it came while the last step was seen to
+            self.leave(signal)
+
+    def leave(self, signal: int) -> None:
+        if parallel.first():
+            self.checkpoints.wait()
+        raise Stopped(signal)
 
     def next_event(self, step: int) -> int:
         """The first step after `step` at which something is due, or an epoch ends."""
@@ -323,10 +333,11 @@ class _Run:
                     "seconds": self.seconds,
                 },
             )
+        rates = (self.config["sweep"] or {}).get("learning_rate", [self.config["learning_rate"]])
+        rate = min(rates)
         raise Diverged(
             f"{self.directory}: the loss or the parameters were not finite at step {step:,}; the "
-            "checkpoints before it are kept; try a lower learning_rate than "
-            f"{self.config['learning_rate']:g}"
+            f"checkpoints before it are kept; try a lower learning_rate than {rate:g}"
         )
 
     # After, and between, the steps.
@@ -366,7 +377,7 @@ class _Run:
             first = swept["sweep"]["chosen"] * config["num_seeds"]
             members = range(first, first + config["num_seeds"])
         figures, logits, labels, images = self.test(members)
-        networks = [self.replicas.variables(member) for member in members]
+        networks = self.replicas.variables(members)
         if not parallel.first():
             return {}
         tested = results.together(figures)

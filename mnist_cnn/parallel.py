@@ -8,6 +8,7 @@ disk and the terminal.  Nothing here knows what is computed.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -97,9 +98,13 @@ def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
 def fetch(tree: Any, mesh: Mesh) -> Any:
     """The whole arrays as NumPy's; every process calls it, and gets them."""
     if jax.process_count() > 1:
-        whole = jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, ALL))
-        tree = jax.tree_util.tree_map(whole, tree)
+        tree = jax.tree_util.tree_map(_gathering(mesh), tree)
     return jax.device_get(tree)
+
+
+@functools.cache
+def _gathering(mesh: Mesh) -> Any:
+    return jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, ALL))
 
 
 def first() -> bool:

@@ -42,6 +42,9 @@ def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
     """
     training = dataset.rows(config["train_split"])
     held_out = config["validation_split"]
+    for key in ("train_split", "validation_split"):  # "all" does not say so, but is both
+        if any(split != "train" for split, _, _ in dataset.rows(config[key] or "train")):
+            raise ConfigError(config_lib.test_is_for_the_end(key, config[key]))
     for split, start, stop in dataset.rows(held_out) if held_out else ():
         if any(split == s and max(start, a) < min(stop, b) for s, a, b in training):
             raise ConfigError(

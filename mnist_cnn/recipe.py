@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int
 
@@ -30,23 +31,28 @@ def variables(params: Any, batch_stats: Any) -> Variables:
     return {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
 
 
+def told(model: nn.Module, train: bool) -> dict[str, Any]:
+    """The argument `train` of a module whose `__call__` has one, as is usual in Flax."""
+    return {"train": train} if "train" in inspect.signature(model.__call__).parameters else {}
+
+
 def training_forward(
     state: train.TrainState, params: Any, images: Float[Array, "B 28 28 1"], data_axis: str | None
 ) -> tuple[Float32[Array, "B 10"], Any]:
     """The logits of scaled images under `params` while they are trained, and the batch_stats then.
 
-    A module whose `__call__` has an argument `train` is told, as is usual in Flax, and may drop
-    units out: by a key of its own for every step, and for every device that shares the batch.
+    A module that is told may drop units out: by a key of its own for every step, and for every
+    device that shares the batch.
     """
-    given = variables(params, state.batch_stats)
-    if "train" not in inspect.signature(state.model.__call__).parameters:
+    given, said = variables(params, state.batch_stats), told(state.model, train=True)
+    if not said:
         logits: Any = state.model.apply(given, images)
         return logits.astype(jnp.float32), state.batch_stats
     key = streams.key(state.seed, "dropout", state.step)
     if data_axis is not None:
         key = jax.random.fold_in(key, lax.axis_index(data_axis))
     logits, changed = state.model.apply(
-        given, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        given, images, rngs={"dropout": key}, mutable=["batch_stats"], **said
     )
     return logits.astype(jnp.float32), changed.get("batch_stats", {})
 

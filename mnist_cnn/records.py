@@ -192,21 +192,30 @@ class RunDirectory:
 def new_path(name: str) -> pathlib.Path:
     """runs/<name>-<time>, with a number if that is taken."""
     path = pathlib.Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    number = 1
+    first, number = path.name, 1
     while path.exists():
         number += 1
-        path = path.with_name(f"{path.name.partition('_')[0]}_{number}")
+        path = path.with_name(f"{first}_{number}")
     return path
+
+
+def _cpu_count() -> int | None:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Replaces `path`; a reader, and a crash, meet the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def environment(devices: Sequence[Any], command: Sequence[str]) -> dict[str, Any]:
@@ -216,7 +225,7 @@ def environment(devices: Sequence[Any], command: Sequence[str]) -> dict[str, Any
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cpu_count": _cpu_count(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [{"platform": d.platform, "kind": d.device_kind} for d in devices],
         "git": _git(pathlib.Path(__file__).parent),

@@ -87,7 +87,7 @@ class Replicas:
         mesh: Mesh,
         images: UInt8[np.ndarray, "N 28 28 1"],
         labels: Int[np.ndarray, "N"],
-        params: Any = None,
+        given: recipe.Variables | None = None,
     ) -> None:
         """Makes them as they are before the first step, and compiles their training.
 
@@ -95,7 +95,7 @@ class Replicas:
           config: a complete configuration.
           mesh: the devices (`parallel.make_mesh`).
           images, labels: the training split.
-          params: what all begin with; None: each with what its seed draws.
+          given: what all begin with; None: each with what its seed draws.
         """
         self.members = config_lib.replicas(config)
         self._config, self._mesh = config, mesh
@@ -107,7 +107,7 @@ class Replicas:
         self._program = functools.partial(program, mesh)
         options = _UNOPTIMIZED if parallel.on_cpu(mesh) else None
         self._initial = self._program(
-            functools.partial(train.initial_state, self._parts, params=params),
+            functools.partial(train.initial_state, self._parts, given=given),
             (BY_REPLICA, BY_REPLICA),
             compiler_options=options,
         )
@@ -168,12 +168,15 @@ class Replicas:
 
     # On the host.
 
-    def variables(self, member: int) -> recipe.Variables:
-        """Those of one, as NumPy arrays."""
-        group = next(group for group in self._groups if member in group.members)
-        whole = parallel.fetch(self._awake(group.state.variables), self._mesh)
-        place = group.members.index(member)
-        return jax.tree_util.tree_map(lambda leaf: leaf[place], whole)
+    def variables(self, members: Sequence[int]) -> list[recipe.Variables]:
+        """Those of each, as NumPy arrays."""
+        found: dict[int, recipe.Variables] = {}
+        for group in self._groups:
+            if set(members) & set(group.members) - set(found):
+                whole = parallel.fetch(self._awake(group.state.variables), self._mesh)
+                for place, member in enumerate(group.members):
+                    found[member] = _map(lambda leaf, place=place: leaf[place], whole)
+        return [found[member] for member in members]
 
     def snapshot(self) -> dict[str, Any]:
         """State and sums as NumPy arrays of their own; with a leading axis [R] if R > 1."""
@@ -272,6 +275,7 @@ class Replicas:
         count = -(-total // size)
         size = -(-total // count)
         size += -size % self._mesh.shape[REPLICA]
+        count = -(-total // size)
         self._parked = count > 1 and not parallel.on_cpu(self._mesh)
         groups = []
         for first in range(0, count * size, size):

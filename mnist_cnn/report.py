@@ -70,7 +70,9 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("--workdir: a directory is given twice; give each run once")
     command.silence_libraries()
     alone = pathlib.Path(workdirs[0]) if len(workdirs) == 1 else pathlib.Path()
-    output = flags.FLAGS.output or alone / "report.html"
+    output = pathlib.Path(flags.FLAGS.output or alone / "report.html")
+    if flags.FLAGS.output:
+        command.check_output(output)
     write(workdirs, output)
     print(f"report: {printable(str(output))}")
     return 0

@@ -58,7 +58,7 @@ def mean(figures: Sequence[Figures]) -> dict[str, float | None]:
 
 def ensemble(
     logits: Float[np.ndarray, "R N 10"], labels: Int[np.ndarray, "N"]
-) -> dict[str, float | int]:
+) -> dict[str, float | int | None]:
     """The networks as one: its probabilities are the mean of theirs."""
     p = np.exp(measures.log_probabilities(logits)).mean(0)
     correct = int((p.argmax(-1) == labels).sum())
@@ -67,8 +67,8 @@ def ensemble(
     return {
         "correct": correct,
         "accuracy": correct / len(labels),
-        "loss": float(-log_p[np.arange(len(labels)), labels].mean()),
-        "expected_calibration_error": measures.calibration(log_p, labels).error,
+        "loss": number(-log_p[np.arange(len(labels)), labels].mean()),
+        "expected_calibration_error": number(measures.calibration(log_p, labels).error),
     }
 
 

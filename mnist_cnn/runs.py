@@ -83,8 +83,6 @@ def read(workdir: str | os.PathLike[str]) -> Run:
         raise CheckpointError(f"{directory}: no run there (config.json is missing)")
     metrics = directory.read_metrics()
     status = "unfinished" if result is None else result.get("status")
-    if status == "finished" and metrics and metrics[-1].get("split") != "test":
-        status = "unfinished"  # it was prolonged, and is at work again
     if status != "finished":
         done = max((entry["step"] for entry in metrics), default=0)
         raise CheckpointError(
@@ -168,7 +166,12 @@ def compare(first: Setting, other: Setting) -> measures.Difference:
         return measures.over_seeds(
             np.array([a[seed] for seed in shared]), np.array([b[seed] for seed in shared])
         )
-    return measures.over_images(*map(right_of, pair(first, other)))
+    chosen = pair(first, other)
+    difference = measures.over_images(*map(right_of, chosen))
+    if len(a) == len(b) == 1:
+        return difference
+    of = " against ".join(f"seed {seed:,}" for _, seed in reversed(chosen))
+    return dataclasses.replace(difference, method=f"{of} alone, {difference.method}")
 
 
 def pair(first: Setting, other: Setting) -> tuple[tuple[Setting, int], tuple[Setting, int]]:

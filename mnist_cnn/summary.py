@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mnist_cnn import recipe
 from mnist_cnn.layers import conv_max_pool
 
 
@@ -49,10 +49,9 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
                 pooled.add(context.module.path)
         return output
 
-    said: Any = {"train": train} if "train" in inspect.signature(model.__call__).parameters else {}
     with nn.intercept_methods(note):
         variables = jax.eval_shape(
-            functools.partial(model.init, **said),
+            functools.partial(model.init, **recipe.told(model, train)),
             dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0)),
             jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32),
         )

@@ -137,14 +137,14 @@ Parts = tuple[nn.Module, Loss, Optimizer]
 
 
 def initial_state(
-    parts: Parts, seed: UInt[Array, ""], hyper: Hyperparameters, params: Any = None
+    parts: Parts, seed: UInt[Array, ""], hyper: Hyperparameters, given: Variables | None = None
 ) -> TrainState:
-    """The state before the first step of one seed and setting; `params` None: drawn by the seed."""
+    """The state before the first step of one seed and setting; `given` None: drawn by the seed."""
     model, loss, optimizer = parts
     image = jnp.zeros((1, 28, 28, 1), jnp.float32)
-    drawn = model.init(streams.key(seed, "init"), image)
-    params = drawn["params"] if params is None else params
-    stats = drawn.get("batch_stats", {})
+    drawn = model.init(streams.key(seed, "init"), image, **recipe.told(model, train=False))
+    start = given or drawn
+    params, stats = start["params"], start.get("batch_stats", {})
     averaged = recipe.variables(params, stats) if "ema" in hyper else {}
     opt_state = optimizer(hyper).init(params)
     return TrainState(
@@ -178,7 +178,7 @@ def forward(
     model: nn.Module, variables: Variables, images: UInt8[Array, "B 28 28 1"]
 ) -> Float32[Array, "B 10"]:
     """The logits of pixels; float32 whatever the model computes in, so that the loss is."""
-    logits: Any = model.apply(variables, scale(images))
+    logits: Any = model.apply(variables, scale(images), **recipe.told(model, train=False))
     return logits.astype(jnp.float32)
 
 

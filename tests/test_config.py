@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, run
 
 import mnist_cnn
-from mnist_cnn import config as config_lib
+from mnist_cnn import config as config_lib, data, preconditions
 from mnist_cnn.errors import ConfigError
 
 
@@ -63,6 +63,9 @@ def test_legal_overrides_pass():
 def test_training_never_reads_the_test_split(key):
     with pytest.raises(ConfigError, match="read by the final evaluation alone"):
         config_lib.validate(mnist_cnn.experiment(**{key: "train+test"}))
+    dataset = data.open_dataset("mnist")
+    with pytest.raises(ConfigError, match="read by the final evaluation alone"):
+        preconditions.check_splits(dataset, mnist_cnn.experiment(**{key: "all"}))
 
 
 def test_objects_of_an_experiment_are_recorded_by_name():

@@ -11,7 +11,7 @@ import pytest
 from conftest import read_idx, result_of, run
 
 import mnist_cnn
-from mnist_cnn import evaluate, measures
+from mnist_cnn import evaluate, measures, results
 from mnist_cnn.console import Console
 from mnist_cnn.errors import CheckpointError, DataError
 
@@ -161,6 +161,14 @@ def test_seeds_are_compared_by_students_t():
     assert ours.p == pytest.approx(theirs.pvalue)
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high))
     assert "3 seeds" in ours.method
+
+
+def test_an_ensemble_that_is_sure_of_what_is_wrong_still_has_a_result():
+    logits = np.zeros((2, 1, 10), np.float32)
+    logits[:, :, 3] = 2000  # its probability of anything else is 0 in float64
+    found = results.ensemble(logits, np.array([4]))
+    assert found["loss"] is None and found["correct"] == 0
+    json.dumps(found, allow_nan=False)
 
 
 def test_images_are_compared_by_mcnemars_exact_test():

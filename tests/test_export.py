@@ -120,6 +120,7 @@ def test_a_network_of_ones_own_leaves_too_or_is_refused_in_a_line(
         (["--format=torch"], 2, "should be one of"),
         (["--workdir=nowhere", "--format=onnx", "--output=x"], 1, "no config.json there"),
         (["--workdir=nowhere", "--format=onnx", "--output=no/x"], 1, "there is no such folder"),
+        (["--workdir=nowhere", "--format=onnx", "--output=."], 1, "expected the name of a file"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(arguments, status, said, tmp_path):
@@ -186,7 +187,7 @@ def test_tensors_that_do_not_fit_are_named(change, said, tmp_path):
     path = tmp_path / "x.safetensors"
     save_file(interop.flat(changed), path)
     with pytest.raises(ConfigError) as error:
-        interop.read_params(path, tree())
+        interop.read_variables(path, {"params": tree()})
     assert said in str(error.value) and "\n" not in str(error.value)
 
 

@@ -167,8 +167,8 @@ def test_keras_files_are_read_without_keras(data_format, suffix, tmp_path):
     model = tutorial(data_format)
     path = tmp_path / f"model{suffix}"
     (model.save if suffix == ".keras" else model.save_weights)(path)
-    template = train.create_state(mnist_cnn.experiment()).params
-    found = interop.read_params(path, template)
+    template = {"params": train.create_state(mnist_cnn.experiment()).params}
+    found = interop.read_variables(path, template)["params"]
     said = data_format if suffix == ".keras" else "channels_last"  # the weights alone do not say
     expected = interop.from_keras(model.get_weights(), said)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
@@ -179,11 +179,11 @@ def test_keras_weights_of_another_network_are_refused_naming_the_tensor(tmp_path
     model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Conv2D(16, 5)])
     path = tmp_path / "small.weights.h5"
     model.save_weights(path)
-    template = train.create_state(mnist_cnn.experiment()).params
+    template = {"params": train.create_state(mnist_cnn.experiment()).params}
     with pytest.raises(ConfigError, match="2 arrays, expected 8"):
-        interop.read_params(path, template)
+        interop.read_variables(path, template)
     model = tutorial("channels_last")
     model = keras.Sequential([keras.Input((28, 28, 1)), *model.layers[:-2], keras.layers.Dense(9)])
     model.save(tmp_path / "nine.keras")
     with pytest.raises(ConfigError, match=r"dense2.bias has shape \[9\], expected \[10\]"):
-        interop.read_params(tmp_path / "nine.keras", template)
+        interop.read_variables(tmp_path / "nine.keras", template)

@@ -85,6 +85,10 @@ answer = {
     "operations": [
         build(mesh, 40).training.cost_analysis()["flops"] for mesh in ("1x1", "1x8")
     ],
+    "groups": [
+        [group.members for group in build("8x1", 8, num_seeds=n, replicas_at_once=at_once)._groups]
+        for n, at_once in ((8, 1), (10, 3))
+    ],
     "by data": collectives("1x8"),
     "by replica": collectives("4x1", num_seeds=4),
     "default": [
@@ -137,6 +141,12 @@ def test_only_gradients_cross_and_between_replicas_nothing(measured):
 def test_each_device_does_its_share_of_the_batch(measured):
     one, eight = measured["operations"]  # the optimiser's are every device's
     assert 0.125 < eight / one < 0.2
+
+
+def test_no_group_of_replicas_is_there_twice(measured):
+    eight, ten = measured["groups"]
+    assert eight == [[*range(8)]]
+    assert ten == [[*range(8)], [8, 9, *range(6)]]
 
 
 def test_by_default_all_devices_work_replicas_first(measured):

@@ -1,6 +1,7 @@
 """Batch normalisation, dropout, augmentation, schedules and averaged weights: each does what its
 source says, and a run that has them all goes on to the same bits."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -104,6 +105,38 @@ def test_what_is_tested_is_what_is_loaded_and_exported(experiment, finished):
     averaged = Checkpoints(finished / "checkpoints", keep=None).restore(None, print)[1]["state"]
     assert sha256(averaged["averaged"]) == sha256(network.variables)
     assert sha256(averaged["params"]) != sha256(network.params)
+
+
+def test_what_is_exported_comes_back_with_its_statistics(experiment, finished, tmp_path):
+    network = mnist_cnn.load(finished, mnist_cnn.config.experiment(**_fields(experiment)))
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(export.safetensors(network))
+    fields = _fields(experiment) | {
+        "init_from": str(path), "num_steps": 1, "learning_rate": 1e-12, "ema": 0.0,
+        "schedule": "constant", "warmup_steps": 0,
+    }  # fmt: skip
+    mnist_cnn.run(mnist_cnn.config.experiment(**fields), tmp_path / "run")
+    again = mnist_cnn.load(tmp_path / "run", mnist_cnn.config.experiment(**fields))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), network.params, again.params
+    )
+    # One batch moves the averages by a hundredth.
+    before, after = (
+        one.variables["batch_stats"]["BatchNorm_0"]["mean"] for one in (network, again)
+    )
+    np.testing.assert_allclose(after, before, atol=0.02)
+    assert np.abs(before).max() > 0.1
+
+
+def test_a_module_may_leave_it_to_be_told_whether_it_is_trained(batch):
+    class Told(nn.Module):
+        @nn.compact
+        def __call__(self, images, train):
+            x = images.reshape(images.shape[0], -1)
+            return nn.Dense(10)(nn.Dropout(0.5, deterministic=not train)(x))
+
+    state, _ = train.train_step(train.create_state(mnist_cnn.experiment(model=Told())), batch)
+    assert train.forward(state.model, state.variables, batch.images).shape == (32, 10)
 
 
 def _fields(experiment):
@@ -254,7 +287,7 @@ def end(mesh):
         config, parallel.make_mesh(config, 1, jax.devices()), images, labels
     )
     network.advance(0, 0, 5)
-    return jax.tree.leaves(network.variables(0))
+    return jax.tree.leaves(network.variables([0])[0])
 
 print(json.dumps([float(np.abs(a - b).max()) for a, b in zip(end("1x1"), end("1x4"))]))
 """

@@ -162,6 +162,10 @@ def test_several_seeds_are_compared_pairwise_and_one_over_the_images(trained):
     assert seeds.low < seeds.mean < seeds.high
     images = runs.compare(*runs.settings_of([fast[0], slow[0]]))
     assert "McNemar" in images.method and images.mean == pytest.approx(b[0] - a[0])
+    apart = runs.compare(*runs.settings_of([fast[0], slow[1]]))
+    assert "McNemar" in apart.method and "alone" not in apart.method
+    some = runs.compare(*runs.settings_of([*fast, slow[1]]))
+    assert some.method.startswith("seed 2 against seed 2 alone")
     alone = runs.settings_of(fast[:2])  # the same but for the seed: each by itself
     assert [setting.label for setting in alone] == ["tiny, seed 1", "tiny, seed 2"]
 
@@ -183,7 +187,7 @@ def mnist_images(count):
     return read_idx("t10k-images-idx3-ubyte")[:count, :, :, 0]
 
 
-@pytest.mark.parametrize("state", ["unfinished", "diverged", "prolonged", "nothing", "older"])
+@pytest.mark.parametrize("state", ["unfinished", "diverged", "nothing", "older"])
 def test_a_run_without_a_result_says_so_in_one_line(state, trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained[1e-3, 1], workdir)
@@ -191,15 +195,12 @@ def test_a_run_without_a_result_says_so_in_one_line(state, trained, tmp_path):
         (workdir / "result.json").unlink()
     elif state == "diverged":
         edit(workdir / "result.json", status="diverged")
-    elif state == "prolonged":
-        with open(workdir / "metrics.jsonl", "a") as file:
-            file.write('{"step": 50, "epoch": 1.0, "split": "train", "loss": 1, "accuracy": 0}\n')
     elif state == "nothing":
         shutil.rmtree(workdir)
     else:
         (workdir / "predictions.npz").unlink()
-    said = {"prolonged": "unfinished (step 50)", "nothing": "no run there",
-            "older": "no predictions.npz"}.get(state, f"is {state} (step 40)")  # fmt: skip
+    said = {"nothing": "no run there", "older": "no predictions.npz"}
+    said = said.get(state, f"is {state} (step 40)")
     if state == "diverged":  # once as its user meets it
         out, err = run("mnist_cnn.report", "--workdir", workdir, status=1)
         assert out == "" and said in err and err.count("\n") == 1

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import runpy
 import select
 import shutil
 import signal
@@ -15,7 +16,18 @@ import pytest
 from conftest import ROOT, metrics_of, read_idx, result_of, run, same_end, start, wait_for
 
 import mnist_cnn
+from mnist_cnn import loop, records
+from mnist_cnn.console import Console
 from mnist_cnn.errors import CheckpointError
+from mnist_cnn.signals import Stopped, StopRequest
+
+
+def experiment_of(path, **changes):
+    config = runpy.run_path(str(path))["get_config"]()
+    config.unlock()
+    with config.ignore_type():
+        config.update(changes)
+    return config
 
 
 def test_a_run_leaves_a_directory_that_explains_itself(undisturbed, small_mnist):
@@ -153,6 +165,75 @@ def test_a_prolonged_run_equals_one_long_run(undisturbed, tiny_experiment, tmp_p
     straight, prolonged = result_of(tmp_path / "straight"), result_of(tmp_path / "prolonged")
     assert prolonged["params_sha256"] == straight["params_sha256"]
     assert prolonged["test"] == straight["test"] and prolonged["steps"] == 55
+
+
+class AtTheEnd(Console):
+    """Asks a run to stop after its last step."""
+
+    def __init__(self, stop):
+        super().__init__(quiet=True)
+        self.stop = stop
+
+    def step_done(self, step, total, *others):
+        if step == total:
+            self.stop.received = signal.SIGTERM
+
+
+def test_a_prolonged_run_that_was_stopped_goes_on(undisturbed, tiny_experiment, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    config = experiment_of(tiny_experiment, num_steps=55)
+    stop = StopRequest()
+    stop.received = signal.SIGTERM
+    with pytest.raises(Stopped):
+        loop.run(config, tmp_path / "run", stop=stop)
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert mnist_cnn.run(config, tmp_path / "run")["steps"] == 55
+
+
+def test_a_signal_after_the_last_step_is_obeyed(undisturbed, tiny_experiment, tmp_path):
+    config, stop = experiment_of(tiny_experiment), StopRequest()
+    with pytest.raises(Stopped):
+        loop.run(config, tmp_path, console=AtTheEnd(stop), stop=stop)
+    assert not (tmp_path / "result.json").exists()
+    mnist_cnn.run(config, tmp_path)
+    same_end(tmp_path, undisturbed[0])
+
+
+def test_a_run_that_has_only_to_be_tested_may_be_profiled(undisturbed, tiny_experiment, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    mnist_cnn.run(experiment_of(tiny_experiment, profile=True), tmp_path / "run")
+    same_end(tmp_path / "run", undisturbed[0])
+
+
+def test_a_run_gets_a_name_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records.time, "strftime", lambda form: "20260101-120000")
+    for expected in ("a_sweep-20260101-120000", "a_sweep-20260101-120000_2"):
+        path = records.new_path("a_sweep")
+        path.mkdir(parents=True)
+        assert path.name == expected
+
+
+@pytest.mark.parametrize("width", ["nn.Dense(17)", "nn.Dense(16, use_bias=False)"])
+def test_a_changed_network_is_not_taken_for_a_damaged_checkpoint(
+    width, undisturbed, tiny_experiment, tmp_path
+):
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    changed = tmp_path / "tiny.py"
+    changed.write_text(tiny_experiment.read_text().replace("nn.Dense(16)", width))
+    _, err = run("mnist_cnn.main", "--config", changed, "--workdir", tmp_path / "run", status=1)
+    assert "checkpoint 40 is of another network" in err and err.count("\n") == 1
+
+
+def test_none_is_taken_on_the_command_line(tiny_experiment, tmp_path):
+    run(
+        "mnist_cnn.main", "--config", tiny_experiment, "--config.num_steps=None",
+        "--config.validation_split=None", "--config.num_epochs=1", "--workdir", tmp_path,
+    )  # fmt: skip
+    assert result_of(tmp_path)["steps"] == 17
+    assert json.loads((tmp_path / "config.json").read_text())["validation_split"] is None
 
 
 def test_another_configuration_is_refused_with_the_keys_and_both_values(
