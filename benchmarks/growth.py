@@ -27,7 +27,7 @@ from benchmarks.peers.serve import read
 from mnist_cnn import batches, layers, train
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_PATIENCE = 600.0  # seconds that a command may take
+_PATIENCE = 600.0  # seconds that a command may take to its first step
 
 
 @functools.cache
@@ -154,14 +154,15 @@ def _first_step(cache: str) -> float:
         metrics = pathlib.Path(folder, "run", "metrics.jsonl")
         began = time.perf_counter()
         process = _start(folder, "--config.log_every=1", XDG_CACHE_HOME=cache)
-        while not (metrics.exists() and metrics.stat().st_size):
-            if process.poll() is not None or time.perf_counter() - began > _PATIENCE:
-                raise RuntimeError("the command ended before its first step")
-            time.sleep(0.005)
-        seconds = time.perf_counter() - began
-        process.kill()
-        process.wait()
-        return seconds
+        try:
+            while not (metrics.exists() and metrics.stat().st_size):
+                if process.poll() is not None or time.perf_counter() - began > _PATIENCE:
+                    raise RuntimeError("the command came to no first step")
+                time.sleep(0.005)
+            return time.perf_counter() - began
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _command(*changes: str) -> tuple[float, float]:

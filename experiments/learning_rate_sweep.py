@@ -2,8 +2,8 @@
 
     python -m mnist_cnn.main --config experiments/learning_rate_sweep.py
 
-The test images are read for the chosen rate alone.  `sweep` takes any of learning_rate, b1, b2,
-eps, weight_decay and label_smoothing; of several, their grid.
+The test images are read for the chosen rate alone.  `sweep` takes any number of the recipe
+(`mnist_cnn.config.HYPERPARAMETERS`); of several, their grid.
 """
 
 import mnist_cnn

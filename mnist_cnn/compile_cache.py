@@ -42,10 +42,12 @@ def compile_cache() -> Iterator[None]:
     try:
         store.mkdir(parents=True, exist_ok=True)
         work = pathlib.Path(tempfile.mkdtemp(prefix="work-", dir=store))
-        taken = _take(store, work)
     except OSError:  # a cache is a convenience: nothing fails for the lack of one
         yield
         return
+    taken: set[str] = set()
+    with contextlib.suppress(OSError):
+        _take(store, work, taken)
     _use(str(work))
     try:
         yield
@@ -64,23 +66,25 @@ def _use(folder: str | None) -> None:
     compilation_cache.reset_cache()  # JAX looks at its settings once
 
 
-def _take(store: pathlib.Path, work: pathlib.Path) -> set[str]:
-    """Fills `work` with the good entries and removes the bad ones: the names of the good."""
-    taken: set[str] = set()
+def _take(store: pathlib.Path, work: pathlib.Path, taken: set[str]) -> None:
+    """Fills `work` with the good entries, named in `taken` then, and removes the bad ones."""
     for path in sorted(store.iterdir()):
         if path.is_dir():
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
             continue
         name, _, digest = path.name.rpartition(".")
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # another process removed it
+            continue
         if name and hashlib.sha256(content).hexdigest() == digest:
             (work / name).write_bytes(content)
-            os.utime(path)
             taken.add(name)
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)
         elif not path.name.startswith("."):  # those are being written by somebody
             path.unlink(missing_ok=True)
-    return taken
 
 
 def _machine() -> str:

@@ -137,9 +137,12 @@ def main(arguments: list[str]) -> int:
     import mnist_cnn
 
     network = mnist_cnn.load(given.workdir, given.config)
-    _, address, _ = launch(
-        network, server_name="127.0.0.1", server_port=given.port, prevent_thread_lock=True
-    )
+    try:
+        _, address, _ = launch(
+            network, server_name="127.0.0.1", server_port=given.port, prevent_thread_lock=True
+        )
+    except OSError:
+        raise UserError(f"--port {given.port}: cannot be listened at; give another") from None
     print(f"draw at {address} (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
@@ -150,7 +153,8 @@ if __name__ == "__main__":
     from ml_collections import config_flags
 
     flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
-    flags.DEFINE_integer("port", None, "The page's port; None takes a free one from 7860 on.")
+    flags.DEFINE_integer("port", None, "The page's port; None takes a free one from 7860 on.",
+                         lower_bound=1, upper_bound=65535)  # fmt: skip
     config_flags.DEFINE_config_file(
         "config", None, "The experiment file, where it brought a module of its own."
     )

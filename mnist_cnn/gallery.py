@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mnist_cnn import figures, measures, results, runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Picture = tuple[str, tuple[bytes, bytes], str]  # a title, light and dark PNGs, what it shows
 _SHOWN = 16  # digits in a picture

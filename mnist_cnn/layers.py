@@ -60,6 +60,7 @@ def conv_general_dilated(
     """
     pads = _plain(images, kernel, window_strides, padding, options)
     if pads is None:
+        options = {"dimension_numbers": _LAYOUT} | options
         return lax.conv_general_dilated(images, kernel, window_strides, padding, **options)
     return _conv(images, kernel, pads)
 
@@ -74,7 +75,7 @@ def _plain(
     """The padding in numbers of a convolution that has nothing else special; else None."""
     trivial = {
         "lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1,
-        "precision": None, "preferred_element_type": None,
+        "precision": None, "preferred_element_type": None, "batch_group_count": 1,
     }  # fmt: skip
     layout = lax.conv_dimension_numbers(
         images.shape, kernel.shape, options.get("dimension_numbers", _LAYOUT)

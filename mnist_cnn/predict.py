@@ -10,6 +10,7 @@ Exit status: 0 every file has its answer; 1 one or more have none, or an error, 
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -149,11 +150,16 @@ def main(arguments: list[str]) -> int:
     command.silence_libraries()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends this quietly
     _mute_decoders()
+    for stream in (sys.stdout, sys.stderr):  # names and shades that it has no letter for
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     import mnist_cnn
 
     if given.save_inputs is not None:
         pathlib.Path(given.save_inputs).mkdir(parents=True, exist_ok=True)
-    show = sys.stdout.isatty() if given.show is None else given.show
+    show = given.show
+    if show is None:
+        show = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
     network = mnist_cnn.load(given.workdir, given.config)
     failed = False
     for number, answer in enumerate(answers(network, expand(arguments[1:])), start=1):

@@ -149,7 +149,7 @@ def test_the_whole_notebook_runs_in_a_fresh_runtime_and_leaves_its_jax_alone(
     assert re.search(r"example\.png: \d  [\d.]+%", text["predict"])
     assert any("iframe" in output.get("data", {}).get("text/html", "") for output in shown["draw"])
     assert "saved in" in text["keep"]
-    assert len(result_of(tmp_path / "kept" / "seeds")["seeds"]) == 3
+    assert len(result_of(tmp_path / "kept" / "3-seeds")["seeds"]) == 3
     installed = subprocess.run(
         [runtime / "venv" / "bin" / "python", "-m", "pip", "freeze"], capture_output=True, text=True
     ).stdout
