@@ -2,27 +2,56 @@
 
     python -m mnist_cnn.main --config experiments/speedrun.py
 
-A small network on quarter-size images of four channels, 0.75 of an epoch.  Everything was chosen on
-the last 5,000 training images, with the first 55,000 to train on.
+A small network on quarter-size images of four channels, 0.64 of an epoch.  Its first layer is a
+bank of Gabor filters that stays as it is, which saves half of a step: the gradients of convolution
+and pooling where the images are large.  Everything was chosen on the last 5,000 training images,
+with the first 55,000 to train on.
 """
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
 import mnist_cnn
 from mnist_cnn import layers
 
-STEPS = 350
+STEPS = 300
+
+
+def gabor(key, shape, dtype=jnp.float32):
+    """A bank of Gabor filters (Daugman 1985) of 6 x 6 pixels, of norm 1: a kernel [3, 3, 4, 16].
+
+    Eight edges, in as many directions, and a bright and a dark line in each of four.  They are
+    chosen, not drawn: `key` is not used.
+    """
+    del key
+    y, x = np.mgrid[-2.5:3.0, -2.5:3.0]
+    envelope = np.exp(-(x**2 + y**2) / 8)
+    envelope /= envelope.sum()
+
+    def wave(function, angle):
+        return function(1.4 * (x * np.cos(angle) + y * np.sin(angle)))
+
+    edges = [wave(np.sin, angle) for angle in 2 * np.pi * np.arange(8) / 8]
+    lines = [wave(np.cos, angle) for angle in np.pi * np.arange(4) / 4]
+    lines = [line - (envelope * line).sum() for line in lines]  # blind to even brightness
+    bank = np.stack([*edges, *lines, *(-line for line in lines)], -1) * envelope[..., None]
+    bank /= np.sqrt((bank**2).sum((0, 1)))
+    blocks = bank.reshape(3, 2, 3, 2, -1).transpose(0, 2, 1, 3, 4)
+    return jnp.asarray(blocks.reshape(shape), dtype)
 
 
 class Small(nn.Module):
-    """0.41 M multiply-adds an image."""
+    """0.32 M multiply-adds an image."""
 
     @nn.compact
     def __call__(self, images):  # float32 [B, 28, 28, 1], 0..1
         x = images.reshape(-1, 14, 2, 14, 2).transpose(0, 1, 3, 2, 4).reshape(-1, 14, 14, 4)
-        x = nn.relu(layers.Conv(24, (3, 3), padding="VALID", name="conv1")(x))
-        x = layers.max_pool(x, (2, 2))
+        fixed = {"kernel_init": gabor, "bias_init": nn.initializers.constant(-0.2)}
+        x = nn.relu(layers.Conv(16, (3, 3), padding="VALID", name="conv1", **fixed)(x))
+        x = jax.lax.stop_gradient(layers.max_pool(x, (2, 2)))
         x = nn.relu(layers.Conv(48, (3, 3), padding="VALID", name="conv2")(x))
         x = nn.relu(layers.Dense(160, name="dense1")(x.reshape(x.shape[0], -1)))
         return layers.Dense(10, name="dense2")(x)

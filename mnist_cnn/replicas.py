@@ -103,7 +103,7 @@ class Replicas:
         self._total_steps = train.total_steps(config, len(labels))
         self._data = train.Data(*parallel.put((images, labels), mesh, ALL))
         self._parts = train.parts(config)
-        self._epoch = -1
+        self._epoch = 0
         self._program = functools.partial(program, mesh)
         options = _UNOPTIMIZED if parallel.on_cpu(mesh) else None
         self._initial = self._program(
@@ -123,10 +123,10 @@ class Replicas:
             self._groups = self._make_groups(size)
             group = self._groups[0]
             state = self._awake(group.state)
-            order = self._order(state.seed, np.int32(0))
-            self.training = steps.lower(state, group.sums, self._data, order, index, index).compile(
-                compiler_options=layers.compiler_options(mesh.devices.flat[0].platform)
-            )
+            self._draw_orders()
+            self.training = steps.lower(
+                state, group.sums, self._data, group.order, index, index
+            ).compile(compiler_options=layers.compiler_options(mesh.devices.flat[0].platform))
             if config["replicas_at_once"] or size <= least or self._fits():
                 break
             size = self.at_once // 2
@@ -147,9 +147,8 @@ class Replicas:
     def advance(self, epoch: int, start: int, stop: int) -> train.Metrics:
         """Takes the steps `start` to `stop` of an epoch: the sums [R] of the metrics so far."""
         if epoch != self._epoch:
-            for group in self._groups:
-                group.order = self._order(self._awake(group.state.seed), np.int32(epoch))
             self._epoch = epoch
+            self._draw_orders()
         for group in self._groups:
             state, group.sums = self.training(
                 self._awake(group.state), group.sums, self._data, group.order,
@@ -268,6 +267,10 @@ class Replicas:
             return order
         part = batch_size // shards
         return lax.dynamic_slice_in_dim(order, lax.axis_index(DATA) * part, part, axis=1)
+
+    def _draw_orders(self) -> None:
+        for group in self._groups:
+            group.order = self._order(self._awake(group.state.seed), np.int32(self._epoch))
 
     def _make_groups(self, size: int) -> list[_Group]:
         """The replicas in groups of about `size`, all alike."""

@@ -343,13 +343,17 @@ def test_what_is_drawn_is_in_its_range_and_fills_it():
     assert 0.29 < shear[:, 1, 0].max() <= 0.3 and not shear[:, 0, 1].any()
 
 
-@pytest.fixture
-def accuracy():
-    """The module of experiments/accuracy.py."""
-    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "experiments" / "accuracy.py")
+def module_of(name):
+    """The module of an experiment of ours."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def accuracy():
+    return module_of("accuracy")
 
 
 def test_the_accuracy_network_answers_by_the_mean_probability_of_eleven_views(
@@ -386,6 +390,24 @@ def test_the_cost_of_views_is_counted_where_they_are_seen(accuracy):
     ]
     assert [layer[:3] for layer in tested] == [layer[:3] for layer in trained]
     assert sum(layer.parameters for layer in trained) == 177_386
+
+
+def test_the_first_layer_of_the_speedrun_is_gabor_filters_and_stays_so(batch):
+    state = train.create_state(module_of("speedrun").get_config())
+    before = jax.tree.map(np.array, state.params)
+    kernel = before["conv1"]["kernel"]  # of blocks of 2 x 2 pixels
+    bank = kernel.reshape(3, 3, 2, 2, 16).transpose(0, 2, 1, 3, 4).reshape(6, 6, 16)
+    np.testing.assert_allclose((bank**2).sum((0, 1)), 1, atol=1e-6)
+    np.testing.assert_allclose(bank.sum((0, 1)), 0, atol=1e-6)  # blind to even brightness
+    np.testing.assert_allclose(bank[..., :8], -bank[::-1, ::-1, :8], atol=1e-6)
+    np.testing.assert_allclose(bank[..., 8:], bank[::-1, ::-1, 8:], atol=1e-6)
+    for _ in range(2):
+        state, _ = train.train_step(state, batch)
+    moved = jax.tree.map(lambda old, new: (old != new).any().item(), before, dict(state.params))
+    assert moved == {
+        layer: dict.fromkeys(("bias", "kernel"), layer != "conv1")
+        for layer in ("conv1", "conv2", "dense1", "dense2")
+    }
 
 
 def test_augmentation_follows_from_seed_and_step_alone_and_wants_every_image_its_own(batch):

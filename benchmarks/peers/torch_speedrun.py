@@ -39,13 +39,29 @@ def published() -> nn.Module:
     )
 
 
+def gabor() -> np.ndarray:
+    """16 Gabor filters of 6 x 6 pixels, as weights [16, 4, 3, 3] for blocks of 2 x 2."""
+    y, x = np.mgrid[-2.5:3.0, -2.5:3.0]
+    envelope = np.exp(-(x**2 + y**2) / 8)
+    edges, lines = ([a * np.pi * i / n for i in range(n)] for a, n in ((2, 8), (1, 4)))
+    odd = [np.sin(1.4 * (x * np.cos(a) + y * np.sin(a))) * envelope for a in edges]
+    even = [np.cos(1.4 * (x * np.cos(a) + y * np.sin(a))) * envelope for a in lines]
+    even = [wave - envelope * wave.sum() / envelope.sum() for wave in even]
+    bank = np.stack([*odd, *even, *(-wave for wave in even)])
+    bank /= np.sqrt((bank**2).sum((1, 2), keepdims=True))
+    return bank.reshape(16, 3, 2, 3, 2).transpose(0, 2, 4, 1, 3).reshape(16, 4, 3, 3)
+
+
 def ours() -> nn.Module:
+    fixed = nn.Conv2d(4, 16, 3).requires_grad_(False)
+    fixed.weight.copy_(torch.from_numpy(gabor()))
+    fixed.bias.fill_(-0.2)
     return nn.Sequential(
         nn.PixelUnshuffle(2),
-        nn.Conv2d(4, 24, 3),
+        fixed,
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(24, 48, 3),
+        nn.Conv2d(16, 48, 3),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(768, 160),
@@ -62,7 +78,7 @@ def main() -> None:
         model, batch_size, steps, smoothing = published(), 256, -(-len(labels) // 256), 0.0
         mean, scale, warm_up = 0.1307, 0.3081, 0.3
     else:
-        model, batch_size, steps, smoothing = ours(), 128, 350, 0.15
+        model, batch_size, steps, smoothing = ours(), 128, 300, 0.15
         mean, scale, warm_up = 0.0, 1.0, 0.1
     images = (images - mean) / scale
     loss = nn.CrossEntropyLoss(label_smoothing=smoothing)
