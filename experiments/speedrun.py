@@ -62,7 +62,8 @@ def optimizer(learning_rate):
     schedule = optax.cosine_onecycle_schedule(STEPS, learning_rate, pct_start=0.1)
     # Not in optax.flatten: XLA's code for one long vector reads, masked, far behind small arrays,
     # and takes three times as long for a step where no memory is mapped there.
-    return optax.adam(schedule, b1=0.7, b2=0.9)
+    adam = optax.adam(schedule, b1=0.7, b2=0.9)
+    return optax.masked(adam, {"conv1": False, "conv2": True, "dense1": True, "dense2": True})
 
 
 def get_config():

@@ -27,8 +27,8 @@ from mnist_cnn.parallel import ALL, BY_REPLICA, DATA, REPLICA
 
 _BY_BATCH = PartitionSpec(DATA)
 _ORDER = PartitionSpec(REPLICA, None, DATA)  # [G, steps_per_epoch, B]
-# Parameters are drawn once, an epoch's order once an epoch: on a CPU optimised code for them takes
-# up to 3 s more to compile and saves 0.2 s.
+# Parameters are drawn once, an epoch's order once an epoch, and checked now and then: on a CPU
+# optimised code for them takes up to 3 s more to compile and saves 0.2 s.
 _UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 Split = tuple[Array, Array]  # images and labels, laid out on the mesh
 Score = Callable[[Split, Sequence[int]], tuple[np.ndarray, np.ndarray]]
@@ -130,7 +130,7 @@ class Replicas:
             if config["replicas_at_once"] or size <= least or self._fits():
                 break
             size = self.at_once // 2
-        self._finite = self._program(train.is_finite, (BY_REPLICA,)).lower(state).compile()
+        self._finite = self._program(train.is_finite, (BY_REPLICA,)).lower(state).compile(options)
 
     @property
     def at_once(self) -> int:

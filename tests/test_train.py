@@ -166,6 +166,24 @@ def test_the_first_step_without_a_finite_loss_is_remembered(data):
     assert 2 <= int(sums.first_bad_step) <= 3 and int(state.step) == 9
 
 
+def test_a_single_number_that_is_none_is_found_wherever_it_is():
+    state = train.create_state(mnist_cnn.experiment(model=Linear()))
+    leaves, tree = jax.tree.flatten(jax.device_get((state.params, state.opt_state)))
+    assert len(leaves) == 7  # two parameters, their averages, and a count
+
+    def is_finite(leaves):
+        params, opt_state = jax.tree.unflatten(tree, leaves)
+        return bool(train.is_finite(state.replace(params=params, opt_state=opt_state)))
+
+    assert is_finite([np.full_like(leaf, 3e38) if leaf.ndim else leaf for leaf in leaves])
+    rng = np.random.default_rng(0)
+    for place, value in itertools.product(range(len(leaves)), (np.nan, np.inf, -np.inf)):
+        if leaves[place].ndim:
+            leaf = leaves[place].copy()
+            leaf.flat[rng.integers(leaf.size)] = value
+            assert not is_finite([*leaves[:place], leaf, *leaves[place + 1 :]]), (place, value)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
 def test_every_image_is_scored_once_whatever_the_batch_size(data, batch_size):
     state = train.create_state(mnist_cnn.experiment(model=Linear()))
