@@ -260,8 +260,8 @@ def steps(
 def is_finite(state: TrainState) -> Bool[Array, ""]:
     """Whether every parameter, statistic and number that the optimiser keeps is finite."""
     leaves = jax.tree_util.tree_leaves((state.params, state.opt_state, state.batch_stats))
-    # Infinity less itself is not a number, nor is any sum with one.  (To ask each number takes twice
-    # as long to compile, and XLA's maximum on a CPU passes over what is none.)
+    # Infinity less itself is not a number, nor is any sum with one.  (To ask each number takes
+    # twice as long to compile, and XLA's maximum on a CPU passes over what is none.)
     return jnp.isfinite(sum((leaf - leaf).sum() for leaf in leaves))
 
 
