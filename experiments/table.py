@@ -24,8 +24,8 @@ COLUMNS = (
 def cost(experiment, steps):
     """Of one network: its parameters, multiply-adds of a tested image and of its training.
 
-    A step takes three times the forward pass: the gradients of a layer's inputs and kernel are as
-    much again each.
+    A step takes at most three times the forward pass: the gradients of a layer's inputs and kernel
+    are as much again each.
     """
     config = runpy.run_path(HERE.parent / experiment)["get_config"]()
     tested, trained = (summary.summarize(train.parts(config)[0], way) for way in (False, True))
