@@ -87,6 +87,6 @@ def test_the_readme_quotes_the_times_of_the_speedrun():
         seconds = [one["seconds"] for one in rounds]
         said = f"| {np.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) | "
         parts = [np.median([one["parts"][name] for one in rounds])
-                 for name in ("data", "compile", "train", "evaluate")
+                 for name in ("imports", "data", "compile", "train", "evaluate")
                  if "parts" in rounds[0]]  # fmt: skip
         assert said + " | ".join(f"{part:.2f}" for part in parts) in readme
