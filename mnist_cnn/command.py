@@ -11,6 +11,7 @@ import gc
 import logging as python_logging
 import os
 import pathlib
+import re
 import sys
 import threading
 import traceback
@@ -25,6 +26,8 @@ from mnist_cnn.errors import ConfigError, UserError, printable
 # New containers before Python looks for garbage.  By its default of 700 it goes over all that was
 # imported and traced again and again, 0.2 s of a run, to find nothing.
 _GC_THRESHOLD = 100_000
+
+_OVERRIDE = re.compile(r"--?config\.([^=]*)(?:=(.*))?", flags=re.DOTALL)
 
 
 def command(main_function, flags_parser) -> None:  # type: ignore[no-untyped-def]
@@ -57,7 +60,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     Raises:
       ConfigError: a flag, a field or the experiment file is wrong.
     """
-    config_lib.check_overrides(arguments)
+    check_overrides(arguments)
     for index, argument in enumerate(arguments):
         name, equals, path = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
@@ -67,7 +70,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
                     f"--config {path}: there is no such file; give an experiment such as "
                     "experiments/base.py"
                 )
-    arguments, nones = config_lib.split_nones(arguments)
+    arguments, nones = _split_nones(arguments)
     try:
         rest = flags.FLAGS(arguments)
         config = flags.FLAGS.config if nones else None
@@ -79,6 +82,51 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(" ".join(str(error).split())) from error
     except Exception as error:  # the experiment file is the user's own program
         raise ConfigError(_broken_experiment(error)) from error
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Checks every --config.KEY=VALUE of a command line before anything parses it.
+
+    Raises:
+      ConfigError: an unknown key, or a value of the wrong type or out of range.
+    """
+    for index, argument in enumerate(arguments):
+        match = _OVERRIDE.fullmatch(argument)
+        if match is None:
+            continue
+        key, text = match.groups()
+        field = config_lib.check_key(key)
+        if text is None and field.kind is bool:
+            text = "true"  # as absl has it: the value of a boolean flag comes after "="
+        if text is None:
+            if index + 1 == len(arguments):
+                raise ConfigError(f"config.{key}: got no value, expected {field.expected()}")
+            text = arguments[index + 1]
+        try:
+            value = field.parse(text)
+        except ValueError:
+            raise ConfigError(f"config.{key}: got {text!r}, expected {field.expected()}") from None
+        config_lib.check_value(key, value)
+
+
+def _split_nones(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A checked command line without its --config.KEY=None, and the keys that are None in the end.
+
+    ml_collections would parse "None" by the field's type.
+    """
+    kept: list[str] = []
+    nones: dict[str, bool] = {}
+    for argument in arguments:
+        match = _OVERRIDE.fullmatch(argument)
+        if match is None:
+            kept.append(argument)
+            continue
+        key, text = match.groups()
+        field = config_lib.FIELDS[key]
+        nones[key] = text is not None and field.optional and field.parse(text) is None
+        if not nones[key]:
+            kept.append(argument)
+    return kept, [key for key, none in nones.items() if none]
 
 
 def check_output(path: pathlib.Path) -> None:

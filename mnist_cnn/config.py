@@ -1,4 +1,4 @@
-"""The fields of an experiment: their types, legal ranges and defaults, and how they are checked.
+"""The fields of an experiment: their types, legal ranges and defaults, and what fits together.
 
 `experiments/base.py` is the commented list for readers; `FIELDS` is the same list for the
 program, and a test holds the two together.  This module knows neither JAX nor the disk.
@@ -6,109 +6,20 @@ program, and a test holds the two together.  This module knows neither JAX nor t
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import functools
 import itertools
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
-from absl import flags
 from ml_collections import config_dict
 
 from mnist_cnn.errors import ConfigError
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One field: its type, its default, and the values that are legal."""
-
-    kind: type
-    default: Any
-    minimum: float | None = None  # the least legal value ...
-    above: float | None = None  # ... or the value that it must exceed
-    maximum: float | None = None
-    below: float | None = None  # the value that it must not reach
-    choices: tuple[str, ...] = ()
-    pattern: str | None = None
-    optional: bool = False  # None is legal
-    or_object: str | None = None  # what an experiment file may put in place of a name
-
-    def expected(self) -> str:
-        """The legal values in words."""
-        if self.choices:
-            text = " or ".join(
-                [", ".join(self.choices[:-1]), self.choices[-1]][-len(self.choices) :]
-            )
-        elif self.kind is bool:
-            text = "True or False"
-        elif self.kind is dict:
-            text = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
-        elif self.kind is str:
-            text = f"a text of the form {self.pattern}" if self.pattern else "a text"
-        else:
-            text = "an integer" if self.kind is int else "a number"
-            if self.above is not None:
-                text += f" above {self.above:,g}"
-            if self.minimum is not None:
-                text += f" from {self.minimum:,g}"
-            if self.maximum is not None:
-                text += f" {'up ' if self.minimum is None else ''}to {self.maximum:,.0f}"
-            elif self.below is not None:
-                text += f" to below {self.below:,g}"
-            elif self.minimum is not None:
-                text += " upwards"
-        if self.or_object:
-            text += f", or in an experiment file {self.or_object}"
-        return text + (", or None" if self.optional else "")
-
-    def accepts(self, value: Any) -> bool:
-        """Whether `value` (of the right Python type) is legal."""
-        if value is None:
-            return self.optional
-        if self.or_object and not isinstance(value, str):
-            return callable(value)
-        if self.kind is str:
-            if not isinstance(value, str) or (self.choices and value not in self.choices):
-                return False
-            return self.pattern is None or re.fullmatch(self.pattern, value) is not None
-        if self.kind is dict:
-            return bool(value) and isinstance(value, Mapping)
-        if self.kind is bool or isinstance(value, bool):
-            return self.kind is bool and isinstance(value, bool)
-        if not isinstance(value, int | float):
-            return False
-        if self.kind is int and not isinstance(value, int):
-            return False
-        return (
-            math.isfinite(value)
-            and (self.minimum is None or value >= self.minimum)
-            and (self.above is None or value > self.above)
-            and (self.maximum is None or value <= self.maximum)
-            and (self.below is None or value < self.below)
-        )
-
-    def parse(self, text: str) -> Any:
-        """The value that `text` (from the command line) stands for; ValueError if none."""
-        if self.optional and text in ("None", "none"):
-            return None
-        if self.kind is bool:
-            return flags.BooleanParser().parse(text)  # what absl takes for true and false
-        if self.kind is dict:
-            try:
-                return ast.literal_eval(text)  # as ml_collections does
-            except (SyntaxError, TypeError, MemoryError, RecursionError):
-                raise ValueError(text) from None
-        return self.kind(text)
-
+from mnist_cnn.fields import Field
 
 _STEPS = 2**31 - 1  # a step is an int32 on the device
-
-_OVERRIDE = re.compile(r"--?config\.([^=]*)(?:=(.*))?", flags=re.DOTALL)
 
 FIELDS: dict[str, Field] = {
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
@@ -211,50 +122,6 @@ def check_value(key: str, value: Any) -> None:
     field = check_key(key)
     if not field.accepts(value):
         raise ConfigError(f"config.{key}: got {value!r}, expected {field.expected()}")
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Checks every --config.KEY=VALUE of a command line before anything parses it.
-
-    Raises:
-      ConfigError: an unknown key, or a value of the wrong type or out of range.
-    """
-    for index, argument in enumerate(arguments):
-        match = _OVERRIDE.fullmatch(argument)
-        if match is None:
-            continue
-        key, text = match.groups()
-        field = check_key(key)
-        if text is None and field.kind is bool:
-            text = "true"  # as absl has it: the value of a boolean flag comes after "="
-        if text is None:
-            if index + 1 == len(arguments):
-                raise ConfigError(f"config.{key}: got no value, expected {field.expected()}")
-            text = arguments[index + 1]
-        try:
-            value = field.parse(text)
-        except ValueError:
-            raise ConfigError(f"config.{key}: got {text!r}, expected {field.expected()}") from None
-        check_value(key, value)
-
-
-def split_nones(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A checked command line without its --config.KEY=None, and the keys that are None in the end.
-
-    ml_collections would parse "None" by the field's type.
-    """
-    kept: list[str] = []
-    nones: dict[str, bool] = {}
-    for argument in arguments:
-        match = _OVERRIDE.fullmatch(argument)
-        if match is None:
-            kept.append(argument)
-            continue
-        key, text = match.groups()
-        nones[key] = text is not None and FIELDS[key].optional and FIELDS[key].parse(text) is None
-        if not nones[key]:
-            kept.append(argument)
-    return kept, [key for key, none in nones.items() if none]
 
 
 def validate(config: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, run
 
 import mnist_cnn
-from mnist_cnn import config as config_lib, data, preconditions
+from mnist_cnn import command, config as config_lib, data, preconditions
 from mnist_cnn.errors import ConfigError
 
 
@@ -46,13 +46,13 @@ def test_base_py_states_every_field_and_its_default():
 )
 def test_a_wrong_override_is_refused_with_the_legal_values(override, said):
     with pytest.raises(ConfigError) as error:
-        config_lib.check_overrides(["main", override])
+        command.check_overrides(["main", override])
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_legal_overrides_pass():
-    config_lib.check_overrides(
+    command.check_overrides(
         "main --config.report --config.report=False --config.num_steps=None "
         "--config.learning_rate=1 --config.seed 7 "
         "--config.validation_split=train[55000:] --config=x.py --workdir=a=b".split()

@@ -21,7 +21,7 @@ from conftest import ROOT, TINY_EXPERIMENT, result_of, run, same_end, start, wai
 from hypothesis import given, settings, strategies as st
 from kills import end_of, run_until_it_ends
 
-from mnist_cnn import config as config_lib, records
+from mnist_cnn import command as command_lib, config as config_lib, records
 from mnist_cnn.checkpoint import Checkpoints, sha256
 from mnist_cnn.errors import CheckpointError, UserError, printable
 
@@ -396,7 +396,7 @@ def test_any_bytes_in_place_of_metrics_leave_whole_lines_of_the_past(tmp_path_fa
 )
 def test_any_override_is_legal_or_one_line(key, value):
     with contextlib.suppress(UserError):
-        config_lib.check_overrides(["main", f"--config.{key}={value}"])
+        command_lib.check_overrides(["main", f"--config.{key}={value}"])
 
 
 # The compile cache.
