@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ from mnist_cnn.checkpoint import Checkpoints, sha256
 from mnist_cnn.compile_cache import compile_cache
 from mnist_cnn.console import Console
 from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.journal import Journal
 from mnist_cnn.replicas import Replicas, Split
 from mnist_cnn.signals import Stopped, StopRequest
 
@@ -111,8 +112,7 @@ class _Run:
         self.stop = stop
         self.command = command
         self.validated: tuple[int, list[dict[str, Any]]] = -1, []  # the step, and each one's
-        self.began = time.monotonic()
-        self.seconds = dict.fromkeys(("total", "data", "compile", "train", "evaluate"), 0.0)
+        self.journal = Journal(config, directory, console)
 
     def run(self) -> dict[str, Any]:
         """Everything, in order."""
@@ -122,7 +122,7 @@ class _Run:
         self.environment = records.environment(devices, self.command)
         console.versions(self.environment)
 
-        with self.clock("data"):
+        with self.journal.clock("data"):
             dataset = data.open_dataset(config["dataset"], config["manual_dir"])
             preconditions.check_splits(dataset, config)
             images, labels = dataset.read(config["train_split"])
@@ -135,7 +135,7 @@ class _Run:
         given = self.given()
         if parallel.first():
             self.directory.lock()
-        with self.clock("compile"), compile_cache():
+        with self.journal.clock("compile"), compile_cache():
             self.replicas = Replicas(config, mesh, images, labels, given)
             held_out = config["validation_split"]
             self.validate = self.evaluator(dataset, held_out) if held_out else None
@@ -150,7 +150,7 @@ class _Run:
         step = self.restore(dataset)
 
         trace = profile.Trace(self.directory.path if parallel.first() else None, step)
-        before = self.seconds["train"]
+        before = self.journal.seconds()["train"]
         with (
             console.training(step, self.total),
             self.stop.deferred(),
@@ -159,7 +159,7 @@ class _Run:
             self.train(step, trace if config["profile"] else None)
         if config["profile"] and step < self.total:
             work = profile.work(self.replicas.training, self.replicas.calls)
-            seconds = self.seconds["train"] - before
+            seconds = self.journal.seconds()["train"] - before
             console.profile(work, self.total - step, seconds, trace.first, str(self.directory))
         result = parallel.tell(self.finish())
         console.result(result, str(self.directory))
@@ -167,15 +167,6 @@ class _Run:
         if config["report"] and parallel.first():
             self.report()
         return result
-
-    @contextlib.contextmanager
-    def clock(self, name: str) -> Iterator[None]:
-        """Counts the wall seconds within as `name`."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.monotonic() - began
 
     # Before the first step.
 
@@ -196,34 +187,15 @@ class _Run:
             self.checkpoints = Checkpoints(self.directory.checkpoints, self.config["keep"])
             restored = self.checkpoints.restore(tree, self.console.line)
             step = restored[0] if restored else 0
-            self.record_start(dataset, step)
+            self.journal.begin(self.environment, dataset, step, self.total)
             if restored is not None:
                 _, tree, extra = restored
         extra = parallel.tell(extra)
         if extra is None:
             return 0
         self.replicas.restore(parallel.tell_arrays(tree))
-        for name, seconds in extra["seconds"].items():
-            self.seconds[name] += seconds
-        self.began -= extra["seconds"]["total"]
+        self.journal.go_on(extra["seconds"])
         return int(extra["step"])
-
-    def record_start(self, dataset: data.Dataset, step: int) -> None:
-        """Checks that the run can go on from `step` here, and writes down that it does."""
-        directory = self.directory
-        self.environment["data"] = {"origin": dataset.origin, "sha256": dataset.files}
-        before = directory.read("environment.json")
-        preconditions.check_resumption(directory, dataset, before, step, self.total)
-        if before and "joined" in before:  # `join` says where its networks come from
-            self.environment["joined"] = before["joined"]
-        if step:
-            self.console.line(f"going on from the checkpoint of step {step:,}")
-            self.console.changes(before or {}, self.environment)
-        if step < self.total:  # a result of fewer steps is not this run's
-            (directory.path / "result.json").unlink(missing_ok=True)
-        directory.write("config.json", config_lib.as_dict(self.config))
-        directory.write("environment.json", self.environment)
-        directory.open_metrics(step)
 
     # The steps.
 
@@ -239,7 +211,7 @@ class _Run:
             if trace is not None:
                 stop = int(min(stop, trace.bound(step)))
             traced = trace.around(step) if trace is not None else contextlib.nullcontext()
-            with traced, self.clock("train"):
+            with traced, self.journal.clock("train"):
                 first = epoch * self.steps_per_epoch
                 sums = self.replicas.advance(epoch, step - first, stop - first)
             per_second = (stop - step) / (time.monotonic() - began)
@@ -290,27 +262,13 @@ class _Run:
         return step % (every or self.steps_per_epoch) == 0 or step == self.total
 
     def log(self, step: int, split: str, metrics: Mapping[str, Any], **others: float) -> None:
-        """Writes a line: the numbers of one replica, lists of several."""
-        if not parallel.first():
-            return
-        epoch = round(step / self.steps_per_epoch, 6)
-        line = {"step": step, "epoch": epoch, "split": split}
-        line |= {key: results.plain(value) for key, value in metrics.items()}
-        series = {"": slice(None)}
-        if self.config["sweep"] and split != "test":
-            seeds, settings = self.config["num_seeds"], config_lib.settings(self.config)
-            series = {
-                results.name_of(setting): slice(index * seeds, (index + 1) * seeds)
-                for index, setting in enumerate(settings)
-            }
-        self.directory.log(line | others, series)
+        self.journal.log(step, step / self.steps_per_epoch, split, metrics, **others)
 
     def save(self, step: int) -> None:
         self.check_finite(step)
         tree = self.replicas.snapshot()
-        self.seconds["total"] = time.monotonic() - self.began
         if parallel.first():
-            self.checkpoints.save(step, tree, {"step": step, "seconds": self.seconds})
+            self.checkpoints.save(step, tree, {"step": step, "seconds": self.journal.seconds()})
 
     def check_finite(self, step: int) -> None:
         """A sweep goes on without the settings that diverge, as long as one does not."""
@@ -322,17 +280,7 @@ class _Run:
         """Says so in result.json and ends the run; the last good checkpoint stays."""
         if parallel.first():
             self.checkpoints.wait()
-            self.seconds["total"] = time.monotonic() - self.began
-            self.directory.write(
-                "result.json",
-                {
-                    "status": "diverged",
-                    "experiment": self.config["name"],
-                    "seeds": sorted({replica.seed for replica in self.replicas.members}),
-                    "steps": step,
-                    "seconds": self.seconds,
-                },
-            )
+            self.journal.diverge(step, [replica.seed for replica in self.replicas.members])
         rates = (self.config["sweep"] or {}).get("learning_rate", [self.config["learning_rate"]])
         rate = min(rates)
         raise Diverged(
@@ -348,13 +296,13 @@ class _Run:
 
         @functools.cache
         def read() -> tuple[Split, np.ndarray, np.ndarray]:
-            with self.clock("data"):
+            with self.journal.clock("data"):
                 images, labels = dataset.read(split)
                 return self.replicas.lay_out(images, labels), images, labels
 
         def run(members: Sequence[int]) -> Scored:
             laid_out, images, labels = read()
-            with self.clock("evaluate"):
+            with self.journal.clock("evaluate"):
                 logits, losses = score(laid_out, members)
                 figures = [
                     evaluate.summarize(*pair, labels) for pair in zip(logits, losses, strict=True)
@@ -384,32 +332,16 @@ class _Run:
         self.log(self.total, "test", tested)
         self.checkpoints.wait()
         self.checkpoints.close()
-        self.seconds["total"] = time.monotonic() - self.began
-        result = {
-            "status": "finished",
-            "experiment": config["name"],
+        found = {
             "seeds": [self.replicas.members[member].seed for member in members],
             "test": tested,
             "test_mean": results.mean(figures),
             **({"ensemble": results.ensemble(logits, labels)} if len(members) > 1 else {}),
             **swept,
             "params_sha256": [sha256(one) for one in networks],
-            "steps": self.total,
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
         kept = predictions.collect(logits, labels, images, networks[0]["params"])
-        self.directory.write_arrays("predictions.npz", kept)
-        fields = config_lib.as_dict(config)
-        if swept:
-            fields |= swept["sweep"]["settings"][swept["sweep"]["chosen"]]["setting"]
-        fields["sweep"] = str(fields["sweep"])
-        self.directory.log_hyperparameters(
-            {key: fields[key] for key in fields if key not in config_lib.FREE_ON_RESUME},
-            {f"test/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},
-            self.total,
-        )
-        self.directory.write("result.json", result)
-        return result
+        return self.journal.finish(self.total, found, kept)
 
     def report(self) -> None:
         """The result in pictures.  They cost a finished run neither its result nor its status."""
