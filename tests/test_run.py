@@ -165,6 +165,9 @@ def test_a_prolonged_run_equals_one_long_run(undisturbed, tiny_experiment, tmp_p
     straight, prolonged = result_of(tmp_path / "straight"), result_of(tmp_path / "prolonged")
     assert prolonged["params_sha256"] == straight["params_sha256"]
     assert prolonged["test"] == straight["test"] and prolonged["steps"] == 55
+    before = result_of(undisturbed[0])["seconds"]
+    assert all(prolonged["seconds"][name] > before[name] for name in ("compile", "train"))
+    assert prolonged["seconds"]["total"] > sum(prolonged["seconds"].values()) / 2
 
 
 class AtTheEnd(Console):
