@@ -8,6 +8,7 @@ Nothing here trains, prints, or knows what the numbers mean; TensorBoard is writ
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import io
@@ -182,21 +183,27 @@ class RunDirectory:
                 events.file_writer.add_summary(part, step)
 
     def close(self) -> None:
-        """Lets go of the directory."""
+        """Lets go of the directory; one that nothing came of is not left behind."""
         for file in (self._metrics, self._events, self._lock):
             if file is not None:
                 file.close()
         self._metrics = self._events = self._lock = None
+        with contextlib.suppress(OSError):
+            self.path.rmdir()  # only an empty one can be removed so
 
 
 def new_path(name: str) -> pathlib.Path:
-    """runs/<name>-<time>, with a number if that is taken."""
+    """Makes runs/<name>-<time>, with a number if that is taken, so that no other run takes it."""
     path = pathlib.Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     first, number = path.name, 1
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{first}_{number}")
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            path = path.with_name(f"{first}_{number}")
+        else:
+            return path
 
 
 def _cpu_count() -> int | None:

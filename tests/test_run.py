@@ -18,7 +18,7 @@ from conftest import ROOT, metrics_of, read_idx, result_of, run, same_end, start
 import mnist_cnn
 from mnist_cnn import loop, records
 from mnist_cnn.console import Console
-from mnist_cnn.errors import CheckpointError
+from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.signals import Stopped, StopRequest
 
 
@@ -209,13 +209,19 @@ def test_a_run_that_has_only_to_be_tested_may_be_profiled(undisturbed, tiny_expe
     same_end(tmp_path / "run", undisturbed[0])
 
 
-def test_a_run_gets_a_name_of_its_own(tmp_path, monkeypatch):
+def test_runs_that_start_at_once_get_names_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records.time, "strftime", lambda form: "20260101-120000")
-    for expected in ("a_sweep-20260101-120000", "a_sweep-20260101-120000_2"):
-        path = records.new_path("a_sweep")
-        path.mkdir(parents=True)
-        assert path.name == expected
+    names = [records.new_path("a_sweep").name for _ in range(3)]
+    assert names == [f"a_sweep-20260101-120000{end}" for end in ("", "_2", "_3")]
+
+
+def test_a_run_that_cannot_begin_leaves_no_directory(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = experiment_of(tiny_experiment, validation_split="train[:400]")
+    with pytest.raises(ConfigError, match="shares images"):
+        mnist_cnn.run(config)
+    assert not list((tmp_path / "runs").iterdir())
 
 
 @pytest.mark.parametrize("width", ["nn.Dense(17)", "nn.Dense(16, use_bias=False)"])
