@@ -19,8 +19,6 @@ from flax import linen as nn
 import mnist_cnn
 from mnist_cnn import augment, layers
 
-EPOCHS = 30
-STEPS = 480  # an epoch
 VIEWED = {"rotation": 5.0, "zoom": 0.06, "shear": 0.1, "down": 0.5, "right": 0.5}
 
 
@@ -68,17 +66,16 @@ class Thin(nn.Module):
 
 
 def optimizer(learning_rate):
-    """Muon for the convolutions, Adam for all else; an epoch of warm-up, then half a cosine."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, STEPS, STEPS * EPOCHS)
+    """Muon for the convolutions, Adam for all else."""
 
     def matrices(params):  # a kernel [h, w, in, out] is a matrix [h * w * in, out]
         kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
         return jax.tree.map(lambda leaf: kernel if leaf.ndim == 4 else None, params)
 
     return optax.contrib.muon(
-        schedule,
+        learning_rate,
         adam_b2=0.99,
-        adam_learning_rate=lambda step: 0.2 * schedule(step),
+        adam_learning_rate=0.2 * learning_rate,
         muon_weight_dimension_numbers=matrices,
     )
 
@@ -90,13 +87,15 @@ def get_config():
         model=Thin(),
         optimizer=optimizer,
         learning_rate=0.03,
+        schedule="cosine",
+        warmup_steps=480,
         ema=0.999,
         rotation=12.0,
         zoom=0.12,
         shear=0.2,
         shift=2.0,
         batch_size=125,
-        num_epochs=EPOCHS,
-        log_every=STEPS,
-        checkpoint_every=STEPS,
+        num_epochs=30,
+        log_every=480,
+        checkpoint_every=480,
     )

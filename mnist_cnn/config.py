@@ -187,8 +187,7 @@ def _check_hyperparameters(config: Mapping[str, Any]) -> None:
             f"config.warmup_steps: got {config['warmup_steps']:,}, but a constant schedule has "
             "none; set schedule='cosine'"
         )
-    given |= {key for key in ("schedule",) if config[key] != FIELDS[key].default}
-    takers = ("optimizer", (*HYPERPARAMETERS[1:5], "schedule")), ("loss", ("label_smoothing",))
+    takers = ("optimizer", HYPERPARAMETERS[1:5]), ("loss", ("label_smoothing",))
     for part, takes in takers:
         useless = [key for key in takes if key in given]
         if useless and not isinstance(config[part], str):

@@ -156,11 +156,11 @@ def initial_state(
 def parts(config: Mapping[str, Any]) -> Parts:
     """The model, the loss and the optimiser that a configuration names or brings."""
     model, loss, optimizer = config["model"], config["loss"], config["optimizer"]
-    swept = "learning_rate" in (config["sweep"] or {})
+    varied = config["schedule"] != "constant" or "learning_rate" in (config["sweep"] or {})
 
     def brought(hyper: Hyperparameters) -> optax.GradientTransformation:
-        # Only a swept rate is an array there: an optimiser may want to look at the number.
-        return optimizer(hyper["learning_rate"] if swept else config["learning_rate"])
+        # Only a rate that varies is an array there: an optimiser may want to look at the number.
+        return optimizer(hyper["learning_rate"] if varied else config["learning_rate"])
 
     return (
         MODELS[model](dtype=config["compute_dtype"]) if isinstance(model, str) else model,

@@ -187,11 +187,25 @@ def test_the_step_takes_the_rate_of_its_own_place(batch):
     np.testing.assert_allclose(max(jax.tree.leaves(moved)), 1e-3 / 4, rtol=1e-2)
 
 
+def test_an_optimiser_of_ones_own_is_given_the_rate_of_the_step(batch):
+    def change(**fields):
+        config = mnist_cnn.experiment(
+            model=Normed(), optimizer=optax.sgd, learning_rate=0.1, num_steps=8, **fields
+        )
+        state = train.create_state(config)
+        before = host(state.params)
+        state, _ = train.train_step(state, batch)
+        return jax.tree.map(np.subtract, host(state.params), before)
+
+    quarter, whole = change(schedule="cosine", warmup_steps=4), change()
+    for scheduled, constant in zip(*map(jax.tree.leaves, (quarter, whole)), strict=True):
+        np.testing.assert_allclose(4 * scheduled, constant, rtol=1e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({"warmup_steps": 5}, "set schedule='cosine'"),
-        ({"schedule": "cosine", "optimizer": optax.sgd}, "brings its own optimizer"),
         ({"schedule": "linear"}, "expected constant or cosine"),
         ({"ema": 1.0}, "expected a number from 0 to below 1"),
         ({"rotation": -1.0}, "expected a number from 0 to 180"),
