@@ -7,6 +7,7 @@ import pathlib
 import runpy
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -136,6 +137,21 @@ def run(*arguments, status=0, **options):
     out, err = process.communicate(timeout=600)
     assert process.returncode == status, f"exit status {process.returncode}\n{out}\n{err}"
     return out, err
+
+
+def imported_by(*arguments, status=0):
+    """The modules that a command has imported when it leaves, as they all do, by os._exit."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = pathlib.Path(folder, "names")
+        pathlib.Path(folder, "sitecustomize.py").write_text(
+            "import os, pathlib, sys\n"
+            "def leave(status, end=os._exit):\n"
+            f"    pathlib.Path({str(names)!r}).write_text('\\n'.join(sys.modules))\n"
+            "    end(status)\n"
+            "os._exit = leave\n"
+        )
+        run(*arguments, status=status, PYTHONPATH=folder)
+        return set(names.read_text().splitlines())
 
 
 def result_of(workdir):

@@ -1,5 +1,6 @@
 """A run as its user has it: real processes on real images, stopped, killed, gone on with."""
 
+import importlib.util
 import json
 import os
 import pty
@@ -13,7 +14,17 @@ import sys
 
 import jax
 import pytest
-from conftest import ROOT, metrics_of, read_idx, result_of, run, same_end, start, wait_for
+from conftest import (
+    ROOT,
+    imported_by,
+    metrics_of,
+    read_idx,
+    result_of,
+    run,
+    same_end,
+    start,
+    wait_for,
+)
 
 import mnist_cnn
 from mnist_cnn import loop, records
@@ -336,15 +347,9 @@ def test_an_experiment_brings_its_own_network_and_optimiser(tmp_path, small_mnis
 
 
 def test_tensorflow_is_neither_imported_nor_installed(tiny_experiment, tmp_path):
-    code = (
-        "import sys; from mnist_cnn import main\n"
-        f"sys.argv += ['--config', {str(tiny_experiment)!r}, '--workdir', {str(tmp_path)!r}]\n"
-        "try: main.command(main.main, main.parse_flags)\n"
-        "except SystemExit as e: assert not e.code, e.code\n"
-        "assert 'tensorflow' not in sys.modules and 'tensorflow_datasets' in sys.modules\n"
-        "import importlib.util; assert importlib.util.find_spec('tensorflow') is None\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    names = imported_by("mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path)
+    assert "tensorflow" not in names and "tensorflow_datasets" in names
+    assert importlib.util.find_spec("tensorflow") is None
 
 
 def test_importing_the_package_imports_nothing_heavy():
