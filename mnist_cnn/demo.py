@@ -1,6 +1,6 @@
 """The command: a page to draw a digit on, with what the network makes of it.
 
-    python -m mnist_cnn.demo --workdir DIR [--port PORT] [--config EXPERIMENT]
+    python -m mnist_cnn.demo --workdir DIR [--seed SEED] [--port PORT] [--config EXPERIMENT]
 
 In a notebook: `demo.launch(mnist_cnn.load(DIR))`.  The page comes from this machine whole
 (no web fonts, no analytics, no version check): it works without a network, and nothing that is
@@ -136,7 +136,7 @@ def main(arguments: list[str]) -> int:
     command.silence_libraries()
     import mnist_cnn
 
-    network = mnist_cnn.load(given.workdir, given.config)
+    network = mnist_cnn.load(given.workdir, given.config, given.seed)
     try:
         _, address, _ = launch(
             network, server_name="127.0.0.1", server_port=given.port, prevent_thread_lock=True
@@ -153,6 +153,7 @@ if __name__ == "__main__":
     from ml_collections import config_flags
 
     flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
+    flags.DEFINE_integer("seed", None, "Which of a run's networks; the first.")
     flags.DEFINE_integer("port", None, "The page's port; None takes a free one from 7860 on.",
                          lower_bound=1, upper_bound=65535)  # fmt: skip
     config_flags.DEFINE_config_file(

@@ -160,7 +160,7 @@ def main(arguments: list[str]) -> int:
     show = given.show
     if show is None:
         show = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
-    network = mnist_cnn.load(given.workdir, given.config)
+    network = mnist_cnn.load(given.workdir, given.config, given.seed)
     failed = False
     for number, answer in enumerate(answers(network, expand(arguments[1:])), start=1):
         failed |= answer.error is not None
@@ -184,6 +184,7 @@ if __name__ == "__main__":
 
     flags.FLAGS.set_gnu_getopt(True)  # flags may stand behind the pictures
     flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
+    flags.DEFINE_integer("seed", None, "Which of a run's networks; the first.")
     flags.DEFINE_boolean("json", False, "Print one JSON object a line.")
     flags.DEFINE_boolean("show", None, "Show what the network saw; the default: on a terminal.")
     flags.DEFINE_string("save_inputs", None, "A folder for what the network saw, as PNG files.")

@@ -89,4 +89,4 @@ def test_from_python_it_is_a_page_and_asks_nobody(trained_base, monkeypatch):
     time.sleep(2)  # what asks for the newest version does it in the background
     assert local.startswith("http://127.0.0.1") and public is None
     hosts = {target[0] for target in asked if isinstance(target, tuple)}
-    assert hosts <= {"127.0.0.1", "::1", "localhost"}
+    assert hosts and hosts <= {"127.0.0.1", "::1", "localhost"}

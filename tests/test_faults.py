@@ -17,10 +17,21 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, TINY_EXPERIMENT, result_of, run, same_end, start, wait_for
+from conftest import (
+    ROOT,
+    TINY_EXPERIMENT,
+    config_of,
+    metrics_of,
+    result_of,
+    run,
+    same_end,
+    start,
+    wait_for,
+)
 from hypothesis import given, settings, strategies as st
 from kills import end_of, run_until_it_ends
 
+import mnist_cnn
 from mnist_cnn import command as command_lib, config as config_lib, records
 from mnist_cnn.checkpoint import Checkpoints, sha256
 from mnist_cnn.errors import CheckpointError, UserError, printable
@@ -394,7 +405,7 @@ def test_any_bytes_in_place_of_metrics_leave_whole_lines_of_the_past(tmp_path_fa
     st.sampled_from([*config_lib.FIELDS, "sed", ""]) | st.text(max_size=8),
     st.text(max_size=12) | st.integers().map(str) | st.floats().map(str),
 )
-def test_any_override_is_legal_or_one_line(key, value):
+def test_any_override_is_legal_or_an_error_of_the_users(key, value):
     with contextlib.suppress(UserError):
         command_lib.check_overrides(["main", f"--config.{key}={value}"])
 
@@ -470,6 +481,19 @@ def test_the_surroundings_change_no_bit(undisturbed, tiny_experiment, tmp_path):
     assert ours["params_sha256"] == theirs["params_sha256"]
     assert ours["test"]["correct"] == theirs["test"]["correct"]
     np.testing.assert_allclose(ours["test"]["loss"], theirs["test"]["loss"], rtol=1e-6)
+
+
+def test_how_often_it_is_evaluated_changes_no_bit(tiny_experiment, tmp_path):
+    config = config_of(tiny_experiment)
+    config.update(train_split="train[:400]", validation_split="train[400:]")
+    digests = []
+    for every in (7, 40):
+        config.eval_every = every
+        result = mnist_cnn.run(config, tmp_path / str(every))
+        digests.append(result["params_sha256"])
+        splits = [line["split"] for line in metrics_of(tmp_path / str(every))]
+        assert splits.count("validation") == -(-40 // every)
+    assert digests[0] == digests[1]
 
 
 def test_the_digest_sees_every_array():

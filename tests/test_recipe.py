@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -37,7 +38,8 @@ def get_config():
     return mnist_cnn.experiment(
         name="recipe", model=Normed(), manual_dir={manual_dir!r}, batch_size=32, num_steps=40,
         log_every=7, checkpoint_every=10, eval_batch_size=100, report=False,
-        schedule="cosine", warmup_steps=5, ema=0.9, rotation=10.0, zoom=0.1, shear=0.1, shift=1.0,
+        schedule="cosine", warmup_steps=5, label_smoothing=0.1, ema=0.9,
+        rotation=10.0, zoom=0.1, shear=0.1, shift=1.0,
     )
 """
 
@@ -85,6 +87,7 @@ def test_a_killed_run_of_them_all_ends_with_the_same_bits(experiment, finished, 
     wait_for(lambda: (tmp_path / "checkpoints" / "10").exists() or process.poll() is not None)
     process.kill()
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     out, _ = run(*command)
     assert "going on from the checkpoint of step" in out
     for key in ("params_sha256", "test"):
