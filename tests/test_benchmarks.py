@@ -1,4 +1,4 @@
-"""The benchmarks do what they say; how fast anything is, no test says."""
+"""The benchmark of training compares, counts and draws; how fast anything is, no test says."""
 
 import json
 

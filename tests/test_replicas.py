@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import config_of, metrics_of, result_of, run, same_end, start, wait_for
+from conftest import config_of, metrics_of, read_idx, result_of, run, same_end, start, wait_for
+from PIL import Image
 from scipy import stats
 
 import mnist_cnn
@@ -83,6 +84,28 @@ def test_each_network_can_be_loaded_and_evaluated_by_its_seed(three_seeds, tiny_
     assert mnist_cnn.load(workdir, config).seed == 1336
     with pytest.raises(CheckpointError, match="got seed 7, expected one of its: 1336 to 1338"):
         mnist_cnn.load(workdir, config, seed=7)
+
+
+def test_the_commands_take_a_network_by_its_seed(three_seeds, tiny_experiment, tmp_path):
+    workdir, result = three_seeds
+    images = read_idx("t10k-images-idx3-ubyte")[:1]
+    Image.fromarray(images[0, ..., 0]).save(digit := tmp_path / "digit.png")
+    given = ("--workdir", workdir, "--config", tiny_experiment, "--seed=1338")
+    assert json.loads(run("mnist_cnn.evaluate", *given, "--json")[0])["loss"] == pytest.approx(
+        result["test"]["loss"][2], rel=1e-6
+    )
+    config = config_of(tiny_experiment)
+    wanted = [
+        mnist_cnn.load(workdir, config, seed=seed).probabilities(images).max()
+        for seed in (1336, 1338)
+    ]
+    answer = json.loads(run("mnist_cnn.predict", *given, "--json", digit)[0])
+    assert answer["probability"] == pytest.approx(wanted[1], abs=1e-6) != wanted[0]
+    out, _ = run("mnist_cnn.export", *given, "--format=safetensors", f"--output={tmp_path}/out")
+    assert "seed 1338" in out
+    for command, *pictures in (["predict", digit], ["demo"]):
+        _, err = run(f"mnist_cnn.{command}", *given, "--seed=7", *pictures, status=1)
+        assert "got seed 7, expected one of its: 1336 to 1338" in err
 
 
 def test_runs_of_other_seeds_are_joined_to_what_one_run_would_have_been(

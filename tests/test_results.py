@@ -1,4 +1,4 @@
-"""The numbers that the documents quote are those of the records."""
+"""The tables and the speeds that the documents quote are those of the records."""
 
 import json
 import runpy
@@ -10,6 +10,7 @@ import scipy.stats
 from conftest import ROOT
 from PIL import Image
 
+from benchmarks import training
 from mnist_cnn import config as config_lib
 
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -77,6 +78,25 @@ def test_the_guide_quotes_the_records(name):
     accuracy, half = (100 * mean[key] for key in ("accuracy", "ci95"))
     said = f"{accuracy:.2f} ± {half:.2f} %, loss {mean['loss']:.4f}"
     assert said in (ROOT / "docs" / "from-keras.md").read_text().replace("\n", " ")
+
+
+def test_the_readme_quotes_how_many_times_faster_than_its_peers_training_is():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    record = json.loads((ROOT / "benchmarks" / "results" / "training.json").read_text())
+    found = {}
+    for part in record["peers"]["batch_sizes"].values():
+        rates = part["images_per_second"] | {"limit": part["limit"]}
+        median = {
+            title: np.median(training.ratios(part, rates[title])) for title in rates
+        }  # of PyTorch's two layouts the faster one
+        median["PyTorch"] = min(median[title] for title in median if "PyTorch" in title)
+        for title, ratio in median.items():
+            found.setdefault(title, []).append(f"{ratio:.2f}")
+    assert list(record["peers"]["batch_sizes"]) == ["32", "128"]
+    for title in ("PyTorch", "Keras on TensorFlow", "Keras on JAX", "the plain Flax loop"):
+        said = f"{' and '.join(found[title.removeprefix('the ')])} times {title}"
+        assert said in readme
+    assert "{} of it at 32 and {} at 128".format(*found["limit"]) in readme
 
 
 def test_the_readme_quotes_the_times_of_the_speedrun():
