@@ -32,7 +32,7 @@ def sha256(tree: Any) -> str:
     digest = hashlib.sha256()
     for _, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         array = np.asarray(leaf)
-        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
 
 

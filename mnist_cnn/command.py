@@ -17,6 +17,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -61,27 +62,29 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
       ConfigError: a flag, a field or the experiment file is wrong.
     """
     check_overrides(arguments)
+    experiment = None
     for index, argument in enumerate(arguments):
         name, equals, path = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
-            path = path if equals else (*arguments, "")[index + 1]
+            experiment = path = path if equals else (*arguments, "")[index + 1]
             if not os.path.isfile(path):
                 raise ConfigError(
                     f"--config {path}: there is no such file; give an experiment such as "
                     "experiments/base.py"
                 )
-    arguments, nones = _split_nones(arguments)
+    arguments, apart = _split_overrides(arguments)
+    typed, sys.argv = sys.argv, arguments  # there ml_collections looks for overrides
     try:
         rest = flags.FLAGS(arguments)
-        config = flags.FLAGS.config if nones else None
-        if config is not None:
-            with config.ignore_type():
-                config.update(dict.fromkeys(nones))
+        if experiment is not None:
+            _apply(flags.FLAGS.config, apart)
         return rest
     except flags.Error as error:
         raise ConfigError(" ".join(str(error).split())) from error
     except Exception as error:  # the experiment file is the user's own program
         raise ConfigError(_broken_experiment(error)) from error
+    finally:
+        sys.argv = typed
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -109,24 +112,41 @@ def check_overrides(arguments: Sequence[str]) -> None:
         config_lib.check_value(key, value)
 
 
-def _split_nones(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A checked command line without its --config.KEY=None, and the keys that are None in the end.
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """A checked command line without the overrides that ml_collections does not take, and those.
 
-    ml_collections would parse "None" by the field's type.
+    It would parse "None" by the field's type, and put no name in the place of an object.
     """
     kept: list[str] = []
-    nones: dict[str, bool] = {}
-    for argument in arguments:
+    apart: dict[str, Any] = {}
+    rest = iter(arguments)
+    for argument in rest:
         match = _OVERRIDE.fullmatch(argument)
         if match is None:
             kept.append(argument)
             continue
         key, text = match.groups()
         field = config_lib.FIELDS[key]
-        nones[key] = text is not None and field.optional and field.parse(text) is None
-        if not nones[key]:
-            kept.append(argument)
-    return kept, [key for key, none in nones.items() if none]
+        given = [argument]
+        if text is None and field.kind is not bool:
+            given.append(text := next(rest))
+        if field.or_object or (field.optional and field.parse(text) is None):
+            apart[key] = field.parse(text)
+        else:
+            apart.pop(key, None)
+            kept += given
+    return kept, apart
+
+
+def _apply(config: Any, changes: dict[str, Any]) -> None:
+    """Changes the experiment, once it is there."""
+    if config is None:
+        raise ValueError("get_config() returned None, expected mnist_cnn.experiment(...)")
+    try:
+        with config.ignore_type():
+            config.update(changes)
+    except OSError as error:  # ml_collections keeps an experiment's own until now
+        raise error.__cause__ or error from None
 
 
 def check_output(path: pathlib.Path) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -224,18 +225,26 @@ def replicas(config: Mapping[str, Any]) -> list[Replica]:
 
 
 def describe(value: Any) -> Any:
-    """`value` as config.json keeps it: an object that an experiment brought becomes its name."""
+    """`value` as config.json keeps it: an object that an experiment brought becomes its name.
+
+    Without its module: that is called otherwise where the experiment is imported, run or given by
+    --config.  Nor any address in memory.
+    """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
         return {key: list(values) for key, values in value.items()}
     if isinstance(value, functools.partial):
-        arguments = [repr(argument) for argument in value.args]
-        arguments += [f"{key}={argument!r}" for key, argument in sorted(value.keywords.items())]
+        arguments = [_argument(argument) for argument in value.args]
+        arguments += [f"{key}={_argument(value.keywords[key])}" for key in sorted(value.keywords)]
         return f"{describe(value.func)}({', '.join(arguments)})"
     if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return " ".join(repr(value).split())
+        return value.__qualname__
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
+
+
+def _argument(value: Any) -> str:
+    return describe(value) if callable(value) else repr(value)
 
 
 def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,4 +257,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     free = FREE_ON_RESUME + (LENGTH if new["schedule"] == "constant" else ())
     keys = [key for key in FIELDS if key not in free]
     was = {key: old.get(key, FIELDS[key].default) for key in keys}  # a field may be newer
-    return [f"{key}: was {was[key]!r}, now {new[key]!r}" for key in keys if was[key] != new[key]]
+    return [
+        f"{key}: was {was[key]!r}, now {new[key]!r}"
+        for key in keys
+        if not is_same(key, was[key], new[key])
+    ]
+
+
+def is_same(key: str, was: Any, now: Any) -> bool:
+    """Whether two descriptions of a field are of the same value."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):  # the order says which row is whose
+        return list(was.items()) == list(now.items())
+    if FIELDS[key].or_object and str(was).endswith(f".{now}"):  # once the module was kept, too
+        return True
+    return was == now

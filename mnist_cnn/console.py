@@ -63,7 +63,10 @@ class Console:
 
     def changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Says so if a run goes on elsewhere than where it began."""
-        keys = ("versions", "devices", "processor", "cpu_count", "mesh", "processes")
+        keys = (
+            "versions", "devices", "processor", "cpu_count", "mesh", "processes",
+            "replicas_at_once",
+        )  # fmt: skip
         changed = [key for key in keys if before.get(key, now[key]) != now[key]]
         if changed:
             self.line(

@@ -32,13 +32,13 @@ def logits_of(
 ) -> Float[Array, "N 10"]:
     """Logits of every image, `batch_size` at a time in one program."""
     num_images = images.shape[0]
-    batch_size = min(batch_size, num_images)
+    batch_size = max(1, min(batch_size, num_images))
     num_batches = -(-num_images // batch_size)
     padding = num_batches * batch_size - num_images
     padded = jnp.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
     batched = padded.reshape(num_batches, batch_size, *images.shape[1:])
     logits = lax.map(lambda batch: forward(model, variables, batch), batched)
-    return logits.reshape(num_batches * batch_size, -1)[:num_images]
+    return logits.reshape(num_batches * batch_size, logits.shape[-1])[:num_images]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))

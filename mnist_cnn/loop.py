@@ -75,7 +75,8 @@ def run(
       The result, as result.json holds it.
 
     Raises:
-      ConfigError, DataError, CheckpointError: before anything is trained.
+      ConfigError, DataError: before anything is trained.
+      CheckpointError: the same, or a checkpoint cannot be written; those before it are kept.
       Diverged: the loss or the parameters are not finite; the last good checkpoint is kept.
       Stopped: a signal came; everything so far is saved.
     """
@@ -117,6 +118,7 @@ class _Run:
     def run(self) -> dict[str, Any]:
         """Everything, in order."""
         config, console = self.config, self.console
+        model = train.parts(config)[0]
         devices = jax.devices()
         mesh = parallel.make_mesh(config, len(config_lib.replicas(config)), devices)
         self.environment = records.environment(devices, self.command)
@@ -144,7 +146,6 @@ class _Run:
         self.environment["mesh"] = dict(mesh.shape)
         self.environment["processes"] = jax.process_count()
         self.environment["replicas_at_once"] = self.replicas.at_once
-        model = train.parts(config)[0]
         console.network(type(model).__name__, summary.summarize(model))
         console.plan(config, self.environment)
         step = self.restore(dataset)
@@ -161,7 +162,12 @@ class _Run:
             work = profile.work(self.replicas.training, self.replicas.calls)
             seconds = self.journal.seconds()["train"] - before
             console.profile(work, self.total - step, seconds, trace.first, str(self.directory))
-        result = parallel.tell(self.finish())
+        try:
+            result = parallel.tell(self.finish())
+        except Stopped:
+            if parallel.first():
+                self.checkpoints.wait()
+            raise
         console.result(result, str(self.directory))
         console.memory(parallel.peak_memory())
         if config["report"] and parallel.first():
@@ -271,8 +277,8 @@ class _Run:
             self.checkpoints.save(step, tree, {"step": step, "seconds": self.journal.seconds()})
 
     def check_finite(self, step: int) -> None:
-        """A sweep goes on without the settings that diverge, as long as one does not."""
-        finite = self.replicas.finite()
+        """A sweep goes on without a setting of which any diverges, as long as one is left."""
+        finite = self.replicas.finite().reshape(-1, self.config["num_seeds"]).all(1)
         if not (finite.any() if self.config["sweep"] else finite.all()):
             self.diverged(step)
 

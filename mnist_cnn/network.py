@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,10 +104,11 @@ def load(
                 "give that experiment's config as well: --config EXPERIMENT, in Python load(.., "
                 "config)"
             )
-        if config_lib.describe(config[key]) != saved.get(key):
+        given = config_lib.describe(config[key])
+        if not config_lib.is_same(key, saved.get(key), given):
             raise CheckpointError(
                 f"{directory.path} belongs to another configuration ({key}: was "
-                f"{saved.get(key)!r}, now {config_lib.describe(config[key])!r})"
+                f"{saved.get(key)!r}, now {given!r})"
             )
         objects[key] = config[key]
     config = config_lib.experiment(**saved | objects)
@@ -120,7 +122,9 @@ def load(
         lambda leaf: np.empty(several + leaf.shape, leaf.dtype), {"state": state, "sums": sums}
     )
     checkpoints = Checkpoints(directory.checkpoints, keep=None)
-    restored = checkpoints.restore(template, report=lambda line: None)
+    restored = checkpoints.restore(
+        template, lambda line: print(f"{directory}: {line}", file=sys.stderr)
+    )
     checkpoints.close()
     if restored is None:
         raise CheckpointError(f"{directory.path}: no checkpoint there yet; let the run go on first")

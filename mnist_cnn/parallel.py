@@ -28,7 +28,9 @@ _LOST_SECONDS = 10  # a process that is silent for so long is lost
 
 
 def make_mesh(config: Mapping[str, Any], num_replicas: int, devices: Sequence[Any]) -> Mesh:
-    """The devices as [replica, data]: `config.mesh`, or all of them, replicas first.
+    """The devices as [replica, data]: `config.mesh`, or as many as can work, replicas first.
+
+    Of several processes all work; of one, a device is idle where a batch has no even part for it.
 
     Raises:
       ConfigError: there are not so many devices or replicas, or they cannot share the batch.
@@ -36,7 +38,10 @@ def make_mesh(config: Mapping[str, Any], num_replicas: int, devices: Sequence[An
     count = len(devices)
     if config["mesh"] is None:
         replicas = max(n for n in range(1, count + 1) if count % n == 0 and n <= num_replicas)
-        shape = replicas, count // replicas
+        shares = count // replicas
+        if jax.process_count() == 1:
+            shares = max(n for n in range(1, shares + 1) if config["batch_size"] % n == 0)
+        shape = replicas, shares
     else:
         first, _, second = config["mesh"].partition("x")
         shape = int(first), int(second)
@@ -121,7 +126,7 @@ def agree(own: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def tell(message: Any) -> Any:
-    """What process 0 says, a JSON value or a tree of arrays with lists around it, to all."""
+    """What process 0 says, a JSON value, to all."""
     if jax.process_count() == 1:
         return message
     text = np.frombuffer(json.dumps(message if first() else None).encode(), np.uint8)

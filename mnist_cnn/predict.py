@@ -59,7 +59,7 @@ class Answer(NamedTuple):
 
     def as_text(self) -> str:
         return (
-            f"{_in_a_line(self.file)}: {self.digit}  {self.probability:.2%}  "
+            f"{printable(self.file)}: {self.digit}  {self.probability:.2%}  "
             f"(runner-up {self.runner_up}, {self.second:.2%})"
         )
 
@@ -128,10 +128,6 @@ def blocks(image: UInt8[np.ndarray, "28 28"]) -> str:
     return "\n".join("".join(row) for row in shades[np.rint(pairs / 255 * 4).astype(int)])
 
 
-def _in_a_line(name: str) -> str:
-    return printable(name).replace("\n", "\\n")
-
-
 def _mute_decoders() -> None:
     """What C libraries (libtiff) write to file 2 goes nowhere; `sys.stderr` stays what it was."""
     sys.stderr.flush()
@@ -168,7 +164,7 @@ def main(arguments: list[str]) -> int:
             print(answer.as_json())
         elif answer.error is not None:
             text = f"{answer.file}: {answer.error}"
-            print(f"error: {_in_a_line(text)}", file=sys.stderr, flush=True)
+            print(f"error: {printable(text)}", file=sys.stderr, flush=True)
         else:
             print(answer.as_text())
             if show and answer.seen is not None:

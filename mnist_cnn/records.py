@@ -141,9 +141,7 @@ class RunDirectory:
         self._metrics = open(path, "a", encoding="utf-8")
         import tensorboardX
 
-        self._events = tensorboardX.SummaryWriter(
-            str(self.path), purge_step=step + 1 if step else None
-        )
+        self._events = tensorboardX.SummaryWriter(str(self.path), purge_step=step + 1)
 
     def log(self, entry: Mapping[str, Any], series: Mapping[str, slice]) -> None:
         """Appends a line {"step": .., "epoch": .., "split": .., NAME: number or list, ..}.

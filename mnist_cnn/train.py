@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, UInt, UInt8
 
 from mnist_cnn import batches, config as config_lib, recipe, streams
+from mnist_cnn.errors import ConfigError
 from mnist_cnn.model import CNN
 from mnist_cnn.recipe import Anywhere, Hyperparameters, Variables
 
@@ -154,8 +155,24 @@ def initial_state(
 
 
 def parts(config: Mapping[str, Any]) -> Parts:
-    """The model, the loss and the optimiser that a configuration names or brings."""
+    """The model, the loss and the optimiser that a configuration names or brings.
+
+    Raises:
+      ConfigError: the model is no flax.linen module, or cannot be the key of a compiled program.
+    """
     model, loss, optimizer = config["model"], config["loss"], config["optimizer"]
+    if not isinstance(model, str | nn.Module):
+        raise ConfigError(
+            f"config.model: got {config_lib.describe(model)}, expected an object of a flax.linen "
+            "module"
+        )
+    try:
+        hash(model)
+    except TypeError:
+        raise ConfigError(
+            f"config.model: got {config_lib.describe(model)}, which cannot be hashed; give it "
+            "tuples instead of lists"
+        ) from None
     varied = config["schedule"] != "constant" or "learning_rate" in (config["sweep"] or {})
 
     def brought(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -262,7 +279,8 @@ def is_finite(state: TrainState) -> Bool[Array, ""]:
     leaves = jax.tree_util.tree_leaves((state.params, state.opt_state, state.batch_stats))
     # Infinity less itself is not a number, nor is any sum with one.  (To ask each number takes
     # twice as long to compile, and XLA's maximum on a CPU passes over what is none.)
-    return jnp.isfinite(sum((leaf - leaf).sum() for leaf in leaves))
+    numbers = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.isfinite(sum((leaf - leaf).sum() for leaf in numbers))
 
 
 train_steps = jax.jit(steps, donate_argnums=0)

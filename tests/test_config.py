@@ -3,10 +3,12 @@
 import ast
 import functools
 import runpy
+from typing import Any
 
 import optax
 import pytest
 from conftest import ROOT, imported_by, run
+from flax import linen as nn
 
 import mnist_cnn
 from mnist_cnn import command, config as config_lib, data, preconditions
@@ -70,7 +72,74 @@ def test_training_never_reads_the_test_split(key):
 
 def test_objects_of_an_experiment_are_recorded_by_name():
     config = mnist_cnn.experiment(optimizer=functools.partial(optax.sgd, momentum=0.9))
-    assert config_lib.as_dict(config)["optimizer"].endswith("sgd(momentum=0.9)")
+    assert config_lib.as_dict(config)["optimizer"] == "sgd(momentum=0.9)"
+
+
+def test_an_experiment_is_the_same_however_it_is_read():
+    path = ROOT / "experiments" / "accuracy.py"
+    read = [
+        runpy.run_path(str(path), run_name=name)["get_config"]() for name in ("config_config", "a")
+    ]
+    one, other = map(config_lib.as_dict, read)
+    assert one == other and one["optimizer"] == "optimizer"
+    earlier = one | {"optimizer": "config_config.optimizer"}  # as versions before kept it
+    assert config_lib.differences(earlier, one) == []
+    assert config_lib.differences(one | {"optimizer": "another"}, one) != []
+    assert config_lib.differences(one | {"name": "an.accuracy"}, one) != []
+
+
+def test_what_is_recorded_of_an_object_is_the_same_in_the_next_process():
+    def mask(params):
+        return params
+
+    class Callable:
+        def __call__(self, learning_rate):
+            return optax.sgd(learning_rate)
+
+    for optimizer in (functools.partial(optax.adamw, mask=mask), Callable()):
+        text = config_lib.describe(mnist_cnn.experiment(optimizer=optimizer)["optimizer"])
+        assert "0x" not in text and ("mask" in text or "Callable" in text)
+
+
+def test_the_order_of_a_sweep_is_part_of_it():
+    grid = {"learning_rate": [1e-3, 1e-2], "b1": [0.5, 0.9]}
+    halves = {"train_split": "train[:55000]", "validation_split": "train[55000:]"}
+    one, other = (
+        config_lib.as_dict(mnist_cnn.experiment(sweep={key: grid[key] for key in keys}, **halves))
+        for keys in (("learning_rate", "b1"), ("b1", "learning_rate"))
+    )
+    assert config_lib.differences(one, one) == []
+    assert len(config_lib.differences(one, other)) == 1
+
+
+def test_any_field_of_an_experiment_can_be_given_as_the_checker_says(tmp_path):
+    """None after a space, and a name in the place of an object."""
+    out, _ = run(
+        "mnist_cnn.main", "--config", ROOT / "experiments" / "mlp.py", "--config.optimizer=adam",
+        "--config.validation_split", "None", "--config.num_steps", "3", "--config.num_steps",
+        "none", "--config.optimizer", "adam", "--config.model=cnn", "--config.smoke",
+    )  # fmt: skip
+    assert "✓ evaluate" in out
+
+
+class Listed(nn.Module):
+    widths: Any = (3,)
+
+    def __call__(self, images):
+        return images.reshape(-1, 784)[:, :10]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Listed, "expected an object of a flax.linen module"),
+        (Listed([3]), "tuples instead of lists"),
+    ],
+)
+def test_a_model_that_cannot_be_compiled_is_refused_in_a_line(model, said, tmp_path):
+    with pytest.raises(ConfigError, match=said) as error:
+        mnist_cnn.run(mnist_cnn.experiment(model=model), tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
 def test_differences_name_the_key_and_both_values():
@@ -88,6 +157,8 @@ BROKEN = {
         "import mnist_cnn\ndef get_config():\n    return mnist_cnn.experiment(bach_size=3)",
         "did you mean 'batch_size'?",
     ),
+    "nothing.py": ("def get_config():\n    pass", "get_config() returned None"),
+    "absent.py": ("def get_config():\n    open('no such')", "No such file or directory: 'no such'"),
     "bare.py": (
         "import ml_collections\ndef get_config():\n"
         "    return ml_collections.ConfigDict({'seed': 3})",

@@ -185,6 +185,18 @@ def test_a_damaged_checkpoint_is_reported_and_the_end_is_the_same(
     same_end(tmp_path / "run", undisturbed[0])
 
 
+def test_who_reads_a_run_is_told_that_its_newest_checkpoint_is_damaged(
+    undisturbed, tiny_experiment, tmp_path
+):
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    for path in files_of(tmp_path / "run" / "checkpoints" / "40"):
+        path.write_bytes(path.read_bytes()[:-7])
+    arguments = ("--workdir", tmp_path / "run", "--config", tiny_experiment)
+    out, err = run("mnist_cnn.evaluate", *arguments)
+    assert "step 30" in out
+    assert "checkpoint 40 is damaged" in err and err.count("\n") == 1
+
+
 def test_without_a_good_checkpoint_it_says_how_to_start_over_and_deletes_nothing(
     undisturbed, tiny_experiment, tmp_path
 ):

@@ -95,6 +95,13 @@ answer = {
         list(parallel.make_mesh(mnist_cnn.experiment(), n, jax.devices()).devices.shape)
         for n in (1, 2, 3, 8, 30)
     ],
+    "idle": [
+        list(
+            parallel.make_mesh(mnist_cnn.experiment(batch_size=batch), n, jax.devices()[:count])
+            .devices.shape
+        )
+        for batch, n, count in ((32, 1, 3), (32, 1, 7), (125, 5, 8), (125, 1, 8))
+    ],
 }
 print(json.dumps(answer))
 """
@@ -153,10 +160,18 @@ def test_by_default_all_devices_work_replicas_first(measured):
     assert measured["default"] == [[1, 8], [2, 4], [2, 4], [8, 1], [8, 1]]
 
 
+def test_a_device_is_idle_where_a_batch_has_no_even_part_for_it(measured):
+    assert measured["idle"] == [[1, 2], [1, 4], [4, 1], [1, 5]]
+
+
 @pytest.mark.parametrize(
     ("changes", "count", "said"),
     [
-        ({"batch_size": 30}, 4, "got 30, which 4 devices cannot share evenly; expected a multiple"),
+        (
+            {"batch_size": 30, "mesh": "1x4"},
+            4,
+            "got 30, which 4 devices cannot share evenly; expected a multiple",
+        ),
         ({"mesh": "2x4"}, 4, "got 2x4 (8 devices), expected at most 4 of them"),
         ({"mesh": "4x1"}, 4, "got 4x1, expected at most 1 for replicas"),
     ],

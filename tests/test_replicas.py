@@ -1,5 +1,7 @@
 """Many seeds and settings in one run: each network is what it would be alone, the mean is true."""
 
+import contextlib
+import io
 import json
 import shutil
 import signal
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import config_of, metrics_of, read_idx, result_of, run, same_end, start, wait_for
+from flax import linen as nn
 from PIL import Image
 from scipy import stats
 
@@ -220,6 +223,17 @@ def test_a_killed_study_ends_with_the_same_bits(three_seeds, tiny_experiment, tm
     same_end(tmp_path, three_seeds[0])
 
 
+def test_going_on_with_other_groups_is_said(three_seeds, tiny_experiment, tmp_path):
+    config = config_of(tiny_experiment)
+    config.update(num_seeds=3, seed=1336, num_steps=20)
+    mnist_cnn.run(config, tmp_path)
+    config.update(num_steps=40, replicas_at_once=3)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        mnist_cnn.run(config, tmp_path)
+    assert "note: the run began with other replicas_at_once" in " ".join(output.getvalue().split())
+
+
 def test_groups_that_the_seeds_do_not_fill_change_no_result(three_seeds, tiny_experiment, tmp_path):
     """Two at a time, computed together: the same networks but for rounding, in the same order."""
     grouped = train(tiny_experiment, tmp_path, num_seeds=3, seed=1336, replicas_at_once=2)
@@ -320,6 +334,32 @@ def test_a_sweeps_files_are_json_and_its_report_a_page(sweep):
     page = (workdir / "report.html").read_text()
     assert "The sweep, judged on train[400:]" in page and "Mistakes over learning_rate" in page
     assert "diverged" in page and "chosen" in page
+
+
+class Lottery(nn.Module):
+    """Of some seeds it is not finite from the beginning."""
+
+    @nn.compact
+    def __call__(self, images):
+        def blank(key):
+            return jnp.where(jax.random.bernoulli(key), jnp.nan, 0.0)
+
+        return nn.Dense(10)(images.reshape(-1, 784)) + self.param("blank", blank)
+
+
+def test_a_sweep_of_which_every_setting_lost_a_seed_says_so(tiny_experiment, tmp_path):
+    rates = {"learning_rate": [1e-3, 1e-2]}
+    lost = []
+    for seed in range(8):
+        state = train_lib.create_state(mnist_cnn.experiment(model=Lottery(), seed=seed))
+        lost.append(bool(jnp.isnan(state.params["blank"])))
+    first = next(seed for seed in range(7) if lost[seed] != lost[seed + 1])
+    with pytest.raises(Diverged, match="not finite at step"):
+        train(
+            tiny_experiment, tmp_path, **HALVES, sweep=rates, model=Lottery(), seed=first,
+            num_seeds=2, num_steps=8,
+        )  # fmt: skip
+    assert result_of(tmp_path)["status"] == "diverged"
 
 
 def test_a_sweep_in_which_everything_diverges_says_so(tiny_experiment, tmp_path):

@@ -1,5 +1,6 @@
 """A run as its user has it: real processes on real images, stopped, killed, gone on with."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -13,9 +14,12 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import optax
 import pytest
 from conftest import (
     ROOT,
+    config_of,
     imported_by,
     metrics_of,
     read_idx,
@@ -28,6 +32,7 @@ from conftest import (
 
 import mnist_cnn
 from mnist_cnn import loop, records
+from mnist_cnn.checkpoint import Checkpoints
 from mnist_cnn.console import Console
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.signals import Stopped, StopRequest
@@ -316,6 +321,40 @@ def test_validation_is_watched_and_the_test_split_is_read_once(
     assert result == result_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        functools.partial(optax.adam, mu_dtype=jnp.bfloat16),
+        lambda learning_rate: optax.apply_if_finite(optax.adam(learning_rate), 5),
+    ],
+)
+def test_an_optimiser_may_keep_any_dtype(optimizer, tiny_experiment, tmp_path):
+    config = config_of(tiny_experiment)
+    with config.ignore_type():
+        config.optimizer = optimizer
+    straight = mnist_cnn.run(config, tmp_path / "straight")
+    config.num_steps = 20
+    mnist_cnn.run(config, tmp_path / "again")
+    config.num_steps = 40
+    assert mnist_cnn.run(config, tmp_path / "again")["params_sha256"] == straight["params_sha256"]
+
+
+def test_what_is_said_to_be_saved_is_saved_when_a_signal_comes_at_the_end(
+    tiny_experiment, tmp_path, monkeypatch
+):
+    written = []
+    wait = Checkpoints.wait
+
+    def stopped(self):
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "wait", lambda self: written.append(wait(self)))
+    monkeypatch.setattr(loop._Run, "finish", stopped)
+    with pytest.raises(Stopped):
+        mnist_cnn.run(config_of(tiny_experiment), tmp_path)
+    assert written == [None]
+
+
 def test_load_gives_the_trained_network(undisturbed, tiny_experiment, tmp_path):
     import runpy
 
@@ -330,6 +369,7 @@ def test_load_gives_the_trained_network(undisturbed, tiny_experiment, tmp_path):
     correct = (network(images).argmax(-1) == labels).sum()
     assert correct == result_of(moved)["test"]["correct"][0]
     assert network.step == 40
+    assert network(images[:0]).shape == (0, 10)
     with pytest.raises(ValueError, match="expected uint8"):
         network(images / 255.0)
     with pytest.raises(CheckpointError, match="no run directory"):

@@ -14,13 +14,16 @@ from conftest import metrics_of, result_of, run
 
 @pytest.fixture(scope="module")
 def board(tiny_experiment, tmp_path_factory):
-    """TensorBoard's address, the run before it was prolonged and after."""
+    """TensorBoard's address, and its folder: a run, prolonged, and killed before any checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
     command = ("mnist_cnn.main", "--config", tiny_experiment)
     options = ("--config.train_split=train[:400]", "--config.validation_split=train[400:]")
     run(*command, "--workdir", folder / "short", *options)
     shutil.copytree(folder / "short", folder / "prolonged")
     run(*command, "--workdir", folder / "prolonged", *options, "--config.num_steps=55")
+    shutil.copytree(folder / "short", folder / "killed", ignore=lambda *_: ["checkpoints"])
+    (folder / "killed" / "result.json").unlink()
+    run(*command, "--workdir", folder / "killed", *options)
     process = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--host=127.0.0.1",
          "--port=0", "--load_fast=false", "--reload_interval=1"],
@@ -54,14 +57,14 @@ def wait_for(question, seconds=40):
 def test_tensorboard_shows_the_scalars_by_split(board):
     def tags():
         found = ask(board, "data/plugin/scalars/tags")
-        return found if "test/loss" in found.get("prolonged", {}) and "short" in found else None
+        return found if sum("test/loss" in tags for tags in found.values()) == 3 else None
 
     found = wait_for(tags)
-    assert set(found) == {"short", "prolonged"}  # no run beside them
+    assert set(found) == {"short", "prolonged", "killed"}  # no run beside them
     assert {"train/loss", "train/accuracy", "validation/loss", "test/accuracy"} <= set(
         found["short"]
     )
-    for name in ("short", "prolonged"):
+    for name in found:
         points = ask(board, f"data/plugin/scalars/scalars?run={name}&tag=train/loss")
         written = [e for e in metrics_of(board[1] / name) if e["split"] == "train"]
         assert [point[1] for point in points] == [e["step"] for e in written]
@@ -80,7 +83,7 @@ def test_tensorboard_shows_the_hyper_parameters_with_the_final_metric(board):
     def groups():
         answer = ask(board, "data/plugin/hparams/session_groups", body)
         found = {group["name"]: group for group in answer.get("sessionGroups", [])}
-        return found if len(found) == 2 and all(g["metricValues"] for g in found.values()) else None
+        return found if len(found) == 3 and all(g["metricValues"] for g in found.values()) else None
 
     found = wait_for(groups)
     for name, steps in (("short", 40), ("prolonged", 55)):
