@@ -24,7 +24,7 @@ from mnist_cnn.errors import ConfigError
 pytestmark = pytest.mark.slow
 
 # Runs beside this process, because a process has the devices that it began with.
-MEASURE = """
+BUILD = """
 import json, re, sys
 import jax, numpy as np, optax
 import mnist_cnn
@@ -36,6 +36,8 @@ def build(mesh, batch_size, **changes):
     config = mnist_cnn.experiment(mesh=mesh, batch_size=batch_size, **changes)
     grid = parallel.make_mesh(config, config["num_seeds"], jax.devices())
     return replicas.Replicas(config, grid, images, labels)
+"""
+MEASURE = """
 
 def keep_gradient(rate):  # an optimiser whose state is the gradient
     return optax.GradientTransformation(
@@ -107,10 +109,26 @@ print(json.dumps(answer))
 """
 
 
+MEMORY = """
+answer = []
+for mesh, count, at_once in json.loads(sys.argv[2]):
+    network = build(mesh, 32, num_seeds=count, replicas_at_once=at_once)
+    state = jax.tree.leaves(network._groups[0].state)
+    held = sum(leaf.nbytes for leaf in state) / network._mesh.shape["replica"]
+    answer.append([held, network.training.memory_analysis().temp_size_in_bytes])
+print(json.dumps(answer))
+"""
+
+
 @pytest.fixture(scope="module")
 def measured(small_mnist):
+    return on_eight_devices(MEASURE, str(small_mnist))
+
+
+def on_eight_devices(program, *arguments):
+    """What a program that begins with BUILD prints."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(small_mnist)],
+        [sys.executable, "-c", BUILD + program, *arguments],
         capture_output=True, text=True, cwd=ROOT, env=devices(8),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -143,6 +161,19 @@ def test_only_gradients_cross_and_between_replicas_nothing(measured):
     parameters, numbers = 3_274_634, 3  # loss, correct, examples
     assert measured["by data"] == [["all-reduce"], 4 * (parameters + numbers)]
     assert measured["by replica"] == [[], 0]
+
+
+@pytest.mark.slow
+def test_the_readme_says_what_a_device_needs(small_mnist):
+    row = r"^\| (\dx\d) \| (\d)( together)? \| [^|]+ \| ([\d.]+) MB \| ([\d.]+) MB \|$"
+    rows = re.findall(row, (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) == 5
+    cases = [
+        (mesh, int(count), int(count) if together else None) for mesh, count, together, *_ in rows
+    ]
+    found = on_eight_devices(MEMORY, str(small_mnist), json.dumps(cases))
+    said = [[1e6 * float(number) for number in row[-2:]] for row in rows]
+    np.testing.assert_allclose(found, said, rtol=0.02)
 
 
 def test_each_device_does_its_share_of_the_batch(measured):
