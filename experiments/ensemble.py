@@ -1,16 +1,71 @@
-"""Ten networks of accuracy.py, of ten seeds, and the mean of their probabilities.
+"""Five networks, and the mean of their probabilities.
 
     python -m mnist_cnn.main --config experiments/ensemble.py --workdir runs/ensemble
 
-The result has both: each network's figures, and all of them as one ensemble.  The first five are
-those of accuracy.py, bit for bit.
+The network of accuracy.py, but that it pools before ReLU and normalisation, which is faster, and is
+trained by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for longer.  Chosen on the
+last 10,000 training images as well, where a network by Muon made as few mistakes as several by
+Adam together.  30 epochs of all five cost three times Deotte's one network in multiply-adds, with
+the 4 % that Muon's own products add; the result has each network's figures, and the ensemble's.
 """
 
 import pathlib
 import runpy
 
+import jax
+import optax
+from flax import linen as nn
+
+from mnist_cnn import layers
+
+ACCURACY = runpy.run_path(pathlib.Path(__file__).with_name("accuracy.py"))
+
+
+class Thin(ACCURACY["Thin"]):
+    """177,000 parameters, 9.9 M multiply-adds a view."""
+
+    @nn.compact
+    def network(self, images, train):
+        def norm(x):
+            return layers.BatchNorm(train, momentum=0.9, epsilon=1e-3)(nn.relu(x))
+
+        def dropout(x):
+            return nn.Dropout(0.3, deterministic=not train)(x)
+
+        x = norm(layers.ConvMaxPool(16, (5, 5))(images))
+        x = norm(layers.Conv(48, (3, 3))(x))
+        x = layers.max_pool(layers.Conv(48, (3, 3))(x), (2, 2))
+        x = dropout(norm(x))
+        x = norm(layers.Conv(96, (3, 3))(x))
+        x = dropout(norm(layers.Conv(96, (3, 3), padding="VALID")(x)))
+        return layers.Dense(10)(x.reshape(x.shape[0], -1))
+
+
+def optimizer(learning_rate):
+    """Muon for the convolutions, Adam for all else."""
+
+    def matrices(params):  # a kernel [h, w, in, out] is a matrix [h * w * in, out]
+        kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+        return jax.tree.map(lambda leaf: kernel if leaf.ndim == 4 else None, params)
+
+    return optax.contrib.muon(
+        learning_rate,
+        adam_b2=0.99,
+        adam_learning_rate=0.2 * learning_rate,
+        muon_weight_dimension_numbers=matrices,
+    )
+
 
 def get_config():
-    config = runpy.run_path(pathlib.Path(__file__).with_name("accuracy.py"))["get_config"]()
-    config.update(name="ensemble", num_seeds=10)
+    config = ACCURACY["get_config"]()
+    with config.ignore_type():
+        config.optimizer = optimizer
+    config.update(
+        name="ensemble",
+        model=Thin(),
+        learning_rate=0.03,
+        b2=0.999,  # Adam's by name, which is not there
+        warmup_steps=480,
+        num_epochs=30,
+    )
     return config

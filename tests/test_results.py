@@ -1,7 +1,6 @@
 """The tables and the speeds that the documents quote are those of the records."""
 
 import json
-import runpy
 import sys
 
 import numpy as np
@@ -11,7 +10,6 @@ from conftest import ROOT
 from PIL import Image
 
 from benchmarks import training
-from mnist_cnn import config as config_lib
 
 sys.path.insert(0, str(ROOT / "experiments"))
 import picture
@@ -62,14 +60,6 @@ def test_a_record_is_of_all_its_seeds_and_adds_up(name):
     assert mean["ci95"] == pytest.approx(half)
     assert environment["git"]["dirty"] is False
     assert f"experiments/{name}.py" in environment["command"]
-
-
-def test_the_ensemble_is_of_the_networks_of_the_accuracy_recipe():
-    one, many = (
-        config_lib.as_dict(runpy.run_path(ROOT / "experiments" / name)["get_config"]())
-        for name in ("accuracy.py", "ensemble.py")
-    )
-    assert many == one | {"name": "ensemble", "num_seeds": 10}
 
 
 @pytest.mark.parametrize("name", ["seeds", "tutorial"])
