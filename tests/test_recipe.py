@@ -399,8 +399,9 @@ def test_the_accuracy_network_answers_by_the_mean_probability_of_eleven_views(
     np.testing.assert_allclose(jnp.exp(answer).sum(-1), 1, atol=1e-5)
 
 
-def test_the_cost_of_views_is_counted_where_they_are_seen(accuracy):
-    model = accuracy.Thin()
+@pytest.mark.parametrize("name", ["accuracy", "ensemble"])
+def test_the_cost_of_views_is_counted_where_they_are_seen(name):
+    model = module_of(name).get_config()["model"]
     tested, trained = summary.summarize(model), summary.summarize(model, train=True)
     assert [layer.multiply_adds for layer in tested] == [
         11 * layer.multiply_adds for layer in trained
