@@ -74,6 +74,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
                 )
     arguments, apart = _split_overrides(arguments)
     typed, sys.argv = sys.argv, arguments  # there ml_collections looks for overrides
+    python_logging.disable(python_logging.WARNING)  # what it says of an experiment, we say
     try:
         rest = flags.FLAGS(arguments)
         if experiment is not None:
@@ -85,6 +86,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(_broken_experiment(error)) from error
     finally:
         sys.argv = typed
+        python_logging.disable(python_logging.NOTSET)
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -141,7 +143,10 @@ def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any
 def _apply(config: Any, changes: dict[str, Any]) -> None:
     """Changes the experiment, once it is there."""
     if config is None:
-        raise ValueError("get_config() returned None, expected mnist_cnn.experiment(...)")
+        raise ConfigError(
+            "the experiment file cannot be used: get_config() returned None, expected "
+            "mnist_cnn.experiment(...)"
+        )
     try:
         with config.ignore_type():
             config.update(changes)

@@ -76,7 +76,7 @@ def test_objects_of_an_experiment_are_recorded_by_name():
 
 
 def test_an_experiment_is_the_same_however_it_is_read():
-    path = ROOT / "experiments" / "accuracy.py"
+    path = ROOT / "experiments" / "ensemble.py"
     read = [
         runpy.run_path(str(path), run_name=name)["get_config"]() for name in ("config_config", "a")
     ]
