@@ -192,9 +192,9 @@ class Console:
             self.line("profile: this device does not tell how much work a step is")
         else:
             self.line(
-                f"profile: a step is {work.flops / 1e9:,.3f} GFLOP and {work.bytes / 1e6:,.1f} MB "
-                f"as compiled, a device; {work.flops * steps / seconds / 1e9:,.1f} GFLOP/s over "
-                f"{steps:,} steps"
+                f"profile: a step is {work.flops / 1e9:,.3f} GFLOP and, as compiled, "
+                f"{work.bytes / 1e6:,.1f} MB, a device; "
+                f"{work.flops * steps / seconds / 1e9:,.1f} GFLOP/s over {steps:,} steps"
             )
         if steps > FIRST:
             last = min(first + LAST - FIRST, first + steps - FIRST)

@@ -159,7 +159,8 @@ class _Run:
         ):
             self.train(step, trace if config["profile"] else None)
         if config["profile"] and step < self.total:
-            work = profile.work(self.replicas.training, self.replicas.calls)
+            training = self.replicas.lowered, self.replicas.training
+            work = profile.work(*training, self.replicas.calls)
             seconds = self.journal.seconds()["train"] - before
             console.profile(work, self.total - step, seconds, trace.first, str(self.directory))
         try:

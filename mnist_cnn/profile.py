@@ -1,4 +1,4 @@
-"""What a step costs: its time line, and the work that the compiler counts for it.
+"""What a step costs: its time line, and the work that XLA counts for it.
 
     python -m mnist_cnn.main --config experiments/base.py --config.profile=True
 
@@ -64,18 +64,22 @@ class Trace:
 class Work(NamedTuple):
     """What a device does for one step."""
 
-    flops: float
-    bytes: float  # read and written, by each operation as if there were no cache
+    flops: float  # as the program is written, before a compiler changes how it is computed
+    bytes: float  # read and written as compiled, by each operation as if there were no cache
 
 
-def work(training: Any, calls: int) -> Work | None:
-    """The work of a step that takes `calls` calls of a compiled program; None: it is not told.
+def work(lowered: Any, compiled: Any, calls: int) -> Work | None:
+    """The work of a step that takes `calls` calls of a program; None: it is not told.
 
     XLA counts the body of a loop once where it does not know how often it runs, and here the body
-    is a step.
+    is a step.  Compiled, a GPU's convolutions are calls of a library, for which it counts nothing.
+
+    Args:
+      lowered, compiled: the program, as `jax.jit` has it before and after it is compiled.
+      calls: of it in a step.
     """
     try:
-        cost = training.cost_analysis()
-        return Work(calls * cost["flops"], calls * cost["bytes accessed"])
+        flops = lowered.cost_analysis()["flops"]
+        return Work(calls * flops, calls * compiled.cost_analysis()["bytes accessed"])
     except (KeyError, TypeError, NotImplementedError, RuntimeError):
         return None

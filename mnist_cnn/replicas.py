@@ -124,9 +124,10 @@ class Replicas:
             group = self._groups[0]
             state = self._awake(group.state)
             self._draw_orders()
-            self.training = steps.lower(
-                state, group.sums, self._data, group.order, index, index
-            ).compile(compiler_options=layers.compiler_options(mesh.devices.flat[0].platform))
+            self.lowered = steps.lower(state, group.sums, self._data, group.order, index, index)
+            self.training = self.lowered.compile(
+                compiler_options=layers.compiler_options(mesh.devices.flat[0].platform)
+            )
             if config["replicas_at_once"] or size <= least or self._fits():
                 break
             size = self.at_once // 2
