@@ -33,8 +33,16 @@ STEPS = {32: 96, 128: 32}  # batch size -> steps a round; their number is a mult
 _BAND = 0.35  # how far a peer's early loss may be from the median of all, as a part of it
 
 
-def compare(peers: Sequence[Peer], rounds: int, steps: dict[int, int]) -> dict[str, Any]:
+def compare(
+    peers: Sequence[Peer], rounds: int, steps: dict[int, int], limit: bool = True
+) -> dict[str, Any]:
     """Trains all peers in turn, the first of which is ours.
+
+    Args:
+      peers: what is timed.
+      rounds: how often.
+      steps: of each batch size, in a round.
+      limit: whether the machine's own rates are measured beside them.
 
     Returns:
       For each batch size the images a second of every peer in every round, their early losses and
@@ -68,6 +76,8 @@ def compare(peers: Sequence[Peer], rounds: int, steps: dict[int, int]) -> dict[s
                 for one in running:
                     seconds = one.train(batch_size, count)["seconds"]
                     part["images_per_second"][one.peer.title].append(count * batch_size / seconds)
+                if not limit:
+                    continue
                 rates = machine.measure()
                 part["rates"].append([rates.flops_per_second, rates.bytes_per_second])
                 least = rates.least_seconds(machine.step_cost(batch_size))
@@ -93,7 +103,9 @@ def table(compared: dict[str, Any]) -> rich.table.Table:
         for name in (f"batch {batch_size}", "min to max", "ours / it", "loss"):
             table.add_column(name, justify="right")
     titles = list(compared["versions"])
-    for title in (*titles, "the machine's limit"):
+    if all(part["limit"] for part in compared["batch_sizes"].values()):
+        titles.append("the machine's limit")
+    for title in titles:
         row = [title]
         for part in compared["batch_sizes"].values():
             rates = part["images_per_second"].get(title, part["limit"])

@@ -17,6 +17,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 MNIST = ROOT / "mnist_cnn" / "datasets" / "mnist"
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
 
+# The same bits alone and among many, eight devices: what is claimed of a CPU, wherever this runs.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 # One hidden layer: seconds instead of minutes wherever the claim is not about the network.
 TINY_EXPERIMENT = """
 import mnist_cnn

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import growth, machine, picture, training
+from benchmarks import accelerator, growth, machine, picture, training
 from benchmarks.peer import PEERS, Peer, Running
 
 SMALL = {16: 3}  # batch size -> steps
@@ -58,6 +58,23 @@ def test_peers_are_compared_and_drawn_and_what_grows_is_measured(tmp_path, monke
     picture.draw(result, tmp_path / "training.png")
     with Image.open(tmp_path / "training.png") as drawn:
         assert np.asarray(drawn.convert("L")).std() > 10
+
+
+@pytest.mark.slow
+def test_an_accelerators_benchmark_writes_its_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "_BAND", 1.0)
+    monkeypatch.setattr(accelerator, "PEERS", (OURS, FLAX))
+    monkeypatch.setattr(accelerator, "STEPS", SMALL)
+    monkeypatch.setattr(accelerator, "REPLICAS", (1, 2))
+    monkeypatch.setattr("sys.argv", ["accelerator", "--rounds=1", f"--output={tmp_path}"])
+    accelerator.main()
+    record = json.loads((tmp_path / "accelerator.json").read_text())
+    assert record["environment"]["devices"][0]["platform"] == jax.default_backend()
+    assert record["replicas"]["replicas"] == [1, 2]
+    rates = record["peers"]["batch_sizes"]["16"]["images_per_second"]
+    assert rates.keys() == {"mnist_cnn", "plain Flax loop"}
+    out = capsys.readouterr().out
+    assert "cost of a replica" in out and "limit" not in out
 
 
 def test_a_peer_that_does_not_learn_is_named():
