@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 
 import jax
@@ -33,6 +34,7 @@ REPLICAS = (1, 4, 16, 64)
 
 
 def main() -> None:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peers share its memory
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="of everything that is timed")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "benchmarks"))

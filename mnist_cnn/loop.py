@@ -159,8 +159,7 @@ class _Run:
         ):
             self.train(step, trace if config["profile"] else None)
         if config["profile"] and step < self.total:
-            training = self.replicas.lowered, self.replicas.training
-            work = profile.work(*training, self.replicas.calls)
+            work = profile.work(self.replicas)
             seconds = self.journal.seconds()["train"] - before
             console.profile(work, self.total - step, seconds, trace.first, str(self.directory))
         try:

@@ -12,9 +12,11 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+
+from mnist_cnn.replicas import Replicas
 
 FIRST, LAST = 20, 40  # steps taken by this process
 
@@ -68,18 +70,15 @@ class Work(NamedTuple):
     bytes: float  # read and written as compiled, by each operation as if there were no cache
 
 
-def work(lowered: Any, compiled: Any, calls: int) -> Work | None:
-    """The work of a step that takes `calls` calls of a program; None: it is not told.
+def work(replicas: Replicas) -> Work | None:
+    """The work of a step of all networks; None: it is not told.
 
     XLA counts the body of a loop once where it does not know how often it runs, and here the body
     is a step.  Compiled, a GPU's convolutions are calls of a library, for which it counts nothing.
-
-    Args:
-      lowered, compiled: the program, as `jax.jit` has it before and after it is compiled.
-      calls: of it in a step.
     """
     try:
-        flops = lowered.cost_analysis()["flops"]
-        return Work(calls * flops, calls * compiled.cost_analysis()["bytes accessed"])
+        flops = replicas.lowered().cost_analysis()["flops"]
+        accessed = replicas.training.cost_analysis()["bytes accessed"]
+        return Work(replicas.calls * flops, replicas.calls * accessed)
     except (KeyError, TypeError, NotImplementedError, RuntimeError):
         return None

@@ -124,10 +124,9 @@ class Replicas:
             group = self._groups[0]
             state = self._awake(group.state)
             self._draw_orders()
-            self.lowered = steps.lower(state, group.sums, self._data, group.order, index, index)
-            self.training = self.lowered.compile(
-                compiler_options=layers.compiler_options(mesh.devices.flat[0].platform)
-            )
+            self.training = steps.lower(
+                state, group.sums, self._data, group.order, index, index
+            ).compile(compiler_options=layers.compiler_options(mesh.devices.flat[0].platform))
             if config["replicas_at_once"] or size <= least or self._fits():
                 break
             size = self.at_once // 2
@@ -142,6 +141,28 @@ class Replicas:
     def calls(self) -> int:
         """How many calls of `training` a step of all of them takes."""
         return len(self._groups)
+
+    def lowered(self) -> Any:
+        """`training` as it is written for these devices, lowered without them.
+
+        XLA counts the operations of such a program where a CPU's client has it, and no other's.
+        """
+        mesh, group, index = self._mesh.abstract_mesh, self._groups[0], np.int32(0)
+
+        def shapes(tree: Any, spec: PartitionSpec) -> Any:
+            sharding = NamedSharding(mesh, spec)
+            return _map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+        arguments = (
+            *(shapes(tree, BY_REPLICA) for tree in (group.state, group.sums)),
+            shapes(self._data, ALL),
+            shapes(group.order, _ORDER),
+            *(shapes(index, ALL) for _ in range(2)),
+        )
+        platform = self._mesh.devices.flat[0].platform.replace("gpu", "cuda")
+        with jax.default_device(jax.devices("cpu")[0]):
+            traced = training_program(mesh).trace(*arguments)
+            return traced.lower(lowering_platforms=(platform,))
 
     # Training.
 

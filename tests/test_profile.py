@@ -11,7 +11,7 @@ import pytest
 from conftest import run, same_end
 
 import mnist_cnn
-from mnist_cnn import config as config_lib, parallel, profile, train
+from mnist_cnn import config as config_lib, parallel, profile
 from mnist_cnn.replicas import Replicas
 
 
@@ -68,11 +68,11 @@ def test_a_run_that_goes_on_may_be_profiled_and_a_short_one_says_why_not(tiny_ex
     assert len(found) == 5
 
 
-def test_the_work_of_a_step_is_the_count_made_by_hand(small_mnist):
+def test_the_work_of_a_step_is_the_count_made_by_hand(monkeypatch):
     config = mnist_cnn.experiment(mesh="1x1")
     images, labels = np.zeros((64, 28, 28, 1), np.uint8), np.zeros(64, np.int32)
     mesh = parallel.make_mesh(config, 1, jax.devices())
-    program = Replicas(config, mesh, images, labels)
+    replicas = Replicas(config, mesh, images, labels)
     # Multiply-adds of an image.  A kernel that hangs over the edge multiplies what is inside: of
     # its 3 values in a row of N pixels, 2 at either end, so 3 N - 2.
     conv1 = (3 * 14 - 2) ** 2 * 4 * 4 * 32  # blocks of 2 x 2 pixels to those of results
@@ -82,37 +82,35 @@ def test_the_work_of_a_step_is_the_count_made_by_hand(small_mnist):
     backward = forward + (forward - conv1)  # to the kernels, and to all inputs but the pixels
     adam = 14 * 3_274_634  # two averages 7, their corrections 2, root, eps, quotient, rate, sum
     by_hand = 2 * 32 * (forward + backward) + adam
-    work = profile.work(program.lowered, program.training, calls=1)
+    work = profile.work(replicas)
     # Not counted by hand: sums of phases, biases, maxima and their masks.
     assert by_hand < work.flops < 1.01 * by_hand
     # Parameters and both averages are read and written, the gradients written and read.
     assert work.bytes > 4 * 8 * 3_274_634
-    assert profile.work(program.lowered, program.training, calls=3).flops == 3 * work.flops
+    monkeypatch.setattr(Replicas, "calls", 3)
+    assert profile.work(replicas).flops == 3 * work.flops
 
 
-def test_a_gpus_convolutions_are_counted():
+def test_a_gpus_convolutions_are_counted(monkeypatch):
     """Compiled there they are calls of cuDNN, of which XLA knows no number of operations."""
-    config = mnist_cnn.experiment()
-    state, sums = jax.eval_shape(lambda: (train.create_state(config), train.Metrics.zero()))
-    data = train.Data(
-        jax.ShapeDtypeStruct((64, 28, 28, 1), np.uint8), jax.ShapeDtypeStruct((64,), np.int32)
-    )
-    order, index = jax.ShapeDtypeStruct((2, 32), np.int32), jax.ShapeDtypeStruct((), np.int32)
-    program = train.train_steps.trace(state, sums, data, order, index, index)
-    lowered = program.lower(lowering_platforms=("cuda",))
+    config = mnist_cnn.experiment(mesh="1x1")
+    images, labels = np.zeros((64, 28, 28, 1), np.uint8), np.zeros(64, np.int32)
+    replicas = Replicas(config, parallel.make_mesh(config, 1, jax.devices()), images, labels)
     conv1, conv2 = (5 * 28 - 6) ** 2 * 32, (5 * 14 - 6) ** 2 * 32 * 64
     forward = conv1 + conv2 + 7 * 7 * 64 * 1024 + 1024 * 10
     by_hand = 2 * 32 * (3 * forward - conv1) + 14 * 3_274_634
-    compiled = types.SimpleNamespace(cost_analysis=lambda: {"bytes accessed": 1.0})
-    assert by_hand < profile.work(lowered, compiled, calls=1).flops < 1.01 * by_hand
+    gpu = types.SimpleNamespace(platform="gpu")
+    mesh = types.SimpleNamespace(
+        abstract_mesh=replicas._mesh.abstract_mesh, devices=np.array([gpu], object)
+    )
+    monkeypatch.setattr(replicas, "_mesh", mesh)
+    assert by_hand < profile.work(replicas).flops < 1.01 * by_hand
 
 
 def test_a_device_that_does_not_tell_its_work_is_no_failure():
-    class Silent:
-        def cost_analysis(self):
-            return None
-
-    assert profile.work(Silent(), Silent(), calls=1) is None
+    silent = types.SimpleNamespace(cost_analysis=lambda: None)
+    replicas = types.SimpleNamespace(lowered=lambda: silent, training=silent, calls=1)
+    assert profile.work(replicas) is None
 
 
 def test_the_reached_speed_is_the_work_over_the_time(profiled):
