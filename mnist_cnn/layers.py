@@ -1,9 +1,10 @@
 """Convolution and max-pooling that are fast on every backend, under the names everyone knows.
 
-On GPU and TPU they are XLA's own.  On a CPU, XLA's convolution gradients inside a loop are up to
-30 times slower than at top level (jax-ml/jax issue 12868), and so is the gradient of a windowed
-maximum; there they are said in forms that stay fast.  Which one runs is chosen inside the program
-(`jax.lax.platform_dependent`), so a program exported for another platform is right there too.
+On GPU and TPU convolutions are XLA's own.  On a CPU, XLA's convolution gradients inside a loop are
+up to 30 times slower than at top level (jax-ml/jax issue 12868), and so is the gradient of a
+windowed maximum; there they are said in forms that stay fast.  That gradient XLA scatters on a GPU,
+and sorts for it where it must be deterministic; ours needs neither.  Which form runs is chosen
+inside the program (`jax.lax.platform_dependent`), so one exported for another platform is right.
 
 Nothing here knows of a model, of training or of data; batch normalisation alone asks for the mesh.
 """
@@ -167,8 +168,8 @@ def max_pool(
     several values of a window are the largest, the first takes the gradient.
     """
     native = functools.partial(nn.max_pool, window_shape=window, strides=window)
-    fast = functools.partial(_max_pool, window)
-    return lax.platform_dependent(images, cpu=fast, default=native)
+    own = functools.partial(_max_pool, window)
+    return lax.platform_dependent(images, cpu=own, cuda=own, rocm=own, default=native)
 
 
 def _windows(images: Array, window: tuple[int, int]) -> list[Array]:

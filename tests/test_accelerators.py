@@ -105,7 +105,7 @@ def test_no_program_has_a_64_bit_number(name, platform):
 
 @every_accelerator
 @every_program
-def test_convolutions_and_pooling_are_native_there(name, platform):
+def test_convolutions_are_native_there_and_no_gradient_scatters_on_a_gpu(name, platform):
     forward, kernel, images = (  # the layouts of lax's own convolution and of its two gradients
         "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]",
         "[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]",
@@ -118,8 +118,10 @@ def test_convolutions_and_pooling_are_native_there(name, platform):
         )
     found = operations(lowered(name, platform))
     assert found.count("stablehlo.convolution") in ((5, 6) if training else (2,))
-    assert found.count("stablehlo.reduce_window") == 2
-    assert found.count("stablehlo.select_and_scatter") == (2 if training else 0)
+    # Where a GPU must be deterministic, XLA sorts what a gradient of its own pooling scatters.
+    pooling = 2 if platform == "tpu" else 0
+    assert found.count("stablehlo.reduce_window") == pooling
+    assert found.count("stablehlo.select_and_scatter") == (pooling if training else 0)
 
 
 def test_on_a_cpu_they_are_the_forms_that_are_fast_there():

@@ -89,6 +89,32 @@ def test_the_readme_quotes_how_many_times_faster_than_its_peers_training_is():
     assert "{} of it at 32 and {} at 128".format(*found["limit"]) in readme
 
 
+def test_the_readme_quotes_the_rates_and_runs_on_a_gpu():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    record = json.loads((ROOT / "benchmarks" / "results" / "accelerator.json").read_text())
+    rates = [part["images_per_second"] for part in record["peers"]["batch_sizes"].values()]
+    names = {"mnist_cnn": "this program", "plain Flax loop": "the plain Flax loop",
+             "PyTorch, channels_last": "PyTorch, channels_last, TF32"}  # fmt: skip
+    for title in rates[0]:
+        row = [f"{1000 * round(np.median(part[title]) / 1000):,.0f}" for part in rates]
+        assert f"| {names.get(title, title)} | {' | '.join(row)} |" in readme
+    theirs, ours = (record["pooling_images_per_second"][name] for name in ("XLA's", "ours"))
+    ratio = theirs["16 together, batch 32"] / theirs["alone, batch 32"]
+    assert f"at {ratio:.1f} times the rate of one alone" in readme
+    for count in ("alone", "16 together"):
+        said = [f"{part[f'{count}, batch 32'] / 1000:.0f},000" for part in (ours, theirs)]
+        assert " ".join((said[0], "images a second against", said[1])) in readme or (
+            f"{said[0]} against {said[1]}" in readme
+        )
+    free, again, warm, *deterministic = record["base"]
+    assert len({one["params_sha256"] for one in (free, again, warm)}) == 1
+    assert len({one["params_sha256"] for one in deterministic}) == 1
+    assert "takes {total:.1f} s, {train:.1f} of them training".format(**warm["seconds"]) in readme
+    slow, quick = (one["seconds"]["train"] for one in (deterministic[-1], warm))
+    assert f"{slow:.1f} s of training instead of {quick:.1f}" in readme
+    assert f"{100 * warm['accuracy']:.2f} % of the test images" in readme
+
+
 def test_the_readme_quotes_the_times_of_the_speedrun():
     readme = (ROOT / "README.md").read_text()
     record = json.loads((ROOT / "benchmarks" / "results" / "speedrun.json").read_text())
