@@ -41,13 +41,13 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     console = rich.console.Console(width=120, soft_wrap=True)
-    environment = records.environment(jax.devices(), ["-m", __name__])
+    command = ["python", "-m", "benchmarks.accelerator", f"--rounds={arguments.rounds}"]
+    environment = records.environment(jax.devices(), command)
     compared = compare(PEERS, arguments.rounds, STEPS, limit=False)
     console.print(table(compared))
     together = growth.replicas(arguments.rounds, REPLICAS, steps=16 * max(REPLICAS))
     console.print(growth.say("replicas", together))
     result = {"environment": environment, "peers": compared, "replicas": together}
-    del result["environment"]["command"]
     (arguments.output / "accelerator.json").write_text(json.dumps(result, indent=2) + "\n")
     console.print(f"{arguments.output}/accelerator.json")
 

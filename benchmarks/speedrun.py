@@ -18,11 +18,13 @@ import tempfile
 import time
 from typing import Any
 
+import jax
 import rich.box
 import rich.console
 import rich.table
 
 from benchmarks.peer import PEERS, python
+from mnist_cnn import records
 
 PARTS = ("imports", "data", "compile", "train", "evaluate")
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -75,7 +77,9 @@ def main() -> None:
             }
         for name, one in measured.items():
             found.setdefault(name, []).append(one)
-    (arguments.output / "speedrun.json").write_text(json.dumps(found, indent=2) + "\n")
+    command = ["python", "-m", "benchmarks.speedrun", f"--rounds={arguments.rounds}"]
+    result = {"environment": records.environment(jax.devices(), command), "programs": found}
+    (arguments.output / "speedrun.json").write_text(json.dumps(result, indent=2) + "\n")
     table = rich.table.Table(box=rich.box.ASCII2)
     for name in ("", "seconds", "min to max", "accuracy", ", ".join(PARTS)):
         table.add_column(name, justify="left" if not name else "right")

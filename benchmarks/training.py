@@ -142,8 +142,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     console = rich.console.Console(width=120, soft_wrap=True)
-    result: dict[str, Any] = {"environment": records.environment(jax.devices(), ["-m", __name__])}
-    del result["environment"]["command"]
+    command = ["python", "-m", "benchmarks.training", f"--rounds={arguments.rounds}"]
+    result: dict[str, Any] = {"environment": records.environment(jax.devices(), command)}
     compared = result["peers"] = compare(PEERS, arguments.rounds, STEPS)
     console.print(table(compared))
     _say_limit(console, compared)
