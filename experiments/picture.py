@@ -23,7 +23,7 @@ PLACES = {
     "accuracy": ((-8, 2), "right"),
     "5 of accuracy": ((8, -8), "left"),
     "ensemble": ((-2, -15), "right"),
-    "5 of ensemble": ((4, 5), "left"),
+    "10 of ensemble": ((4, 5), "left"),
     "Deotte, mean of 100": ((8, -8), "left"),
     "An et al.,\nmean of 30 logs": ((8, -7), "left"),
     "An et al.,\n3 voting": ((8, -7), "left"),
