@@ -2,8 +2,8 @@
 
     python experiments/table.py
 
-A record holds a run's environment.json and result.json as they were written.  What a network
-costs follows from the experiment's file.
+A record holds a run's environment.json and result.json as they were written, and of a joined run
+how its parts were trained.  What a network costs follows from the experiment's file.
 """
 
 import json

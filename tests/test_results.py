@@ -62,6 +62,29 @@ def test_a_record_is_of_all_its_seeds_and_adds_up(name):
     assert f"experiments/{name}.py" in environment["command"]
 
 
+def test_the_readme_quotes_one_network_and_all_together():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    one, many = {}, {}
+    for name in ("accuracy", "ensemble", "speedrun"):
+        mean = RECORDS[name]["result"]["test_mean"]
+        one[name] = f"{100 * mean['accuracy']:.3f} ± {100 * mean['ci95']:.3f} %"
+        assert one[name] in readme
+        many[name] = f"{100 * RECORDS[name]['result']['ensemble']['accuracy']:.2f} %"
+    result, trained = RECORDS["ensemble"]["result"], RECORDS["ensemble"]["trained"]
+    for key in ("seeds", "params_sha256"):
+        assert [value for part in trained for value in part[key]] == result[key]
+    first, second = (f"{100 * part['ensemble']['accuracy']:.2f} %" for part in trained)
+    mistakes = result["test"]["examples"] - result["ensemble"]["correct"]
+    assert f"all ten together have {many['ensemble']}: {mistakes} mistakes" in readme
+    assert (
+        f"The first five together have {first}, the second five {second}, and the five of the "
+        f"first command {many['accuracy']}"
+    ) in readme
+    work = len(result["seeds"]) * table.cost("experiments/ensemble.py", result["steps"])[2]
+    hours = result["seconds"]["total"] / 3600
+    assert f"{work / 1e12:.0f} T multiply-adds and {hours:.1f} hours" in readme
+
+
 @pytest.mark.parametrize("name", ["seeds", "tutorial"])
 def test_the_guide_quotes_the_records(name):
     mean = RECORDS[name]["result"]["test_mean"]
