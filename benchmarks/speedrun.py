@@ -7,7 +7,6 @@ Every round starts each program once, in turn: from the command to its end.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
@@ -18,13 +17,12 @@ import tempfile
 import time
 from typing import Any
 
-import jax
 import rich.box
 import rich.console
 import rich.table
 
+from benchmarks import command
 from benchmarks.peer import PEERS, python
-from mnist_cnn import records
 
 PARTS = ("imports", "data", "compile", "train", "evaluate")
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -46,26 +44,22 @@ def ours(cache: str, seed: int) -> dict[str, Any]:
 
 
 def torch(recipe: str, seed: int) -> dict[str, Any]:
-    command = [python(_TORCH), "-m", "benchmarks.peers.torch_speedrun", recipe, str(seed)]
-    seconds, said = _seconds(command)
+    program = [python(_TORCH), "-m", "benchmarks.peers.torch_speedrun", recipe, str(seed)]
+    seconds, said = _seconds(program)
     return {"seconds": seconds, "accuracy": float(said)}
 
 
-def _seconds(command: list[str], **environment: str) -> tuple[float, str]:
+def _seconds(program: list[str], **environment: str) -> tuple[float, str]:
     began = time.perf_counter()
     done = subprocess.run(
-        command, cwd=_ROOT, env=os.environ | environment, check=True, text=True,
+        program, cwd=_ROOT, env=os.environ | environment, check=True, text=True,
         stdout=subprocess.PIPE,
     )  # fmt: skip
     return time.perf_counter() - began, done.stdout
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "benchmarks"))
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = command.parse(__doc__, rounds=7)
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as cache:
@@ -77,9 +71,8 @@ def main() -> None:
             }
         for name, one in measured.items():
             found.setdefault(name, []).append(one)
-    command = ["python", "-m", "benchmarks.speedrun", f"--rounds={arguments.rounds}"]
-    result = {"environment": records.environment(jax.devices(), command), "programs": found}
-    (arguments.output / "speedrun.json").write_text(json.dumps(result, indent=2) + "\n")
+    environment = command.environment("speedrun", arguments)
+    command.write("speedrun", arguments, {"environment": environment, "programs": found})
     table = rich.table.Table(box=rich.box.ASCII2)
     for name in ("", "seconds", "min to max", "accuracy", ", ".join(PARTS)):
         table.add_column(name, justify="left" if not name else "right")

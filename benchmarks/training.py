@@ -11,23 +11,18 @@ Nothing else should run meanwhile.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import pathlib
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import rich.box
 import rich.console
 import rich.progress
 import rich.table
 
-from benchmarks import growth, machine, picture
+from benchmarks import command, growth, machine, picture
 from benchmarks.peer import PEERS, Peer, Running
-from mnist_cnn import records
 
 STEPS = {32: 96, 128: 32}  # batch size -> steps a round; their number is a multiple of no epoch
 _BAND = 0.35  # how far a peer's early loss may be from the median of all, as a part of it
@@ -136,14 +131,9 @@ def _say_limit(console: rich.console.Console, compared: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="of everything that is timed")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "benchmarks"))
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = command.parse(__doc__, rounds=7)
     console = rich.console.Console(width=120, soft_wrap=True)
-    command = ["python", "-m", "benchmarks.training", f"--rounds={arguments.rounds}"]
-    result: dict[str, Any] = {"environment": records.environment(jax.devices(), command)}
+    result: dict[str, Any] = {"environment": command.environment("training", arguments)}
     compared = result["peers"] = compare(PEERS, arguments.rounds, STEPS)
     console.print(table(compared))
     _say_limit(console, compared)
@@ -152,10 +142,9 @@ def main() -> None:
         with console.status(name):
             result["growth"][name] = measure(arguments.rounds)
         console.print(growth.say(name, result["growth"][name]))
-    text = json.dumps(result, indent=2) + "\n"
-    (arguments.output / "training.json").write_text(text)
-    picture.draw(result, arguments.output / "training.png")
-    console.print(f"{arguments.output}/training.json, {arguments.output}/training.png")
+    path = command.write("training", arguments, result)
+    picture.draw(result, path.with_suffix(".png"))
+    console.print(f"{path}, {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":
