@@ -1,10 +1,11 @@
-"""Convolution and max-pooling that are fast on every backend, under the names everyone knows.
+"""Convolution, max-pooling and dense layers that are fast on every backend, under known names.
 
 On GPU and TPU convolutions are XLA's own.  On a CPU, XLA's convolution gradients inside a loop are
 up to 30 times slower than at top level (jax-ml/jax issue 12868), and so is the gradient of a
-windowed maximum; there they are said in forms that stay fast.  That gradient XLA scatters on a GPU,
-and sorts for it where it must be deterministic; ours needs neither.  Which form runs is chosen
-inside the program (`jax.lax.platform_dependent`), so one exported for another platform is right.
+windowed maximum; there they, and a dense layer's gradients, are said in forms that stay fast.  The
+maximum's XLA scatters on a GPU, and sorts for it where it must be deterministic; ours needs
+neither.  Which form runs is chosen inside the program (`jax.lax.platform_dependent`), so one
+exported for another platform is right.
 
 Nothing here knows of a model, of training or of data; batch normalisation alone asks for the mesh.
 """
@@ -251,6 +252,60 @@ def _in_phases_forward(images: Array, kernel: Array) -> Any:
 _in_phases.defvjp(_in_phases_forward, lambda pull, gradient: pull(gradient))
 
 
+def dot_general(
+    inputs: Float[Array, "... in"], kernel: Float[Array, "in out"], dimensions: Any, **options: Any
+) -> Float[Array, "... out"]:
+    """`jax.lax.dot_general`; of a matrix, and with nothing special, its gradients fast on a CPU.
+
+    `flax.linen.Dense` takes it as its `dot_general`.
+    """
+    special = any(value is not None for value in options.values())
+    if special or inputs.ndim != 2 or dimensions != (((1,), (0,)), ((), ())):
+        return lax.dot_general(inputs, kernel, dimensions, **options)
+    return _product(inputs, kernel)
+
+
+@jax.custom_vjp
+def _product(inputs: Array, kernel: Array) -> Array:
+    return inputs @ kernel
+
+
+def _product_forward(inputs: Any, kernel: Any) -> Any:
+    product = inputs.value @ kernel.value
+    return product, (inputs.value, kernel.value if inputs.perturbed else None)
+
+
+def _product_backward(saved: tuple[Array, Array | None], gradient: Array) -> Any:
+    inputs, kernel = saved
+    if kernel is None:  # of a first layer: nobody asks for its inputs' gradient
+        return None, inputs.T @ gradient
+    return lax.platform_dependent(
+        inputs, kernel, gradient, cpu=_product_gradients_in_turn, default=_product_gradients
+    )
+
+
+_product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
+
+
+def _product_gradients(inputs: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    return gradient @ kernel.T, inputs.T @ gradient
+
+
+def _product_gradients_in_turn(
+    inputs: Array, kernel: Array, gradient: Array
+) -> tuple[Array, Array]:
+    """Both gradients, the kernel's when the inputs' is there.
+
+    Nothing else would keep a step from changing the kernel before the inputs' gradient has read
+    it, so XLA would copy it in every step.  And the inputs' as a product that has the kernel on
+    its left: on its right, transposed, it would have to be packed.
+    """
+    inputs_gradient = lax.optimization_barrier(kernel @ gradient.T).T
+    one = inputs_gradient[0, 0]
+    gradient = jnp.where(one == one, gradient, one)  # no change but where it is no number
+    return inputs_gradient, inputs.T @ gradient
+
+
 # Keras' defaults: Glorot-uniform kernels, zero biases.
 Conv = functools.partial(
     nn.Conv,
@@ -258,7 +313,9 @@ Conv = functools.partial(
     conv_general_dilated=conv_general_dilated,
 )
 ConvMaxPool = functools.partial(Conv, conv_general_dilated=conv_max_pool)  # and then the bias
-Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+Dense = functools.partial(
+    nn.Dense, kernel_init=nn.initializers.glorot_uniform(), dot_general=dot_general
+)
 
 
 def BatchNorm(train: bool, **options: Any) -> nn.BatchNorm:
