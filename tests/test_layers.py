@@ -188,6 +188,12 @@ def test_a_first_dense_layer_computes_no_gradient_of_its_inputs():
     assert text.count("stablehlo.dot_general") == 2 + 2 + 1
 
 
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "cpu"])
+def test_dense_gradients_wait_for_each_other_on_a_cpu_alone(platform):
+    exported = jax.export.export(jax.jit(train_dense), platforms=[platform])(*DENSE)
+    assert ("optimization_barrier" in exported.mlir_module()) == (platform == "cpu")
+
+
 @pytest.mark.parametrize(
     ("platform", "native_conv", "native_pool"),
     [("tpu", True, True), ("cuda", True, False), ("cpu", False, False)],
