@@ -22,8 +22,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from mnist_cnn import parallel, phases
-from mnist_cnn.phases import Padding
+from mnist_cnn import fourier, parallel, phases
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
 # XLA gives a CPU's convolutions to YNNPACK, which takes twice as long for them as Eigen does; its
 # products and sums are the faster ones.  (Eigen has the convolutions where it is not named.)
@@ -219,37 +220,42 @@ def conv_max_pool(
 ) -> Float[Array, "B Ho//2 Wo//2 out"]:
     """`max_pool(conv_general_dilated(...), (2, 2))`.
 
-    On a CPU a "same" 5 x 5 convolution of float32 images of an even size is trained in its phases
-    (`phases.py`), for two thirds of the products; their rounding differs, by about 1e-6.
+    On a CPU a "same" 5 x 5 convolution of float32 images of an even size is had for fewer products,
+    one of few channels in its phases, another of at most 32 x 32 by its Fourier transform.  Their
+    rounding differs, by about 1e-6 of the largest value; where several values of a window would be
+    the same number, so may be the one that takes the gradient, unless they are 0 for sure.
     """
-    rows, columns = images.shape[1:3]
+    _, rows, columns, channels = images.shape
     pads = _plain(images, kernel, window_strides, padding, options)
     if (
         (kernel.shape[:2], pads) != ((5, 5), ((2, 2), (2, 2)))
         or rows % 2
         or columns % 2
         or images.dtype != jnp.float32
+        or (channels >= _MANY and max(rows, columns) > 32)
     ):
         convolved = conv_general_dilated(images, kernel, window_strides, padding, **options)
         return max_pool(convolved, (2, 2))
-    return lax.platform_dependent(images, kernel, cpu=_in_phases, default=_in_turn)
+    return lax.platform_dependent(images, kernel, cpu=_by_products, default=_in_turn)
+
+
+_MANY = 8  # channels from which the Fourier transform is faster
 
 
 def _in_turn(images: Array, kernel: Array) -> Array:
     return max_pool(_conv(images, kernel, ((2, 2), (2, 2))), (2, 2))
 
 
-@jax.custom_vjp
-def _in_phases(images: Array, kernel: Array) -> Array:
-    return _in_turn(images, kernel)
-
-
-def _in_phases_forward(images: Array, kernel: Array) -> Any:
-    form = phases.by_wide_filters if images.shape[-1] < 8 else phases.by_short_filters
-    return jax.vjp(lambda x, k: phases.largest(form(x, k, _conv)), images, kernel)
-
-
-_in_phases.defvjp(_in_phases_forward, lambda pull, gradient: pull(gradient))
+def _by_products(images: Array, kernel: Array) -> Array:
+    # With the batch behind the columns, rows and columns can be had apart without a copy.
+    images = images.transpose(1, 2, 0, 3)
+    if images.shape[-1] < _MANY:
+        pooled = phases.largest(phases.by_wide_filters(images, kernel), (3, 4))
+    else:
+        convolved = fourier.convolve(images, kernel)
+        height, width, *rest = convolved.shape
+        pooled = phases.largest(convolved.reshape(height // 2, 2, width // 2, 2, *rest), (1, 3))
+    return pooled.transpose(2, 0, 1, 3)
 
 
 def dot_general(
