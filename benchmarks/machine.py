@@ -20,6 +20,8 @@ from jax import lax
 from mnist_cnn import summary
 from mnist_cnn.model import CNN
 
+LIMIT = "ordinary convolutions at best"  # what the least time stands for
+
 _SIZE = 2048  # of the square matrices
 _FLOATS = 2**23  # of an array, 34 MB, about what Adam keeps: three are more than most caches hold
 _PASSES = 10  # over the arrays in one program, so that their memory is not new

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks import machine
+
 _OURS, _PEER, _LIMIT = "#0072b2", "#b8bfc8", "#d55e00"
 
 
@@ -64,7 +66,7 @@ def _peers(axes: Axes, batch_size: str, part: dict[str, Any]) -> None:
     limit = statistics.median(part["limit"])
     axes.axvline(limit, color=_LIMIT, linestyle="--")
     axes.text(
-        limit, len(titles) - 0.3, f"the machine's limit {limit:,.0f} ", color=_LIMIT, ha="right",
+        limit, len(titles) - 0.3, f"{machine.LIMIT} {limit:,.0f} ", color=_LIMIT, ha="right",
         va="center", fontsize=9,
     )  # fmt: skip
     axes.set_yticks(range(len(titles)), titles)

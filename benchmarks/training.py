@@ -1,5 +1,5 @@
-"""How fast the tutorial's network trains: beside its peers, beside the machine's limit, and how
-the cost grows.
+"""How fast the tutorial's network trains: beside its peers, beside what the machine would allow
+with ordinary convolutions, and how the cost grows.
 
     python -m benchmarks.training
 
@@ -41,7 +41,7 @@ def compare(
 
     Returns:
       For each batch size the images a second of every peer in every round, their early losses and
-      what the machine's limit would allow in each round.
+      what the machine would allow with ordinary convolutions in each round.
 
     Raises:
       RuntimeError: a peer cannot be started, or does not learn as the others do.
@@ -99,7 +99,7 @@ def table(compared: dict[str, Any]) -> rich.table.Table:
             table.add_column(name, justify="right")
     titles = list(compared["versions"])
     if all(part["limit"] for part in compared["batch_sizes"].values()):
-        titles.append("the machine's limit")
+        titles.append(machine.LIMIT)
     for title in titles:
         row = [title]
         for part in compared["batch_sizes"].values():
@@ -124,7 +124,7 @@ def _say_limit(console: rich.console.Console, compared: dict[str, Any]) -> None:
         cost = machine.step_cost(int(batch_size))
         flops, memory = (statistics.median(rates) for rates in zip(*part["rates"], strict=True))
         console.print(
-            f"limit of a step of {batch_size}: {cost.flops / 1e9:.2f} GFLOP of products at "
+            f"{machine.LIMIT}, a step of {batch_size}: {cost.flops / 1e9:.2f} GFLOP of products at "
             f"{flops / 1e9:.0f} GFLOP/s, then {cost.adam_bytes / 1e6:.0f} MB of Adam at "
             f"{memory / 1e9:.0f} GB/s"
         )

@@ -73,13 +73,15 @@ def test_the_work_of_a_step_is_the_count_made_by_hand(monkeypatch):
     images, labels = np.zeros((64, 28, 28, 1), np.uint8), np.zeros(64, np.int32)
     mesh = parallel.make_mesh(config, 1, jax.devices())
     replicas = Replicas(config, mesh, images, labels)
-    # Multiply-adds of an image.  A kernel that hangs over the edge multiplies what is inside: of
-    # its 3 values in a row of N pixels, 2 at either end, so 3 N - 2.
-    conv1 = (3 * 14 - 2) ** 2 * 4 * 4 * 32  # blocks of 2 x 2 pixels to those of results
-    conv2 = (2 * (3 * 7 - 2) + 2 * 7) ** 2 * 32 * 64  # along an axis 3, 3 and 2 taps
+    # Multiply-adds of an image.
+    conv1 = 14 * 14 * 36 * 4 * 32  # blocks of 2 x 2 pixels to those of results
+    to_rows, to_columns = 16 * 14 * 14, 8 * 48 * 28  # a channel to 8 rows of 16 frequencies
+    transforms = (to_rows + to_columns) * (32 + 64)
+    conv2 = 8 * 48 * 32 * 64
+    taps = 8 * 48 * 25 * 32 * 64 // 32  # of the kernel, in every step
     dense = 7 * 7 * 64 * 1024 + 1024 * 10
-    forward = conv1 + conv2 + dense
-    backward = forward + (forward - conv1)  # to the kernels, and to all inputs but the pixels
+    forward = conv1 + transforms + taps + conv2 + dense
+    backward = conv1 + transforms + taps + 2 * (conv2 + dense)  # no gradient of the pixels
     adam = 14 * 3_274_634  # two averages 7, their corrections 2, root, eps, quotient, rate, sum
     by_hand = 2 * 32 * (forward + backward) + adam
     work = profile.work(replicas)
