@@ -32,7 +32,9 @@ def stablehlo(network: Network) -> bytes:
     from mnist_cnn.train import forward
 
     def logits(images: Any) -> Any:
-        return forward(network.model, network.variables, images)
+        # As arguments, not as constants, which XLA would compute with beforehand, to other bits.
+        variables = jax.lax.optimization_barrier(network.variables)
+        return forward(network.model, variables, images)
 
     (count,) = export.symbolic_shape("N")
     images = jax.ShapeDtypeStruct((count, 28, 28, 1), "uint8")

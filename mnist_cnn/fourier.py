@@ -8,6 +8,7 @@ left, in the values and in both gradients.  Nothing here knows of platforms.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,36 +27,40 @@ def convolve(
     rounding errors are as small, but measured by the whole image: 0 alone, where a kernel sees
     nothing but zeros, is exact.
     """
-    height, width, batch, channels = images.shape
-    to = _transforms(height, width, *kernel.shape[:2])
-    rows = _times(to.rows, images.reshape(height, -1)).reshape(-1, 2 * width, batch * channels)
-    taps = _times(to.taps, kernel.reshape(to.taps.shape[1], -1)).reshape(-1, *kernel.shape[2:])
+    (height, width, batch, channels), size = images.shape, kernel.shape[:2]
+    to = _transforms(height, width, *size)
+    rows = to.rows(images.reshape(height, -1)).reshape(-1, 2 * width, batch * channels)
+    taps = to.taps(kernel.reshape(size[0] * size[1], -1)).reshape(-1, *kernel.shape[2:])
     # XLA's libraries have one thread for a batch of such small products, and XLA runs operations
     # side by side where more than eight are ready: so two groups of products for each row.
-    groups = list(zip(np.split(to.columns, 2), np.split(to.columns_back, 2, 1), strict=True))
     spectra = iter(jnp.split(taps, 2 * len(rows)))
     results = []
     for row in jnp.split(rows, len(rows)):
         halves = []
-        for columns, columns_back in groups:
-            x = _times(columns, row[0]).reshape(-1, batch, channels)
+        for columns, columns_back in zip(to.columns, to.columns_back, strict=True):
+            x = columns(row[0]).reshape(-1, batch, channels)
             product = lax.dot_general(x, next(spectra), (((2,), (1,)), ((0,), (0,))))
-            halves.append(_times(columns_back, product.reshape(len(columns), -1)))
+            halves.append(columns_back(product.reshape(len(product), -1)))
         results.append(halves[0] + halves[1])
-    y = _times(to.rows_back, jnp.stack(results).reshape(2 * len(rows), -1))
+    y = to.rows_back(jnp.stack(results).reshape(2 * len(rows), -1))
     y = y.reshape(height, width, batch, -1)
-    return jnp.where(_sees_anything(images, *kernel.shape[:2]), y, y - lax.stop_gradient(y))
+    return jnp.where(_sees_anything(images, *size), y, y - lax.stop_gradient(y))
 
 
-def _times(matrix: np.ndarray, x: Float[Array, "n m"]) -> Float[Array, "l m"]:
-    """`matrix` @ x, whose gradient has the matrix transposed beforehand."""
+Transform = Callable[[Float[Array, "n m"]], Float[Array, "l m"]]
+
+
+def _times(matrix: np.ndarray) -> Transform:
+    """The product of `matrix` [l, n] and x, whose gradient has the matrix transposed beforehand."""
+    matrix = matrix.astype(np.float32)
+    transposed = matrix.T.copy()
 
     @jax.custom_vjp
     def times(x: Array) -> Array:
         return jnp.matmul(matrix, x)
 
-    times.defvjp(lambda x: (times(x), None), lambda _, g: (jnp.matmul(matrix.T.copy(), g),))
-    return times(x)
+    times.defvjp(lambda x: (times(x), None), lambda _, g: (jnp.matmul(transposed, g),))
+    return times
 
 
 def _sees_anything(images: Float[Array, "H W B in"], kh: int, kw: int) -> Bool[Array, "H W B 1"]:
@@ -75,11 +80,11 @@ class _Transforms(NamedTuple):
     and b (c + d): (1 + i) times the first, i times the second, less the third.
     """
 
-    rows: np.ndarray  # [N, H]: an image's columns -> rows of frequencies, two parts each
-    columns: np.ndarray  # [3 M, 2 W]: such a row -> a + b, a and b of each frequency
-    taps: np.ndarray  # [N / 2 * 3 M, kh * kw]: a kernel -> c, d - c and c + d of each frequency
-    columns_back: np.ndarray  # [2 W, 3 M]: a row of Gauss' products -> such a row
-    rows_back: np.ndarray  # [H, N]: rows -> the result's columns
+    rows: Transform  # an image's columns, of H -> N // 2 rows of frequencies, two parts each
+    columns: list[Transform]  # such a row, 2 W -> a + b, a and b of its M frequencies, in halves
+    taps: Transform  # a kernel, kh * kw -> c, d - c and c + d of all frequencies
+    columns_back: list[Transform]  # a half of Gauss' products -> its part in such a row
+    rows_back: Transform  # the rows -> the result's columns
 
 
 @functools.cache
@@ -108,15 +113,17 @@ def _transforms(height: int, width: int, kernel_height: int, kernel_width: int) 
     kernel = np.einsum("uh,vw->uvhw", waves(u, top, kernel_height), waves(v, left, kernel_width))
     kernel = kernel.reshape(n // 2 * m, -1)
     back = np.einsum("vw,g->wvg", column, [1 + 1j, 1j, -1]).reshape(width, -1) / m
+    columns = _by_threes(seen.real + seen.imag, seen.real, seen.imag)
+    columns_back = np.concatenate([back.real, back.imag])
     return _Transforms(
-        rows=parts.astype(np.float32),
-        columns=_by_threes(seen.real + seen.imag, seen.real, seen.imag),
-        taps=_by_threes(kernel.real, kernel.imag - kernel.real, kernel.real + kernel.imag),
-        columns_back=np.concatenate([back.real, back.imag]).astype(np.float32),
-        rows_back=(2 / n * parts.T).astype(np.float32),
+        rows=_times(parts),
+        columns=[_times(half) for half in np.split(columns, 2)],
+        taps=_times(_by_threes(kernel.real, kernel.imag - kernel.real, kernel.real + kernel.imag)),
+        columns_back=[_times(half) for half in np.split(columns_back, 2, 1)],
+        rows_back=_times(2 / n * parts.T),
     )
 
 
 def _by_threes(*factors: np.ndarray) -> np.ndarray:
-    """What makes Gauss' three factors [n, l] of n numbers: float32 [3 n, l]."""
-    return np.stack(factors, 1).reshape(-1, factors[0].shape[1]).astype(np.float32)
+    """What makes Gauss' three factors [n, l] of n numbers: [3 n, l]."""
+    return np.stack(factors, 1).reshape(-1, factors[0].shape[1])

@@ -124,11 +124,11 @@ def test_convolutions_are_native_there_and_no_gradient_scatters_on_a_gpu(name, p
     assert found.count("stablehlo.select_and_scatter") == (pooling if training else 0)
 
 
-def test_on_a_cpu_they_are_the_forms_that_are_fast_there():
-    assert set(layouts(lowered("train_steps", "cpu"))) == {
-        "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
-    }
-    assert "stablehlo.select_and_scatter" not in operations(lowered("train_steps", "cpu"))
+@pytest.mark.parametrize("program", ["train_steps", "evaluation"])
+def test_on_a_cpu_they_are_products(program):
+    found = operations(lowered(program, "cpu"))
+    assert "stablehlo.dot_general" in found
+    assert not {"stablehlo.convolution", "stablehlo.select_and_scatter"} & set(found)
 
 
 def layouts(text):
