@@ -222,8 +222,9 @@ def conv_max_pool(
 
     On a CPU a "same" 5 x 5 convolution of float32 images of an even size is had for fewer products,
     one of few channels in its phases, another of at most 32 x 32 by its Fourier transform.  Their
-    rounding differs, by about 1e-6 of the largest value; where several values of a window would be
-    the same number, so may be the one that takes the gradient, unless they are 0 for sure.
+    rounding differs, by under 1e-6 of the largest value.  So where the transform's values of a
+    window would be equal, another than the first may take the gradient; zeros are exact where a
+    kernel sees nothing else.
     """
     _, rows, columns, channels = images.shape
     pads = _plain(images, kernel, window_strides, padding, options)
