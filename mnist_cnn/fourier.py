@@ -25,7 +25,7 @@ def convolve(
 
     For each of H x W values it multiplies in x out numbers about twice, not kh * kw times.  Its
     rounding errors are as small, but measured by the whole image: 0 alone, where a kernel sees
-    nothing but zeros, is exact.
+    nothing but zeros, is exact.  And a value that is no number makes all of its image none.
     """
     (height, width, batch, channels), size = images.shape, kernel.shape[:2]
     to = _transforms(height, width, *size)
