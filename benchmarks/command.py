@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mnist_cnn import records
+from mnist_cnn.runner.environment import describe_environment
 
 
 def parse(doc: str, rounds: int) -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse(doc: str, rounds: int) -> argparse.Namespace:
 def environment(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the figures of `benchmarks.<name>` depend on."""
     command = ["python", "-m", f"benchmarks.{name}", f"--rounds={arguments.rounds}"]
-    return records.environment(jax.devices(), command)
+    return describe_environment(jax.devices(), command)
 
 
 def write(name: str, arguments: argparse.Namespace, result: dict[str, Any]) -> pathlib.Path:

@@ -24,7 +24,8 @@ from jax import lax
 import mnist_cnn
 from benchmarks.peers.ours import Trainer
 from benchmarks.peers.serve import read
-from mnist_cnn import batches, layers, train
+from mnist_cnn.models import layers
+from mnist_cnn.training import batches, train
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PATIENCE = 600.0  # seconds that a command may take to its first step

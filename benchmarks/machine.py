@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mnist_cnn import summary
-from mnist_cnn.model import CNN
+from mnist_cnn.models import summary
+from mnist_cnn.models.cnn import CNN
 
 LIMIT = "ordinary convolutions at best"  # what the least time stands for
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 import mnist_cnn
-from mnist_cnn import augment, layers
+from mnist_cnn.models import layers
+from mnist_cnn.training import augment
 
 EPOCHS = 25
 VIEWED = {"rotation": 5.0, "zoom": 0.06, "shear": 0.1, "down": 0.5, "right": 0.5}

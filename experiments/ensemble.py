@@ -17,7 +17,7 @@ import jax
 import optax
 from flax import linen as nn
 
-from mnist_cnn import layers
+from mnist_cnn.models import layers
 
 ACCURACY = runpy.run_path(pathlib.Path(__file__).with_name("accuracy.py"))
 

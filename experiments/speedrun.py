@@ -15,7 +15,7 @@ import optax
 from flax import linen as nn
 
 import mnist_cnn
-from mnist_cnn import layers
+from mnist_cnn.models import layers
 
 STEPS = 300
 

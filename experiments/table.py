@@ -11,7 +11,8 @@ import math
 import pathlib
 import runpy
 
-from mnist_cnn import batches, summary, train
+from mnist_cnn.models import summary
+from mnist_cnn.training import batches, train
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"

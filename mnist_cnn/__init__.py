@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.version import __version__
+
 if TYPE_CHECKING:
     import ml_collections
 
-    from mnist_cnn.network import Network
+    from mnist_cnn.analysis.network import Network
 
-__version__ = "0.1.0"
-__all__ = ["experiment", "load", "run"]
+__all__ = ["__version__", "experiment", "load", "run"]
 
 
 def experiment(**changes: Any) -> ml_collections.ConfigDict:
@@ -34,7 +35,7 @@ def run(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
     """Trains and evaluates `config` in `workdir`, or goes on with what is there: the result."""
-    from mnist_cnn import loop
+    from mnist_cnn.runner import loop
 
     return loop.run(config, workdir)
 
@@ -50,6 +51,6 @@ def load(
     never says what code is to be executed.  `seed` chooses between the networks of a run that
     trained several.
     """
-    from mnist_cnn import network
+    from mnist_cnn.analysis import network
 
     return network.load(workdir, config, seed)

@@ -20,11 +20,12 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from mnist_cnn import command, digits
+from mnist_cnn import command_line
+from mnist_cnn.digits import digits
 from mnist_cnn.errors import ConfigError, PictureError, UserError
 
 if TYPE_CHECKING:
-    from mnist_cnn.network import Network
+    from mnist_cnn.analysis.network import Network
 
 # The canvas; the width of a stroke on it becomes MNIST's 2 to 3 pixels of 28.
 _CANVAS = """
@@ -133,7 +134,7 @@ def main(arguments: list[str]) -> int:
     given = flags.FLAGS
     if given.workdir is None or len(arguments) > 1:
         raise ConfigError("expected --workdir DIR and flags only; see --helpshort")
-    command.silence_libraries()
+    command_line.silence_libraries()
     import mnist_cnn
 
     network = mnist_cnn.load(given.workdir, given.config, given.seed)
@@ -159,4 +160,4 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file(
         "config", None, "The experiment file, where it brought a module of its own."
     )
-    command.command(main, command.parse_flags)
+    command_line.command(main, command_line.parse_flags)

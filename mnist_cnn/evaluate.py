@@ -22,8 +22,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
-from mnist_cnn import measures
-from mnist_cnn.train import Loss, Variables, forward, parts
+from mnist_cnn import statistics
+from mnist_cnn.training.train import Loss, Variables, forward, parts
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -68,7 +68,7 @@ def summarize(
         "correct": correct,
         "accuracy": correct / examples,
         "loss": float(np.sum(losses, dtype=np.float64) / examples),
-        "expected_calibration_error": measures.calibration(logits, labels).error,
+        "expected_calibration_error": statistics.calibration(logits, labels).error,
     }
 
 
@@ -96,14 +96,16 @@ def evaluate(
     Raises:
       CheckpointError, DataError: in a line.
     """
-    from mnist_cnn import data, network, records
+    from mnist_cnn.analysis import network
+    from mnist_cnn.data import dataset as data
+    from mnist_cnn.runner import run_directory
 
     trained = network.load(workdir, config, seed)
     own = dataset is None and manual_dir is None
     source = data.open_dataset(
         dataset or trained.config["dataset"], trained.config["manual_dir"] if own else manual_dir
     )
-    environment = records.RunDirectory(workdir).read("environment.json") or {}
+    environment = run_directory.RunDirectory(workdir).read("environment.json") or {}
     if own and environment.get("data", {}).get("sha256") not in (None, source.files):
         raise data.DataError(
             f"{workdir}: the run had other data files than {source.origin} has now; "
@@ -125,19 +127,19 @@ def evaluate(
         "origin": source.origin,
         "split": split,
         **summarize(logits, losses, labels),
-        **measures.figures(logits, labels),
+        **statistics.figures(logits, labels),
     }
 
 
 def main(arguments: list[str]) -> int:
-    from mnist_cnn import command
-    from mnist_cnn.console import Console
+    from mnist_cnn import command_line
     from mnist_cnn.errors import ConfigError
+    from mnist_cnn.runner.console import Console
 
     given = flags.FLAGS
     if given.workdir is None or len(arguments) > 1:
         raise ConfigError("expected --workdir DIR and flags only; see --helpshort")
-    command.silence_libraries()
+    command_line.silence_libraries()
     figures = evaluate(
         given.workdir, given.split, given.dataset, given.manual_dir, given.config, given.seed
     )
@@ -151,7 +153,7 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":  # the flags are the command's alone: importing this module adds none
     from ml_collections import config_flags
 
-    from mnist_cnn import command
+    from mnist_cnn import command_line
 
     flags.DEFINE_string("workdir", None, "The run directory.")
     flags.DEFINE_string("split", "test", "What to score, as tfds writes it: train[55000:].")
@@ -162,4 +164,4 @@ if __name__ == "__main__":  # the flags are the command's alone: importing this 
     config_flags.DEFINE_config_file(
         "config", None, "The experiment file, where it brought a module of its own."
     )
-    command.command(main, command.parse_flags)
+    command_line.command(main, command_line.parse_flags)

@@ -15,8 +15,8 @@ from typing import Any
 
 from absl import flags
 
+from mnist_cnn.analysis.network import Network
 from mnist_cnn.errors import ConfigError, UserError, printable
-from mnist_cnn.network import Network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -29,7 +29,7 @@ def stablehlo(network: Network) -> bytes:
     import jax
     from jax import export
 
-    from mnist_cnn.train import forward
+    from mnist_cnn.training.train import forward
 
     def logits(images: Any) -> Any:
         # As arguments, not as constants, which XLA would compute with beforehand, to other bits.
@@ -45,7 +45,7 @@ def safetensors(network: Network) -> bytes:
     """Parameters and statistics, named as in their trees: "conv1.kernel", "norm1.mean"."""
     from safetensors import numpy as library
 
-    from mnist_cnn import interop
+    from mnist_cnn.models import weights as interop
 
     named: dict[str, Any] = {}
     for collection in network.variables.values():
@@ -62,8 +62,8 @@ def onnx(network: Network) -> bytes:
     import numpy as np
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    from mnist_cnn import interop
-    from mnist_cnn.model import CNN
+    from mnist_cnn.models import weights as interop
+    from mnist_cnn.models.cnn import CNN
 
     if not isinstance(network.model, CNN):
         raise UserError(
@@ -111,16 +111,18 @@ FORMATS: dict[str, Callable[[Network], bytes]] = {
 
 
 def main(arguments: list[str]) -> int:
-    from mnist_cnn import command, network, records
+    from mnist_cnn import command_line
+    from mnist_cnn.analysis import network
+    from mnist_cnn.files import write_atomically
 
     given = flags.FLAGS
     if given.workdir is None or given.output is None or given.format is None or arguments[1:]:
         raise ConfigError(
             f"expected --workdir DIR --format {'|'.join(FORMATS)} --output FILE; see --helpshort"
         )
-    command.silence_libraries()
+    command_line.silence_libraries()
     path = pathlib.Path(given.output)
-    command.check_output(path)
+    command_line.check_output(path)
     trained = network.load(given.workdir, given.config, given.seed)
     try:
         content = FORMATS[given.format](trained)
@@ -129,7 +131,7 @@ def main(arguments: list[str]) -> int:
             f"--format {given.format} needs the package {error.name}: pip install "
             f"'mnist_cnn[export]'"
         ) from None
-    records.write_atomically(path, content)
+    write_atomically(path, content)
     print(f"{printable(str(path))}: {given.format}, {len(content):,} bytes, seed {trained.seed}")
     return 0
 
@@ -137,7 +139,7 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":  # the flags are the command's alone: importing this module adds none
     from ml_collections import config_flags
 
-    from mnist_cnn import command
+    from mnist_cnn import command_line
 
     flags.DEFINE_string("workdir", None, "The run directory.")
     flags.DEFINE_enum("format", None, list(FORMATS), "What to write.")
@@ -146,4 +148,4 @@ if __name__ == "__main__":  # the flags are the command's alone: importing this 
     config_flags.DEFINE_config_file(
         "config", None, "The experiment file, where it brought a module of its own."
     )
-    command.command(main, command.parse_flags)
+    command_line.command(main, command_line.parse_flags)

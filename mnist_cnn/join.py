@@ -26,9 +26,9 @@ import numpy as np
 from absl import flags
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.checkpoint import Checkpoints, Tree
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.records import RunDirectory
+from mnist_cnn.runner.checkpoint import Checkpoints, Tree
+from mnist_cnn.runner.run_directory import RunDirectory
 
 _MAY_DIFFER = ("name", "seed", "num_seeds", "manual_dir")  # of the data the SHA-256 is compared
 _OF_ALL = ("step", "epoch", "split", "examples")  # what a line of metrics has once
@@ -190,13 +190,13 @@ def _metrics(parts: Sequence[_Part]) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    from mnist_cnn import command
+    from mnist_cnn import command_line
     from mnist_cnn.errors import ConfigError, printable
 
     workdir = flags.FLAGS.workdir
     if workdir is None or len(arguments) < 3:
         raise ConfigError("expected RUN RUN [RUN ...] --workdir DIR; see --helpshort")
-    command.silence_libraries()
+    command_line.silence_libraries()
     config = join(arguments[1:], workdir, lambda line: print(printable(line)))
     given = [f"--config.{key}={config[key]}" for key in ("name", "seed", "num_seeds")]
     go_on = shlex.join([*given, f"--workdir={workdir}"])
@@ -208,7 +208,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":  # the flags are the command's alone: importing this module adds none
-    from mnist_cnn import command
+    from mnist_cnn import command_line
 
     flags.DEFINE_string("workdir", None, "The directory to make.")
-    command.command(main, command.parse_flags)
+    command_line.command(main, command_line.parse_flags)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import config_flags
 
-from mnist_cnn import command as command_lib, config as config_lib
-from mnist_cnn.command import command
+from mnist_cnn import command_line as command_lib, config as config_lib
+from mnist_cnn.command_line import command
 from mnist_cnn.errors import ConfigError, UserError
 
 __all__ = ["command", "main", "parse_flags"]
@@ -80,33 +80,34 @@ def main(arguments: list[str]) -> int:
     del arguments  # all were flags
     command_lib.silence_libraries()
     if _CONFIG.value.smoke:
-        from mnist_cnn import smoke
+        from mnist_cnn.runner import smoke
 
         return 0 if smoke.check(_CONFIG.value) else 1
-    from mnist_cnn import records, signals
+    from mnist_cnn.runner import run_directory, signals
+    from mnist_cnn.runner.environment import command_line
 
     distributed = _DISTRIBUTED.value or _COORDINATOR.value is not None
     if distributed:
         signals.go_on_in_watched_child(logging.get_verbosity() >= logging.DEBUG)
-        from mnist_cnn import parallel
+        from mnist_cnn.parallel import processes
 
-        parallel.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        processes.init_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     stop = signals.StopRequest()
     stop.install()
-    workdir = _WORKDIR.value or str(records.new_path(_CONFIG.value.name))
-    typed = records.command_line()
+    workdir = _WORKDIR.value or str(run_directory.new_run_path(_CONFIG.value.name))
+    typed = command_line()
     try:
-        from mnist_cnn import loop
+        from mnist_cnn.runner import loop
 
         loop.run(_CONFIG.value, workdir, command=typed, stop=stop)
     except signals.Stopped as stopped:
         given = _WORKDIR.value is not None
         go_on = shlex.join(typed if given else [*typed, f"--workdir={workdir}"])
-        if not distributed or parallel.first():
+        if not distributed or processes.is_primary():
             print(f"stopped by {stopped}; saved.  To go on: {go_on}", flush=True)
         return stopped.status
     except RuntimeError as error:
-        if distributed and parallel.is_loss(error):
+        if distributed and processes.is_peer_failure(error):
             raise UserError(signals.LOST) from error
         raise
     return 0

@@ -25,11 +25,12 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from mnist_cnn import command, digits
+from mnist_cnn import command_line
+from mnist_cnn.digits import digits
 from mnist_cnn.errors import ConfigError, PictureError, printable
 
 if TYPE_CHECKING:
-    from mnist_cnn.network import Network
+    from mnist_cnn.analysis.network import Network
 
 BATCH_SIZE = 64  # pictures held at a time, and the one shape that is compiled
 
@@ -143,7 +144,7 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("--workdir is missing; give the directory that a run printed at its end")
     if len(arguments) < 2:
         raise ConfigError("give one picture or more, a folder, or - for names on standard input")
-    command.silence_libraries()
+    command_line.silence_libraries()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends this quietly
     _mute_decoders()
     for stream in (sys.stdout, sys.stderr):  # names and shades that it has no letter for
@@ -187,4 +188,4 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file(
         "config", None, "The experiment file, where it brought a module of its own."
     )
-    command.command(main, command.parse_flags)
+    command_line.command(main, command_line.parse_flags)

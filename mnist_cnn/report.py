@@ -16,8 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from mnist_cnn import page, records, runs as runs_lib
+from mnist_cnn.analysis import finished_runs as runs_lib, page
 from mnist_cnn.errors import CheckpointError
+from mnist_cnn.files import write_atomically
 
 
 def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
@@ -36,7 +37,7 @@ def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[
     settings = runs_lib.settings_of(runs)
     text = page.single(settings[0]) if len(runs) == 1 else page.comparison(settings)
     path = pathlib.Path(output).absolute()
-    records.write_atomically(path, text.encode("utf-8", "backslashreplace"))
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def pictures(workdir: str | os.PathLike[str]) -> Pictures:
 
 
 def main(arguments: list[str]) -> int:
-    from mnist_cnn import command
+    from mnist_cnn import command_line
     from mnist_cnn.errors import ConfigError, printable
 
     workdirs = [*filter(None, [flags.FLAGS.workdir]), *arguments[1:]]
@@ -68,19 +69,19 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("expected --workdir DIR [DIR ...]; see --helpshort")
     if len(set(map(os.path.realpath, workdirs))) < len(workdirs):
         raise ConfigError("--workdir: a directory is given twice; give each run once")
-    command.silence_libraries()
+    command_line.silence_libraries()
     alone = pathlib.Path(workdirs[0]) if len(workdirs) == 1 else pathlib.Path()
     output = pathlib.Path(flags.FLAGS.output or alone / "report.html")
     if flags.FLAGS.output:
-        command.check_output(output)
+        command_line.check_output(output)
     write(workdirs, output)
     print(f"report: {printable(str(output))}")
     return 0
 
 
 if __name__ == "__main__":  # the flags are the command's alone: importing this module adds none
-    from mnist_cnn import command
+    from mnist_cnn import command_line
 
     flags.DEFINE_string("workdir", None, "The run directory; more of them may follow.")
     flags.DEFINE_string("output", None, "The page; DIR/report.html, of several ./report.html.")
-    command.command(main, command.parse_flags)
+    command_line.command(main, command_line.parse_flags)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-MNIST = ROOT / "mnist_cnn" / "datasets" / "mnist"
+MNIST = ROOT / "mnist_cnn" / "data" / "mnist"
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
 
 # The same bits alone and among many, eight devices: what is claimed of a CPU, wherever this runs.

@@ -28,7 +28,9 @@ def die():
 
 def die_in_the_middle(place, count):
     """Arms the trap: at the `count`-th time that the process comes to `place`, it is killed."""
-    from mnist_cnn import prepared, records
+    from mnist_cnn.data import prepared
+    from mnist_cnn.files import write_atomically
+    from mnist_cnn.runner import run_directory
 
     calls = 0
 
@@ -52,9 +54,9 @@ def die_in_the_middle(place, count):
         self._metrics.flush()
 
     if place == "json":  # config, environment, result
-        records.write_atomically = trapped(records.write_atomically, write_half)
+        write_atomically = trapped(write_atomically, write_half)
     elif place == "metrics":
-        records.RunDirectory.log = trapped(records.RunDirectory.log, log_half)
+        run_directory.RunDirectory.log = trapped(run_directory.RunDirectory.log, log_half)
     elif place == "rename":  # Orbax' and our own last step of a write
         os.rename = trapped(os.rename, lambda *_, **__: None)
         os.replace = trapped(os.replace, lambda *_, **__: None)
@@ -100,7 +102,7 @@ def end_of(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("images_per_second", None)
-    from mnist_cnn.checkpoint import Checkpoints, sha256
+    from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 
     checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
     _, tree, _ = checkpoints.restore(None, report=print)

@@ -55,7 +55,7 @@ def main():
     """python tests/pictures.py IMAGE: twelve such pictures, and what the network sees of them."""
     from conftest import read_idx
 
-    from mnist_cnn import digits
+    from mnist_cnn.digits import digits
 
     sheet = Image.new("RGB", (12 * 72 + 8, 72 + 64 + 16), "white")
     for column, digit in enumerate(read_idx("t10k-images-idx3-ubyte")[:12, ..., 0]):

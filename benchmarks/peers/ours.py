@@ -9,9 +9,10 @@ import numpy as np
 
 import mnist_cnn
 from benchmarks.peers.serve import serve
-from mnist_cnn import batches, parallel
-from mnist_cnn.compile_cache import compile_cache
-from mnist_cnn.replicas import Replicas
+from mnist_cnn.parallel.compile_cache import compile_cache
+from mnist_cnn.parallel.mesh import make_mesh
+from mnist_cnn.parallel.replicas import Replicas
+from mnist_cnn.training import batches
 
 
 class Trainer:
@@ -21,7 +22,7 @@ class Trainer:
         self, images: np.ndarray, labels: np.ndarray, batch_size: int, **changes: Any
     ) -> None:
         config = mnist_cnn.experiment(batch_size=batch_size, **changes)
-        mesh = parallel.make_mesh(config, config.num_seeds, jax.devices())
+        mesh = make_mesh(config, config.num_seeds, jax.devices())
         with compile_cache():
             self.replicas = Replicas(config, mesh, images, labels)
         self.log_every: int = config.log_every

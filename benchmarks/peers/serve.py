@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-_MNIST = pathlib.Path(__file__).parents[2] / "mnist_cnn" / "datasets" / "mnist"
+_MNIST = pathlib.Path(__file__).parents[2] / "mnist_cnn" / "data" / "mnist"
 
 
 class Trainer(Protocol):

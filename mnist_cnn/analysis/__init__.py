@@ -1,0 +1,1 @@
+"""Finished runs: statistics, comparison, plots, HTML; a trained network read again."""

@@ -1,0 +1,1 @@
+"""Files -> checked arrays: IDX files, downloads, the tensorflow-datasets builder, splits."""

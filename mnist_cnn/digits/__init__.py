@@ -1,0 +1,1 @@
+"""A picture of handwriting -> the form of MNIST's images."""

@@ -1,0 +1,1 @@
+"""Devices and processes: the mesh, replicas on it, and the compile cache."""

@@ -1,0 +1,104 @@
+"""What must hold before a run trains, each checked as soon as it can be known.
+
+Nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mnist_cnn import config as config_lib
+from mnist_cnn.data.dataset import Dataset
+from mnist_cnn.errors import CheckpointError, ConfigError
+from mnist_cnn.runner.run_directory import RunDirectory
+
+
+def finished(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result, if the directory holds this very run, finished.
+
+    Raises:
+      ConfigError: it holds another one.
+    """
+    old = directory.read("config.json")
+    if old is None:
+        return None
+    differences = config_lib.differences(old, config_lib.as_dict(config))
+    if differences:
+        raise ConfigError(
+            f"{directory} belongs to another configuration ({'; '.join(differences)}); "
+            "give another --workdir, or that configuration"
+        )
+    result = directory.read("result.json") or {}
+    same_length = all(old.get(key) == config[key] for key in config_lib.LENGTH)
+    return result if result.get("status") == "finished" and same_length else None
+
+
+def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
+    """The splits must exist and not overlap, and training must have a batch.
+
+    Raises:
+      ConfigError, DataError: they do not.
+    """
+    training = dataset.rows(config["train_split"])
+    held_out = config["validation_split"]
+    for key in ("train_split", "validation_split"):  # "all" does not say so, but is both
+        if any(split != "train" for split, _, _ in dataset.rows(config[key] or "train")):
+            raise ConfigError(config_lib.test_is_for_the_end(key, config[key]))
+    for split, start, stop in dataset.rows(held_out) if held_out else ():
+        if any(split == s and max(start, a) < min(stop, b) for s, a, b in training):
+            raise ConfigError(
+                f"config.validation_split: {held_out!r} shares images with train_split "
+                f"{config['train_split']!r}; choose parts that do not overlap, such as "
+                "'train[55000:]' and 'train[:55000]'"
+            )
+    examples = sum(stop - start for _, start, stop in training)
+    if config["batch_size"] > examples:
+        raise ConfigError(
+            f"config.batch_size: got {config['batch_size']:,}, expected an integer from 1 to "
+            f"{examples:,}, the number of training images"
+        )
+
+
+def check_length(config: Mapping[str, Any], total: int) -> None:
+    """The learning rate must have risen before the training ends.
+
+    Raises:
+      ConfigError: it would not.
+    """
+    if config["warmup_steps"] >= total:
+        raise ConfigError(
+            f"config.warmup_steps: got {config['warmup_steps']:,}, expected fewer than the "
+            f"{total:,} steps of the whole training"
+        )
+
+
+def check_resumption(
+    directory: RunDirectory,
+    dataset: Dataset,
+    before: Mapping[str, Any] | None,
+    step: int,
+    total: int,
+) -> None:
+    """What the directory has must go on with the same data, and not be over already.
+
+    Args:
+      directory: the run directory.
+      dataset: what the run would go on with.
+      before: its environment.json, if there is one.
+      step: the one of its checkpoint, 0 without.
+      total: the length of the training.
+
+    Raises:
+      CheckpointError, ConfigError: it cannot go on.
+    """
+    if before is not None and before.get("data", {}).get("sha256") != dataset.files:
+        raise CheckpointError(
+            f"{directory}: the run began with other data files than {dataset.origin} "
+            "has now; give those, or another --workdir"
+        )
+    if step > total:
+        raise ConfigError(
+            f"{directory} has come to step {step:,}, and the configuration ends at "
+            f"{total:,}; a run can be prolonged, not shortened"
+        )

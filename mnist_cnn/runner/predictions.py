@@ -1,0 +1,95 @@
+"""What a finished run keeps of its test: enough for every picture, without data or network.
+
+`predictions.npz` holds
+
+    logits   float32 [R, N, 10]  of every test image, for each of R seeds
+    labels   uint8   [N]
+    wrong    int32   [M]         the images that some seed gets wrong, ascending
+    images   uint8   [M, 28, 28] those images
+    filters  float32 [F, H, W]   the first layer's, of the first seed; F = 0 if it has none
+
+Two runs differ only on images that one of them gets wrong, so those suffice to compare them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int, Int32, UInt8
+
+from mnist_cnn.errors import CheckpointError
+from mnist_cnn.runner.run_directory import RunDirectory
+
+NAME = "predictions.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The arrays of predictions.npz, checked."""
+
+    logits: Float32[np.ndarray, "R N 10"]
+    labels: UInt8[np.ndarray, "N"]
+    wrong: Int32[np.ndarray, "M"]
+    images: UInt8[np.ndarray, "M 28 28"]
+    filters: Float32[np.ndarray, "F H W"]
+
+    def __post_init__(self) -> None:
+        seeds, examples = self.logits.shape[:2] if self.logits.ndim == 3 else (0, 0)
+        shapes = (
+            self.logits.shape == (seeds, examples, 10) and seeds and examples,
+            self.labels.shape == (examples,),
+            self.images.shape == (len(self.wrong), 28, 28),
+            self.filters.ndim == 3,
+        )
+        types = [array.dtype.str[1:] for array in dataclasses.astuple(self)]
+        if not all(shapes) or types != ["f4", "u1", "i4", "u1", "f4"]:
+            raise ValueError("the arrays' shapes or types do not fit")
+        mistakes = np.flatnonzero((self.logits.argmax(-1) != self.labels).any(0))
+        if self.labels.max() > 9 or not np.array_equal(mistakes, self.wrong):
+            raise ValueError("the arrays contradict one another")
+
+
+def collect(
+    logits: Float32[np.ndarray, "R N 10"],
+    labels: Int[np.ndarray, "N"],
+    images: UInt8[np.ndarray, "N 28 28 1"],
+    params: Any,
+) -> dict[str, np.ndarray]:
+    """The arrays to keep; `params` are the first seed's."""
+    wrong = np.flatnonzero((logits.argmax(-1) != labels).any(0)).astype(np.int32)
+    return {
+        "logits": np.asarray(logits, np.float32),
+        "labels": labels.astype(np.uint8),
+        "wrong": wrong,
+        "images": images[wrong, :, :, 0],
+        "filters": first_filters(params),
+    }
+
+
+def read(directory: RunDirectory) -> Predictions:
+    """What the run in `directory` kept.
+
+    Raises:
+      CheckpointError: the file is missing, damaged, or not what a run writes.
+    """
+    arrays = directory.read_arrays(NAME)
+    try:
+        return Predictions(**arrays)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory.path / NAME}: not what a run writes ({error}); train again"
+        ) from None
+
+
+def first_filters(params: Any) -> Float32[np.ndarray, "F H W"]:
+    """The first kernel that looks at pixels: known by its shape, whatever its name."""
+    import jax  # the loop's, who calls this; the report does without
+
+    for kernel in map(np.asarray, jax.tree_util.tree_leaves(params)):
+        if kernel.ndim == 4 and kernel.shape[2] == 1:  # convolution: [H, W, 1, F]
+            return kernel[:, :, 0].transpose(2, 0, 1).astype(np.float32)
+        if kernel.ndim == 2 and kernel.shape[0] == 28 * 28:  # dense: [784, F]
+            return kernel.T.reshape(-1, 28, 28).astype(np.float32)
+    return np.zeros((0, 1, 1), np.float32)

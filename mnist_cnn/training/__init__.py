@@ -1,0 +1,1 @@
+"""Pure functions: random keys, batches, augmentation, the state, the step and scoring."""

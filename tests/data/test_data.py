@@ -1,0 +1,645 @@
+"""What `mnist_cnn.data` promises, on the real files and with real processes."""
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import http.server
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import tracemalloc
+import types
+import urllib.parse
+
+import hypothesis
+import numpy as np
+import pytest
+from conftest import MNIST, ROOT, read_idx
+from hypothesis import strategies as st
+
+from mnist_cnn.data import dataset as data, download, idx, prepared
+from mnist_cnn.errors import DataError
+
+IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = download.FILES
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """A place for prepared data that nothing else has touched."""
+    folder = tmp_path / "tensorflow_datasets"
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist(prepared_datasets):
+    return data.open_dataset("mnist")
+
+
+def idx_images(count, rows=28, columns=28):
+    pixels = np.random.default_rng(count).integers(0, 256, count * rows * columns, np.uint8)
+    return struct.pack(">4I", 0x803, count, rows, columns) + pixels.tobytes()
+
+
+def idx_labels(count):
+    return struct.pack(">2I", 0x801, count) + bytes(i % 10 for i in range(count))
+
+
+def write_files(folder, train=1203, test=7, pack=gzip.compress, suffix=".gz", **replaced):
+    """Four small files; `replaced` gives other bytes for the file of that name (with _ for -)."""
+    contents = (idx_images(train), idx_labels(train), idx_images(test), idx_labels(test))
+    folder.mkdir(exist_ok=True)
+    for name, content in zip(download.FILES, contents, strict=True):
+        packed = replaced.get(name.replace("-", "_"), pack(content))
+        (folder / f"{name}{suffix}").write_bytes(packed)
+    return folder
+
+
+def message(call, *arguments):
+    """The text of the `DataError` that the call raises: always one line."""
+    with pytest.raises(DataError) as caught:
+        call(*arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def python(code, *arguments, **environment):
+    """Starts a process of its own that runs `code`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        cwd=ROOT, env=os.environ | environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+# The embedded files
+
+
+def test_embedded_files_are_those_registered_in_tfds():
+    registered = download.registered("mnist").values()
+    for name, info in zip(download.FILES, registered, strict=True):
+        content = (MNIST / f"{name}.gz").read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (info.checksum, info.size)
+
+
+def test_test_image_zero_is_everyones(mnist):
+    images, labels = mnist.read("test[:1]")
+    assert labels.tolist() == [7]
+    np.testing.assert_array_equal(images, read_idx(TEST_IMAGES)[:1])
+    assert mnist.read("train[:10]")[1].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 60000), ("test", 10000)])
+def test_every_image_is_that_of_the_source_file(mnist, split, count):
+    images, labels = mnist.read(split)
+    stem = {"train": "train", "test": "t10k"}[split]
+    assert images.shape == (count, 28, 28, 1) and images.dtype == np.uint8
+    assert labels.shape == (count,) and labels.dtype == np.int32
+    np.testing.assert_array_equal(images, read_idx(f"{stem}-images-idx3-ubyte"))
+    np.testing.assert_array_equal(labels, read_idx(f"{stem}-labels-idx1-ubyte"))
+
+
+def test_the_dataset_says_what_it_is(mnist, prepared_datasets):
+    assert (mnist.name, mnist.origin, mnist.official) == ("mnist", "the package", True)
+    assert mnist.num_examples == {"train": 60000, "test": 10000}
+    assert list(mnist.files) == [f"{name}.gz" for name in download.FILES]
+    assert mnist.directory.parents[2] == prepared_datasets
+    assert mnist.directory.parents[1].name == "mnist_cnn_mnist"  # never tfds' own `mnist`
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:99] + b"?" + b[100:]])
+def test_altered_embedded_file_is_refused(damage, tmp_path, data_dir, monkeypatch):
+    shutil.copytree(MNIST, tmp_path / "mnist")
+    path = tmp_path / "mnist" / f"{LABELS}.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    monkeypatch.setattr(data, "__file__", str(tmp_path / "data.py"))
+    text = message(data.open_dataset, "mnist")
+    assert str(path) in text and "registered" in text
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    ("split", "rows"),
+    [
+        ("train", [("train", 0, 60000)]),
+        ("train[:55000]", [("train", 0, 55000)]),
+        ("train[-10%:]", [("train", 54000, 60000)]),
+        ("train[33%:34%]", [("train", 19800, 20400)]),
+        ("test[:-9999]", [("test", 0, 1)]),
+        ("train[:80%]+test[5:6]", [("train", 0, 48000), ("test", 5, 6)]),
+        ("test + train[1:2]", [("test", 0, 10000), ("train", 1, 2)]),
+        ("all", [("train", 0, 60000), ("test", 0, 10000)]),
+    ],
+)
+def test_splits_mean_what_tfds_means_in_examples(mnist, split, rows):
+    assert mnist.rows(split) == rows
+
+
+@pytest.mark.parametrize(
+    "split",
+    ["valid", "train[:60001]", "train[5:5]", "train[10:5]", "test[10000:]", "train[", "", "all[:5]",
+     "train[:101%]", "train[1.5:]", "train+valid", "train+test[3:3]", "train[5]", None, 3],
+)  # fmt: skip
+def test_wrong_split_is_refused_with_the_legal_ones(mnist, split):
+    for call in (mnist.rows, mnist.read):
+        text = message(call, split)
+        assert repr(split) in text
+        assert "'train' (60000 examples)" in text and "'test' (10000 examples)" in text
+
+
+@hypothesis.given(st.text("trainesall[]:+-%_.0159 sh٣", max_size=20) | st.text())
+@hypothesis.example("train[٣:]").via("digits that are not ASCII")
+@hypothesis.settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "300")), deadline=None)
+def test_any_split_gives_rows_or_a_data_error(mnist, split):
+    with contextlib.suppress(DataError):
+        rows = mnist.rows(split)
+        assert rows and all(0 <= a < b <= mnist.num_examples[name] for name, a, b in rows)
+
+
+def test_slices_are_read_in_the_order_in_which_they_are_named(mnist):
+    images, labels = mnist.read("test[3:5]+train[:2]+test[:1]")
+    assert labels.tolist() == [0, 4, 5, 0, 7]
+    test = read_idx(TEST_IMAGES)
+    np.testing.assert_array_equal(images[[0, 1, 4]], test[[3, 4, 0]])
+
+
+# The user's own files
+
+
+@pytest.mark.parametrize("between", ["-idx", ".idx"])
+@pytest.mark.parametrize("pack", [gzip.compress, bytes])
+def test_manual_files_are_read_in_every_spelling(between, pack, tmp_path, data_dir):
+    folder = write_files(tmp_path / "manual", pack=pack, suffix="")
+    for path in list(folder.iterdir()):
+        suffix = ".gz" if pack is gzip.compress else ""
+        path.rename(folder / (path.name.replace("-idx", between) + suffix))
+    dataset = data.open_dataset("mnist", folder)
+    images, labels = dataset.read("train")
+    assert images.tobytes() == idx_images(1203)[16:] and labels.tolist()[:12] == [*range(10), 0, 1]
+    assert dataset.num_examples == {"train": 1203, "test": 7}
+    assert (dataset.origin, dataset.official) == (str(folder), False)
+    for name, digest in dataset.files.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_of_several_spellings_the_documented_first_is_taken(tmp_path, data_dir):
+    folder = write_files(tmp_path / "manual", train=3)
+    names = [f"{n}{gz}" for n in (LABELS, LABELS.replace("-idx", ".idx")) for gz in (".gz", "")]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(struct.pack(">2I3B", 0x801, 3, number, 0, 0))
+    for number, name in enumerate(names):
+        dataset = data.open_dataset("mnist", folder)
+        assert name in dataset.files and dataset.read("train")[1][0] == number
+        (folder / name).unlink()
+    assert f"lacks {LABELS}.gz" in message(data.open_dataset, "mnist", folder)
+
+
+def test_missing_files_and_folders_are_named(tmp_path, data_dir):
+    folder = write_files(tmp_path / "manual")
+    (folder / f"{IMAGES}.gz").unlink()
+    (folder / f"{TEST_LABELS}.gz").unlink()
+    (folder / f"{TEST_LABELS}.gz").mkdir()
+    text = message(data.open_dataset, "mnist", folder)
+    assert f"lacks {IMAGES}.gz, {TEST_LABELS}.gz" in text and str(folder) in text
+    assert str(tmp_path / "no") in message(data.open_dataset, "mnist", tmp_path / "no")
+    assert not data_dir.exists()  # nothing was begun
+
+
+def test_official_files_by_hand_share_the_packages_folder(mnist):
+    dataset = data.open_dataset("mnist", MNIST)
+    assert dataset.official and dataset.directory == mnist.directory
+
+
+def test_unpacked_official_files_are_official_until_a_pixel_changes(tmp_path, data_dir, mnist):
+    for name in download.FILES:
+        (tmp_path / name).write_bytes(gzip.decompress((MNIST / f"{name}.gz").read_bytes()))
+    dataset = data.open_dataset("mnist", tmp_path)
+    assert dataset.official and dataset.files != mnist.files
+    content = bytearray((tmp_path / TEST_IMAGES).read_bytes())
+    content[1000] ^= 1
+    (tmp_path / TEST_IMAGES).write_bytes(content)
+    changed = data.open_dataset("mnist", tmp_path)  # not the folder of a moment ago
+    assert not changed.official and changed.directory != dataset.directory
+    assert changed.read("test[:2]")[0].ravel()[1000 - 16] == content[1000]
+    assert not data.open_dataset("fashion_mnist", MNIST).official  # MNIST is not Fashion-MNIST
+
+
+# The IDX format
+
+WRONG_FILES = {
+    "ends in its header": (IMAGES, idx_images(1203)[:9], "header"),
+    "empty": (IMAGES, b"", "header"),
+    "truncated": (IMAGES, idx_images(1203)[:-1], "943151 follow"),
+    "trailing bytes": (LABELS, idx_labels(1203) + b"\0", "more follow"),
+    "truncated gzip": (LABELS, gzip.compress(idx_labels(1203))[:-3], "damaged gzip"),
+    "flipped bit in gzip": (LABELS, gzip.compress(idx_labels(1203))[:-8] + bytes(8), "damaged"),
+    "gzip, then rubbish": (LABELS, gzip.compress(idx_labels(1203)) + b"rubbish", "damaged gzip"),
+    "gzip of more": (LABELS, gzip.compress(idx_labels(1203) + bytes(9)), "more follow"),
+    "gzip of two": (LABELS, gzip.compress(idx_labels(1203)) * 2, "more follow"),
+    "web page": (IMAGES, b"<html>404 not found</html>", "0x3c68746d"),
+    "labels for images": (IMAGES, idx_labels(1203), "0x00000801"),
+    "floats": (LABELS, struct.pack(">2I", 0xD01, 1203) + bytes(1203), "0x00000d01"),
+    "other size": (IMAGES, idx_images(1203, 32, 27), "32x27, expected 28x28"),
+    "label 10": (LABELS, idx_labels(1202)[:-1] + b"\x0a", "label 1201 is 10"),
+    "no examples": (TEST_LABELS, struct.pack(">2I", 0x801, 0), "at least one"),
+    "count": (TEST_LABELS, idx_labels(8), "holds 7 images"),
+    "huge": (IMAGES, struct.pack(">4I", 0x803, 2**32 - 1, 28, 28), "can hold at most"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_FILES)
+def test_wrong_file_is_named_with_what_is_wrong(kind, tmp_path, data_dir):
+    name, content, reason = WRONG_FILES[kind]
+    folder = write_files(tmp_path / "manual", **{name.replace("-", "_"): content})
+    text = message(data.open_dataset, "mnist", folder)
+    assert reason in text and name in text
+    assert not data_dir.exists()
+
+
+@hypothesis.given(st.binary(max_size=100), st.booleans())
+@hypothesis.settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "200")), deadline=None)
+def test_any_bytes_give_an_array_or_a_data_error(content, zipped):
+    content = gzip.compress(content) if zipped else content
+    for parse in (idx.parse_images, idx.parse_labels):
+        with contextlib.suppress(DataError):
+            parse(content, "file")
+
+
+@hypothesis.given(
+    st.sampled_from([idx_images(2), idx_labels(5), b"\x1f\x8b" + idx_labels(5)]),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 255)), max_size=4),
+    st.integers(-20, 3),
+)
+@hypothesis.settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "400")), deadline=None)
+def test_damaged_small_files_give_an_array_or_a_data_error(content, zipped, changes, length):
+    damaged = bytearray(gzip.compress(content) if zipped else content)
+    for place, value in changes:
+        if place < len(damaged):
+            damaged[place] = value
+    damaged = bytes(damaged[:length] if length < 0 else damaged + bytes(length))
+    with contextlib.suppress(DataError):
+        images = idx.parse_images(damaged, "file")
+        assert images.shape[1:] == (28, 28, 1) and len(images) > 0
+    with contextlib.suppress(DataError):
+        assert idx.parse_labels(damaged, "file").max() <= 9
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(idx_labels(5) + bytes(50_000_000)),  # unpacks to more than it says
+        gzip.compress(struct.pack(">2I", 0x801, 50_000_000)),  # says more than it unpacks to
+        struct.pack(">2I", 0x801, 50_000_000),
+    ],
+)
+def test_no_file_makes_the_reader_allocate_much(content):
+    tracemalloc.start()
+    message(idx.parse_labels, content, "file")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_file_larger_than_the_limit_is_refused_unread(tmp_path, data_dir):
+    folder = write_files(tmp_path / "manual", suffix="")
+    os.truncate(folder / IMAGES, 2**40)  # sparse
+    assert "larger" in message(data.open_dataset, "mnist", folder)
+
+
+# The prepared folder
+
+
+def damages(path):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    yield "flipped", content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    yield "truncated", content[:middle]
+    yield "emptied", b""
+    yield "extended", content + b"\n"
+
+
+def test_damaged_prepared_folder_is_made_again_silently(tmp_path, data_dir, capfd):
+    dataset = data.open_dataset("mnist", write_files(tmp_path / "manual"))
+    expected = {split: dataset.read(split)[0].tobytes() for split in ("train", "test")}
+    names = sorted(path.name for path in dataset.directory.iterdir())
+    assert len(names) == 6  # records of two splits, dataset_info, features, metadata, SHA256SUMS
+
+    def check(opened):
+        for split, images in expected.items():
+            assert opened.read(split)[0].tobytes() == images
+        assert sorted(path.name for path in dataset.directory.iterdir()) == names
+        assert prepared.metadata_if_whole(dataset.directory)
+
+    for name in names:
+        path = dataset.directory / name
+        for _, content in damages(path):
+            path.write_bytes(content)
+            check(data.open_dataset("mnist", tmp_path / "manual"))
+        path.unlink()
+        check(dataset)  # opened before the damage
+    shutil.rmtree(data_dir)
+    check(dataset)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_arrays_are_compared_with_those_that_were_prepared(tmp_path, data_dir):
+    dataset = data.open_dataset("mnist", write_files(tmp_path / "manual"))
+    changed = idx_images(7)[:-1] + b"?"
+    folder = write_files(tmp_path / "other", t10k_images_idx3_ubyte=changed)
+    other = data.open_dataset("mnist", folder)
+    for path in other.directory.glob("*-test.*"):  # other examples, and sums that agree with them
+        shutil.copy(path, dataset.directory)
+    lines = [f"{prepared._sha256(p)}  {p.name}\n" for p in dataset.directory.iterdir()]
+    sums = "".join(line for line in lines if "SHA256SUMS" not in line)
+    (dataset.directory / "SHA256SUMS").write_text(sums)
+    assert "other examples" in message(dataset.read, "test")
+
+
+def test_source_that_changed_since_it_was_opened_is_not_prepared(tmp_path, data_dir):
+    dataset = data.open_dataset("mnist", write_files(tmp_path / "manual"))
+    shutil.rmtree(data_dir)
+    write_files(tmp_path / "manual", test=8)
+    assert "changed since" in message(dataset.read, "train")
+
+
+def test_later_use_writes_nothing(tmp_path, data_dir):
+    folder = write_files(tmp_path / "manual")
+    data.open_dataset("mnist", folder)
+    before = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")}
+    data.open_dataset("mnist", folder).read("all")
+    assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
+def test_file_in_the_place_of_a_folder_is_an_error(which, tmp_path, data_dir):
+    dataset = data.open_dataset("mnist", write_files(tmp_path / "manual"))
+    place = [dataset.directory, *dataset.directory.parents][which]
+    shutil.rmtree(place)
+    place.write_text("")
+    if which == 0:  # inside a folder that is the module's own: made again
+        assert data.open_dataset("mnist", tmp_path / "manual").directory == dataset.directory
+    else:
+        text = message(data.open_dataset, "mnist", tmp_path / "manual")
+        assert str(data_dir) in text and "set TFDS_DATA_DIR" in text
+
+
+def test_folder_that_cannot_be_written_is_named(small_mnist, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "/proc/nowhere")  # root may write anywhere else
+    text = message(data.open_dataset, "mnist", small_mnist)
+    assert "/proc/nowhere" in text and "set TFDS_DATA_DIR" in text
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
+    assert "local folder" in message(data.open_dataset, "mnist", small_mnist)
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(data_dir, small_mnist):
+    process = python(
+        """
+        import resource, sys
+        from mnist_cnn.data import dataset as data
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        try:
+            data.open_dataset("mnist", sys.argv[1])
+        except data.DataError as error:
+            print(error)
+        """,
+        small_mnist,
+    )
+    out, err = process.communicate()
+    assert err == "" and out.count("\n") == 1
+    assert str(data_dir) in out and "set TFDS_DATA_DIR" in out
+    assert not list(data_dir.rglob("incomplete*"))
+    assert data.open_dataset("mnist", small_mnist).num_examples == {"train": 500, "test": 250}
+
+
+# Processes
+
+READ_ALL = """
+import hashlib, sys
+from mnist_cnn.data import dataset as data
+dataset = data.open_dataset("mnist", sys.argv[1])
+print(hashlib.sha256(dataset.read("all")[0]).hexdigest())
+"""
+
+
+def test_processes_that_start_at_once_agree(data_dir, small_mnist):
+    processes = [python(READ_ALL, small_mnist) for _ in range(3)]
+    results = {process.communicate() for process in processes}
+    assert len(results) == 1 and results.pop()[1] == ""
+    (directory,) = data_dir.glob("*/*/1.0.0")
+    assert prepared.metadata_if_whole(directory)
+    assert list(directory.parent.iterdir()) == [directory]
+
+
+@pytest.mark.parametrize("moment", ["in a record", "before the rename", "before the sums"])
+def test_killed_preparation_hinders_nobody(moment, data_dir, small_mnist):
+    process = python(
+        """
+        import os, signal, sys, pathlib
+        from mnist_cnn.data import dataset as data
+        from mnist_cnn.data import prepared
+        from tensorflow_datasets.core import dataset_info, file_adapters
+        moment = sys.argv[2]
+        def die(*_, **__):
+            os.kill(os.getpid(), signal.SIGKILL)
+        def write_one_and_die(path, iterator):
+            pathlib.Path(path).write_bytes(next(iter(iterator))[1])
+            die()
+        if moment == "in a record":
+            file_adapters.ArrayRecordFileAdapter.write_examples = write_one_and_die
+        elif moment == "before the rename":
+            dataset_info.DatasetInfo.write_to_directory = die
+        else:
+            prepared._sha256 = die
+        data.open_dataset("mnist", sys.argv[1])
+        """,
+        small_mnist,
+        moment,
+    )
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    (left,) = data_dir.glob("*/[0-9a-f]*/*")
+    assert left.name.startswith("1.0.0" if moment == "before the sums" else "incomplete")
+    dataset = data.open_dataset("mnist", small_mnist)
+    np.testing.assert_array_equal(dataset.read("test")[0], read_idx(TEST_IMAGES)[:250])
+    assert list(dataset.directory.parent.iterdir()) == [dataset.directory]
+
+
+def test_killed_from_outside_while_it_writes(data_dir):
+    code = "from mnist_cnn import data, prepared\nprepared._EXAMPLES_PER_RECORD = 1\n" + READ_ALL
+    process = python(code, MNIST)
+    deadline = time.monotonic() + 60
+    while not list(data_dir.glob("*/*/incomplete*/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert list(data_dir.glob("*/*/incomplete*/*"))
+    dataset = data.open_dataset("mnist")
+    assert dataset.read("test[:1]")[1].tolist() == [7]
+    assert list(dataset.directory.parent.iterdir()) == [dataset.directory]
+
+
+def test_nothing_is_printed_unpickled_or_imported_in_vain(data_dir, small_mnist):
+    process = python(
+        """
+        import sys
+        from mnist_cnn.data import dataset as data
+        assert not {"tensorflow_datasets", "jax", "tensorflow"} & set(sys.modules)
+        import pickle
+        def refuse(*_, **__):
+            raise AssertionError("unpickled")
+        pickle.load = pickle.loads = pickle.Unpickler = pickle._Unpickler = refuse
+        sys.addaudithook(lambda event, _: event == "pickle.find_class" and refuse())
+        for _ in range(2):  # prepares, then reads what is prepared
+            data.open_dataset("mnist", sys.argv[1]).read("train[:50%]")
+        assert not {"jax", "tensorflow"} & set(sys.modules)
+        """,
+        small_mnist,
+    )
+    assert process.communicate() == ("", "") and process.returncode == 0
+
+
+# Names and the network
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("minst", "'mnist'"),
+        ("fashion-mnist", "'fashion_mnist'"),
+        ("cifar", "kmnist"),
+        (7, "kmnist"),
+    ],
+)
+def test_unknown_dataset_is_answered_with_the_nearest(name, hint):
+    text = message(data.open_dataset, name)
+    assert repr(name) in text and hint in text
+
+
+def no_network(*_, **__):
+    raise OSError("no network")
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+def hang(*_, **__):
+    time.sleep(5)
+    no_network()
+
+
+@pytest.mark.parametrize("resolve", [no_network, hang])
+def test_no_network_is_answered_within_two_seconds(resolve, data_dir, monkeypatch, capfd):
+    download.registered("kmnist")  # imports tfds
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    start = time.perf_counter()
+    text = message(data.open_dataset, "kmnist")
+    assert time.perf_counter() - start < 2
+    assert "no network to http" in text and "manual_dir" in text
+    assert all(f"{name}.gz" in text for name in download.FILES)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_where_there_is_a_proxy_it_is_asked_instead(monkeypatch):
+    with socket.socket() as alive, socket.socket() as dead:
+        alive.bind(("127.0.0.1", 0))
+        alive.listen()
+        dead.bind(("127.0.0.1", 0))  # and does not listen
+        up, down = (f"127.0.0.1:{s.getsockname()[1]}" for s in (alive, dead))
+
+        def reachable(host):
+            return download._reachable(urllib.parse.urlsplit(f"http://{host}/file"))
+
+        assert reachable(up) and not reachable(down)
+        monkeypatch.setenv("http_proxy", f"http://{down}")
+        assert not reachable(up)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert reachable(up)
+        monkeypatch.delenv("no_proxy")
+        monkeypatch.setenv("http_proxy", up)
+        assert reachable(down)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server on this machine whose small files tfds believes to be KMNIST."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import checksums
+
+    tfds.enable_progress_bar()  # as in a process that has not prepared anything yet
+    folder = write_files(tmp_path / "served")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        state = "whole"
+
+        def do_GET(self):
+            if Handler.state == "whole":
+                super().do_GET()
+            elif Handler.state == "failing":
+                self.send_error(503)  # else it hangs up without an answer
+
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        url = f"http://127.0.0.1:{running.server_port}/"
+        infos = {}
+        for name in download.FILES:
+            content = (folder / f"{name}.gz").read_bytes()
+            infos[f"{url}{name}.gz"] = checksums.UrlInfo(
+                size=len(content), checksum=hashlib.sha256(content).hexdigest(),
+                filename=f"{name}.gz",
+            )  # fmt: skip
+        monkeypatch.setattr(download, "registered", lambda name: infos)
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield types.SimpleNamespace(folder=folder, handler=Handler)
+        running.shutdown()
+
+
+def test_download_comes_through_tfds_and_is_kept(server, data_dir, monkeypatch, capfd):
+    dataset = data.open_dataset("kmnist")
+    assert (dataset.origin, dataset.official) == ("tfds download", True)
+    assert dataset.read("train")[0].tobytes() == idx_images(1203)[16:]
+    cached = sorted((data_dir / "downloads" / "kmnist").glob("*.gz"))
+    assert len(cached) == 4  # where tfds' own kmnist looks for them
+    shutil.rmtree(dataset.directory)
+    monkeypatch.setattr(socket, "create_connection", no_network)
+    assert data.open_dataset("kmnist").read("test")[0].tobytes() == idx_images(7)[16:]
+    assert capfd.readouterr() == ("", "")
+    cached[0].write_bytes(cached[0].read_bytes()[:-1])
+    text = message(data.open_dataset, "kmnist")
+    assert str(cached[0]) in text and "delete it" in text
+
+
+def test_download_of_other_bytes_is_refused(server, data_dir, capfd):
+    (server.folder / f"{LABELS}.gz").write_bytes(b"altered")
+    text = message(data.open_dataset, "kmnist")
+    assert "not downloaded" in text and "checksum" in text
+    (server.folder / f"{LABELS}.gz").unlink()
+    assert "404" in message(data.open_dataset, "kmnist")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("state", ["failing", "hanging up"])
+def test_server_that_fails_is_not_tried_for_minutes(state, server, data_dir, capfd, caplog):
+    server.handler.state = state
+    start = time.perf_counter()
+    assert "not downloaded" in message(data.open_dataset, "kmnist")
+    assert time.perf_counter() - start < 20  # 205 s as tfds has it
+    assert capfd.readouterr() == ("", "") and not caplog.records

@@ -1,0 +1,220 @@
+"""Pictures of digits, of every kind that people have, become what MNIST would have made of them."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import read_idx
+from PIL import Image, ImageDraw
+
+from mnist_cnn.digits import digits
+from mnist_cnn.errors import PictureError
+
+
+@pytest.fixture(scope="module")
+def five():
+    """A real 5 with the bar at its top, uint8 [28, 28]."""
+    images, labels = read_idx("t10k-images-idx3-ubyte"), read_idx("t10k-labels-idx1-ubyte")
+    return images[np.flatnonzero(labels == 5)[0], ..., 0]
+
+
+@pytest.fixture(scope="module")
+def page(five):
+    """The same, dark on light, off-centre on 300 x 200 pixels."""
+    digit = 255 - np.asarray(Image.fromarray(five).resize((140, 140), Image.Resampling.BICUBIC))
+    values = np.full((200, 300), 255, np.uint8)
+    values[40:180, 130:270] = digit
+    return Image.fromarray(values)
+
+
+def distance(one, other):
+    """Mean difference of two digits, of 255, blind to a shift of one pixel."""
+    shifts = [
+        np.roll(one, (y, x), (0, 1)).astype(float) - other for y in (-1, 0, 1) for x in (-1, 0, 1)
+    ]
+    return min(np.abs(shift).mean() for shift in shifts)
+
+
+def saved(image, kind, **options):
+    """The picture as read from a file of that kind."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return digits.decode(file)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "black on white"])
+def test_an_mnist_image_keeps_every_pixel(mode):
+    images = read_idx("t10k-images-idx3-ubyte")[:200, ..., 0]
+    written = 255 - images if mode == "black on white" else images
+    pictures = [Image.fromarray(image) for image in written]
+    if mode == "RGB":
+        pictures = [picture.convert("RGB") for picture in pictures]
+    ours = np.stack([digits.mnist_form(saved(picture, "PNG")) for picture in pictures])
+    assert ours.dtype == np.uint8 and (ours == images).all()
+
+
+def test_an_mnist_image_with_more_paper_around_it_stays_nearly_what_it_is():
+    images = read_idx("t10k-images-idx3-ubyte")[:200, ..., 0]
+    ours = np.stack([digits.mnist_form(Image.fromarray(np.pad(image, 1))) for image in images])
+    assert ours.shape == images.shape and np.abs(ours.astype(int) - images).mean() < 1.5
+
+
+@pytest.mark.parametrize("change", ["fainter", "smaller", "high", "to the left", "on grey"])
+def test_what_is_not_quite_in_mnists_form_is_brought_to_it(five, change):
+    picture = {
+        "fainter": five // 2,
+        "smaller": np.pad(np.asarray(Image.fromarray(five[4:24, 4:24]).resize((14, 14))), 7),
+        "high": np.roll(five, -3, axis=0),
+        "to the left": np.roll(five, -3, axis=1),
+        "on grey": np.maximum(five, 40),
+    }[change]
+    assert (picture != digits.mnist_form(Image.fromarray(picture))).any()
+    assert distance(digits.mnist_form(Image.fromarray(picture)), five) < 12
+
+
+def test_the_digit_fills_20_by_20_and_its_mass_is_in_the_middle(page):
+    form = digits.mnist_form(page).astype(float)
+    rows, columns = np.nonzero(form)
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
+    assert rows @ form[rows, columns] / form.sum() == pytest.approx(14, abs=0.5)
+    assert columns @ form[rows, columns] / form.sum() == pytest.approx(14, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", digits.FORMATS)
+def test_every_kind_of_file_is_read(page, five, kind):
+    assert distance(digits.mnist_form(saved(page.convert("RGB"), kind)), five) < 12
+
+
+def transparent(page, ink):
+    mask = Image.eval(page, lambda value: 255 - value)
+    image = Image.new("RGBA", page.size, (*ink, 0))
+    image.putalpha(mask)
+    return image
+
+
+MODES = {
+    "1 bit": lambda page: saved(page.convert("1", dither=Image.Dither.NONE), "PNG"),
+    "palette": lambda page: saved(page.convert("P"), "GIF"),
+    "palette with transparency": lambda page: saved(page.convert("P"), "PNG", transparency=255),
+    "grey with alpha": lambda page: saved(page.convert("LA"), "PNG"),
+    "black on nothing": lambda page: saved(transparent(page, (0, 0, 0)), "PNG"),
+    "white on nothing": lambda page: saved(transparent(page, (255, 255, 255)), "WEBP"),
+    "CMYK": lambda page: saved(page.convert("CMYK"), "JPEG"),
+    "CMYK in TIFF": lambda page: saved(page.convert("CMYK"), "TIFF"),
+    "16 bits": lambda page: saved(
+        Image.fromarray(np.asarray(page, np.uint16) * 257), "PNG"
+    ),
+    "12 bits of 16": lambda page: saved(Image.fromarray(np.asarray(page, np.uint16) * 16), "TIFF"),
+    "floating point": lambda page: saved(Image.fromarray(np.asarray(page, np.float32)), "TIFF"),
+    "floating point to 1": lambda page: saved(
+        Image.fromarray(np.asarray(page, np.float32) / 255), "TIFF"
+    ),
+    "LAB": lambda page: saved(Image.merge("LAB", [page] * 3), "TIFF"),
+    "white on black": lambda page: Image.eval(page, lambda value: 255 - value),
+    "blue on yellow": lambda page: Image.composite(
+        Image.new("RGB", page.size, "gold"), Image.new("RGB", page.size, "navy"), page
+    ),
+    "red on orange": lambda page: Image.composite(
+        Image.new("RGB", page.size, (255, 165, 0)), Image.new("RGB", page.size, (255, 0, 0)), page
+    ),
+    "green on red, as light": lambda page: Image.composite(
+        Image.new("RGB", page.size, (200, 60, 60)), Image.new("RGB", page.size, (60, 131, 60)), page
+    ),
+    "pencil": lambda page: Image.eval(page, lambda value: 190 + value // 5),
+    "lit from a side": lambda page: Image.fromarray(
+        (np.asarray(page) * np.linspace(0.45, 1, page.width)).astype(np.uint8)
+    ),
+    "noise": lambda page: Image.fromarray(
+        (np.asarray(page) * 0.7 + np.random.default_rng(1).normal(30, 12, (200, 300)))
+        .clip(0, 255).astype(np.uint8)
+    ),
+    "large": lambda page: page.resize((3000, 2000)),
+    "a strip": lambda page: page.crop((130, 0, 270, 200)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_and_colour_gives_the_same_digit(page, five, mode):
+    assert distance(digits.mnist_form(MODES[mode](page)), five) < 16
+
+
+def test_exif_rotation_is_honoured(page, five):
+    turned, exif = page.rotate(90, expand=True), Image.Exif()
+    assert distance(digits.mnist_form(saved(turned, "JPEG")), five) > 30
+    exif[0x0112] = 6
+    assert distance(digits.mnist_form(saved(turned, "JPEG", exif=exif)), five) < 12
+
+
+def test_the_first_frame_of_a_gif_counts(page, five):
+    other = Image.new("L", page.size, 255)
+    assert distance(
+        digits.mnist_form(saved(page, "GIF", save_all=True, append_images=[other])), five
+    ) < 12  # fmt: skip
+
+
+def test_specks_and_a_table_edge_are_not_the_digit(page, five):
+    draw = ImageDraw.Draw(page := page.copy())
+    draw.rectangle((0, 0, 300, 12), fill=40)
+    for x, y in ((20, 60), (60, 150), (90, 100)):
+        draw.rectangle((x, y, x + 3, y + 3), fill=0)
+    assert distance(digits.mnist_form(page), five) < 16
+
+
+def test_a_hairline_gets_a_stroke_of_mnists_width():
+    image = Image.new("L", (600, 600), 255)
+    ImageDraw.Draw(image).ellipse((100, 60, 420, 540), outline=0, width=3)
+    form = digits.mnist_form(image)
+    assert 1.8 < digits.stroke_width(form.astype(np.float32) / 255) < 3.2
+
+
+def striped():
+    """A stroke half darker and half lighter than the paper: no tone in common."""
+    values = np.full((120, 120), 128, np.uint8)
+    values[30:90, 50:60] -= 100
+    values[30:90, 60:70] += 100
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("L", (100, 100), 255),
+        Image.new("RGBA", (100, 100), (0, 0, 0, 0)),
+        Image.new("1", (1, 1)),
+        Image.fromarray(np.random.default_rng(0).normal(200, 10, (300, 300)).astype(np.uint8)),
+        Image.fromarray(np.tile(np.linspace(90, 250, 300).astype(np.uint8), (200, 1))),
+        striped(),
+    ],
+    ids=["white", "transparent", "one pixel", "noise", "a shadow", "stripes"],
+)
+def test_a_page_without_a_digit_is_said_to_have_none(image):
+    with pytest.raises(PictureError, match="digit"):
+        digits.mnist_form(image)
+
+
+def test_a_damaged_file_is_refused(page):
+    for kind in digits.FORMATS:
+        file = io.BytesIO()
+        page.convert("RGB").save(file, kind)
+        whole = file.getvalue()
+        with pytest.raises(PictureError):
+            digits.decode(io.BytesIO(whole[: len(whole) // 2]))
+    with pytest.raises(PictureError, match="empty"):
+        digits.decode(io.BytesIO())
+    with pytest.raises(PictureError, match="expected PNG, JPEG"):
+        digits.decode(io.BytesIO(b"%PDF-1.7 and so on"))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_is_refused_before_it_is_unpacked():
+    def chunk(kind, content):
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    for side in (10_001, 2**31 - 1):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+        png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+        with pytest.raises(PictureError, match="larger than the 100,000,000 pixels"):
+            digits.decode(io.BytesIO(png))
