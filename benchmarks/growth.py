@@ -25,7 +25,10 @@ import mnist_cnn
 from benchmarks.peers.ours import Trainer
 from benchmarks.peers.serve import read
 from mnist_cnn.models import layers
-from mnist_cnn.training import batches, train
+from mnist_cnn.training import batches
+from mnist_cnn.training.batches import Split
+from mnist_cnn.training.state import create_state
+from mnist_cnn.training.step import epoch_order, step
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PATIENCE = 600.0  # seconds that a command may take to its first step
@@ -79,15 +82,15 @@ def input_wait(rounds: int, steps: int = 96) -> Any:
     """A step with the real pipeline, beside one that has a single batch for ever."""
     config = mnist_cnn.experiment()
     images, labels = _mnist()
-    data = train.Data(*jax.device_put((images, labels)))
-    order = train.epoch_order(np.uint32(config.seed), np.int32(0), len(labels), config.batch_size)
-    state, sums = train.create_state(config), train.Metrics.zero()
+    data = Split(*jax.device_put((images, labels)))
+    order = epoch_order(np.uint32(config.seed), np.int32(0), len(labels), config.batch_size)
+    state, sums = create_state(config), train.Metrics.zero()
 
     def constant(state: Any, sums: Any, batch: Any, start: Any, stop: Any) -> Any:
         def body(index: Any, carry: Any) -> Any:
             # Adds 0, which the compiler cannot know: else it prepares the batch before the loop.
             same = batch.replace(images=batch.images + (index >> 30).astype(batch.images.dtype))
-            state, metrics = train.step(carry[0], same)
+            state, metrics = step(carry[0], same)
             return state, carry[1] + metrics
 
         return lax.fori_loop(start, stop, body, (state, sums))
@@ -95,7 +98,7 @@ def input_wait(rounds: int, steps: int = 96) -> Any:
     index = np.int32(0)
     options = layers.compiler_options(jax.devices()[0].platform)
     batch = batches.take(images, labels, np.asarray(order)[0])
-    real = jax.jit(train.steps).lower(state, sums, data, order, index, index)
+    real = jax.jit(steps).lower(state, sums, data, order, index, index)
     same = jax.jit(constant).lower(state, sums, batch, index, index)
     programs: dict[str, Callable[[int], Any]] = {
         "real": functools.partial(real.compile(options), state, sums, data, order, index),

@@ -12,7 +12,8 @@ import pathlib
 import runpy
 
 from mnist_cnn.models import summary
-from mnist_cnn.training import batches, train
+from mnist_cnn.training import batches
+from mnist_cnn.training.components import build_components
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
@@ -29,7 +30,7 @@ def cost(experiment, steps):
     are as much again each.
     """
     config = runpy.run_path(HERE.parent / experiment)["get_config"]()
-    tested, trained = (summary.summarize(train.parts(config)[0], way) for way in (False, True))
+    tested, trained = (summary.summarize(build_components(config)[0], way) for way in (False, True))
     forward = sum(layer.multiply_adds for layer in trained)
     epoch = batches.steps_per_epoch(60_000, config["batch_size"])
     images = steps // epoch * 60_000 + steps % epoch * config["batch_size"]
