@@ -25,7 +25,7 @@ import pytest
 from conftest import MNIST, ROOT, read_idx
 from hypothesis import strategies as st
 
-from mnist_cnn.data import dataset as data, download, idx, prepared
+from mnist_cnn.data import dataset as data, download, idx, tfds_builder
 from mnist_cnn.errors import DataError
 
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = download.FILES
@@ -340,7 +340,7 @@ def test_damaged_prepared_folder_is_made_again_silently(tmp_path, data_dir, capf
         for split, images in expected.items():
             assert opened.read(split)[0].tobytes() == images
         assert sorted(path.name for path in dataset.directory.iterdir()) == names
-        assert prepared.metadata_if_whole(dataset.directory)
+        assert tfds_builder.load_metadata(dataset.directory)
 
     for name in names:
         path = dataset.directory / name
@@ -361,7 +361,7 @@ def test_arrays_are_compared_with_those_that_were_prepared(tmp_path, data_dir):
     other = data.open_dataset("mnist", folder)
     for path in other.directory.glob("*-test.*"):  # other examples, and sums that agree with them
         shutil.copy(path, dataset.directory)
-    lines = [f"{prepared._sha256(p)}  {p.name}\n" for p in dataset.directory.iterdir()]
+    lines = [f"{tfds_builder._sha256(p)}  {p.name}\n" for p in dataset.directory.iterdir()]
     sums = "".join(line for line in lines if "SHA256SUMS" not in line)
     (dataset.directory / "SHA256SUMS").write_text(sums)
     assert "other examples" in message(dataset.read, "test")
@@ -438,7 +438,7 @@ def test_processes_that_start_at_once_agree(data_dir, small_mnist):
     results = {process.communicate() for process in processes}
     assert len(results) == 1 and results.pop()[1] == ""
     (directory,) = data_dir.glob("*/*/1.0.0")
-    assert prepared.metadata_if_whole(directory)
+    assert tfds_builder.load_metadata(directory)
     assert list(directory.parent.iterdir()) == [directory]
 
 
@@ -448,7 +448,7 @@ def test_killed_preparation_hinders_nobody(moment, data_dir, small_mnist):
         """
         import os, signal, sys, pathlib
         from mnist_cnn.data import dataset as data
-        from mnist_cnn.data import prepared
+        from mnist_cnn.data import tfds_builder
         from tensorflow_datasets.core import dataset_info, file_adapters
         moment = sys.argv[2]
         def die(*_, **__):
@@ -461,7 +461,7 @@ def test_killed_preparation_hinders_nobody(moment, data_dir, small_mnist):
         elif moment == "before the rename":
             dataset_info.DatasetInfo.write_to_directory = die
         else:
-            prepared._sha256 = die
+            tfds_builder._sha256 = die
         data.open_dataset("mnist", sys.argv[1])
         """,
         small_mnist,
@@ -477,7 +477,7 @@ def test_killed_preparation_hinders_nobody(moment, data_dir, small_mnist):
 
 
 def test_killed_from_outside_while_it_writes(data_dir):
-    code = "from mnist_cnn import data, prepared\nprepared._EXAMPLES_PER_RECORD = 1\n" + READ_ALL
+    code = "from mnist_cnn.data import tfds_builder\ntfds_builder._EXAMPLES_PER_RECORD = 1\n" + READ_ALL
     process = python(code, MNIST)
     deadline = time.monotonic() + 60
     while not list(data_dir.glob("*/*/incomplete*/*")) and time.monotonic() < deadline:

@@ -9,7 +9,8 @@ import pytest
 from conftest import read_idx
 from PIL import Image, ImageDraw
 
-from mnist_cnn.digits import digits
+from mnist_cnn.digits import pictures
+from mnist_cnn.digits.mnist_form import mnist_form, stroke_width
 from mnist_cnn.errors import PictureError
 
 
@@ -41,7 +42,7 @@ def saved(image, kind, **options):
     """The picture as read from a file of that kind."""
     file = io.BytesIO()
     image.save(file, kind, **options)
-    return digits.decode(file)
+    return pictures.decode(file)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "black on white"])
@@ -51,13 +52,13 @@ def test_an_mnist_image_keeps_every_pixel(mode):
     pictures = [Image.fromarray(image) for image in written]
     if mode == "RGB":
         pictures = [picture.convert("RGB") for picture in pictures]
-    ours = np.stack([digits.mnist_form(saved(picture, "PNG")) for picture in pictures])
+    ours = np.stack([mnist_form(saved(picture, "PNG")) for picture in pictures])
     assert ours.dtype == np.uint8 and (ours == images).all()
 
 
 def test_an_mnist_image_with_more_paper_around_it_stays_nearly_what_it_is():
     images = read_idx("t10k-images-idx3-ubyte")[:200, ..., 0]
-    ours = np.stack([digits.mnist_form(Image.fromarray(np.pad(image, 1))) for image in images])
+    ours = np.stack([mnist_form(Image.fromarray(np.pad(image, 1))) for image in images])
     assert ours.shape == images.shape and np.abs(ours.astype(int) - images).mean() < 1.5
 
 
@@ -70,21 +71,21 @@ def test_what_is_not_quite_in_mnists_form_is_brought_to_it(five, change):
         "to the left": np.roll(five, -3, axis=1),
         "on grey": np.maximum(five, 40),
     }[change]
-    assert (picture != digits.mnist_form(Image.fromarray(picture))).any()
-    assert distance(digits.mnist_form(Image.fromarray(picture)), five) < 12
+    assert (picture != mnist_form(Image.fromarray(picture))).any()
+    assert distance(mnist_form(Image.fromarray(picture)), five) < 12
 
 
 def test_the_digit_fills_20_by_20_and_its_mass_is_in_the_middle(page):
-    form = digits.mnist_form(page).astype(float)
+    form = mnist_form(page).astype(float)
     rows, columns = np.nonzero(form)
     assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
     assert rows @ form[rows, columns] / form.sum() == pytest.approx(14, abs=0.5)
     assert columns @ form[rows, columns] / form.sum() == pytest.approx(14, abs=0.5)
 
 
-@pytest.mark.parametrize("kind", digits.FORMATS)
+@pytest.mark.parametrize("kind", pictures.FORMATS)
 def test_every_kind_of_file_is_read(page, five, kind):
-    assert distance(digits.mnist_form(saved(page.convert("RGB"), kind)), five) < 12
+    assert distance(mnist_form(saved(page.convert("RGB"), kind)), five) < 12
 
 
 def transparent(page, ink):
@@ -137,20 +138,20 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_and_colour_gives_the_same_digit(page, five, mode):
-    assert distance(digits.mnist_form(MODES[mode](page)), five) < 16
+    assert distance(mnist_form(MODES[mode](page)), five) < 16
 
 
 def test_exif_rotation_is_honoured(page, five):
     turned, exif = page.rotate(90, expand=True), Image.Exif()
-    assert distance(digits.mnist_form(saved(turned, "JPEG")), five) > 30
+    assert distance(mnist_form(saved(turned, "JPEG")), five) > 30
     exif[0x0112] = 6
-    assert distance(digits.mnist_form(saved(turned, "JPEG", exif=exif)), five) < 12
+    assert distance(mnist_form(saved(turned, "JPEG", exif=exif)), five) < 12
 
 
 def test_the_first_frame_of_a_gif_counts(page, five):
     other = Image.new("L", page.size, 255)
     assert distance(
-        digits.mnist_form(saved(page, "GIF", save_all=True, append_images=[other])), five
+        mnist_form(saved(page, "GIF", save_all=True, append_images=[other])), five
     ) < 12  # fmt: skip
 
 
@@ -159,14 +160,14 @@ def test_specks_and_a_table_edge_are_not_the_digit(page, five):
     draw.rectangle((0, 0, 300, 12), fill=40)
     for x, y in ((20, 60), (60, 150), (90, 100)):
         draw.rectangle((x, y, x + 3, y + 3), fill=0)
-    assert distance(digits.mnist_form(page), five) < 16
+    assert distance(mnist_form(page), five) < 16
 
 
 def test_a_hairline_gets_a_stroke_of_mnists_width():
     image = Image.new("L", (600, 600), 255)
     ImageDraw.Draw(image).ellipse((100, 60, 420, 540), outline=0, width=3)
-    form = digits.mnist_form(image)
-    assert 1.8 < digits.stroke_width(form.astype(np.float32) / 255) < 3.2
+    form = mnist_form(image)
+    assert 1.8 < stroke_width(form.astype(np.float32) / 255) < 3.2
 
 
 def striped():
@@ -191,20 +192,20 @@ def striped():
 )
 def test_a_page_without_a_digit_is_said_to_have_none(image):
     with pytest.raises(PictureError, match="digit"):
-        digits.mnist_form(image)
+        mnist_form(image)
 
 
 def test_a_damaged_file_is_refused(page):
-    for kind in digits.FORMATS:
+    for kind in pictures.FORMATS:
         file = io.BytesIO()
         page.convert("RGB").save(file, kind)
         whole = file.getvalue()
         with pytest.raises(PictureError):
-            digits.decode(io.BytesIO(whole[: len(whole) // 2]))
+            pictures.decode(io.BytesIO(whole[: len(whole) // 2]))
     with pytest.raises(PictureError, match="empty"):
-        digits.decode(io.BytesIO())
+        pictures.decode(io.BytesIO())
     with pytest.raises(PictureError, match="expected PNG, JPEG"):
-        digits.decode(io.BytesIO(b"%PDF-1.7 and so on"))
+        pictures.decode(io.BytesIO(b"%PDF-1.7 and so on"))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -217,4 +218,4 @@ def test_a_bomb_is_refused_before_it_is_unpacked():
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
         png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
         with pytest.raises(PictureError, match="larger than the 100,000,000 pixels"):
-            digits.decode(io.BytesIO(png))
+            pictures.decode(io.BytesIO(png))
