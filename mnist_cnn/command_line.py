@@ -23,20 +23,15 @@ from mnist_cnn.errors import ConfigError, UserError, printable
 
 flags.disclaim_key_flags()  # --helpshort lists the flags defined here with the command's own
 
-# Allocations before Python collects garbage.  With its default, 700, it scans the imported modules
-# and traced programs again and again: 0.2 s of a run, and it finds nothing.
-_GC_THRESHOLD = 100_000
 
-
-def run_command(
-    main: Callable[[list[str]], int | None], flags_parser: Callable[[Sequence[str]], list[str]]
-) -> NoReturn:
+def run_command(main: Callable[..., int], flags_parser: Callable[..., list[str]]) -> NoReturn:
     """Runs a command and ends the process: an error becomes one line and an exit status."""
     if sys.platform == "win32":
         _fail("mnist_cnn runs on Linux and macOS; on Windows use WSL (first `wsl --install`)", 1)
     # JAX reads it when it first uses a GPU: allocate memory as needed, not 75 % of it at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    gc.set_threshold(_GC_THRESHOLD)
+    # Python's default, 700 allocations between collections, costs 0.2 s of a run and frees nothing.
+    gc.set_threshold(100_000)
     try:
         app.run(main, flags_parser=flags_parser)
     except SystemExit as done:
@@ -57,9 +52,7 @@ def define_network_flags() -> None:
 
     flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
     flags.DEFINE_integer("seed", None, "The seed of the network to use; by default the first.")
-    config_flags.DEFINE_config_file(
-        "config", None, "The experiment file; needed only if it brings its own model."
-    )
+    config_flags.DEFINE_config_file("config", None, "The experiment file, if it has its own model.")
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
@@ -102,8 +95,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     texts.set_gnu_getopt(True)  # finds overrides after other arguments as well
     parser: flags.ArgumentParser[str] = flags.ArgumentParser()
     for key, field in config_lib.FIELDS.items():
-        is_bool = field.kind is bool
-        flag = flags.Flag(parser, None, f"config.{key}", None, "", boolean=is_bool)
+        flag = flags.Flag(parser, None, f"config.{key}", None, "", boolean=field.kind is bool)
         flags.DEFINE_flag(flag, texts)
     rest = texts(arguments, known_only=True)
     for argument in rest:
@@ -123,15 +115,11 @@ def _apply_overrides(overrides: dict[str, Any]) -> None:
     flag: Any = flags.FLAGS["config"]
     path, config = flag.config_filename, flag.value
     if not os.path.isfile(path):
-        raise ConfigError(
-            f"--config {path}: there is no such file; give one such as experiments/base.py"
-        )
+        raise ConfigError(f"--config {path}: there is no such file; try experiments/base.py")
     try:
         if not hasattr(config, "ignore_type"):
-            expected = "mnist_cnn.experiment(...)"
-            raise ConfigError(
-                f"--config {path}: get_config() returned {config!r}, expected {expected}"
-            )
+            text = f"get_config() returned {config!r}, expected mnist_cnn.experiment(...)"
+            raise ConfigError(f"--config {path}: {text}")
         with config.ignore_type(), config.unlocked():
             for key, value in overrides.items():
                 config[key] = value
@@ -141,12 +129,10 @@ def _apply_overrides(overrides: dict[str, Any]) -> None:
 
 def _broken_experiment(error: BaseException) -> str:
     """What is wrong in the experiment file, and where."""
-    if isinstance(error, SyntaxError):
-        place = f"{error.filename}, line {error.lineno}"
-    else:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{frame.filename}, line {frame.lineno}"
-    return f"the experiment file cannot be used: {type(error).__name__}: {error} ({place})"
+    is_syntax = isinstance(error, SyntaxError)
+    place: Any = error if is_syntax else traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+    return f"the experiment file cannot be used: {text}"
 
 
 def check_output(path: pathlib.Path) -> None:

@@ -51,15 +51,15 @@ class Field:
         elif self.kind is dict:
             text = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
         else:
-            unbounded = self.maximum is None and self.exclusive_max is None
-            bounds = {
-                "above": self.exclusive_min,
-                "of at least" if unbounded else "from": self.minimum,
-                "to": self.maximum,
-                "to below": self.exclusive_max,
-            }
             text = "an integer" if self.kind is int else "a number"
-            text += "".join(f" {word} {n:,}" for word, n in bounds.items() if n is not None)
+            if self.exclusive_min is not None:
+                text += f" above {self.exclusive_min:,}"
+            elif self.maximum is not None:
+                text += f" from {self.minimum:,} to {self.maximum:,}"
+            elif self.exclusive_max is not None:
+                text += f" from {self.minimum:,} to below {self.exclusive_max:,}"
+            else:
+                text += f" of at least {self.minimum:,}"
         if self.or_object:
             text += f", or in an experiment file {self.or_object}"
         return text + (", or None" if self.optional else "")
@@ -147,10 +147,8 @@ def experiment(**changes: Any) -> ml_collections.ConfigDict:
     """
     config = ml_collections.ConfigDict()
     for key, field in FIELDS.items():
-        if field.optional:
-            config[key] = config_dict.placeholder(object if field.kind is dict else field.kind)
-        else:
-            config[key] = field.default
+        kind = object if field.kind is dict else field.kind
+        config[key] = config_dict.placeholder(kind) if field.optional else field.default
     for key, value in changes.items():
         check_value(key, value)
         with config.ignore_type():
@@ -313,6 +311,5 @@ def is_same(key: str, old: Any, new: Any) -> bool:
     """Whether two values of the field `key`, in the form of `describe`, stand for the same one."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return list(old.items()) == list(new.items())  # the order of a sweep orders its replicas
-    if FIELDS[key].or_object and str(old).endswith(f".{new}"):
-        return True  # older versions kept the module, too
-    return old == new
+    # Older versions recorded an object with its module.
+    return old == new or (bool(FIELDS[key].or_object) and str(old).endswith(f".{new}"))

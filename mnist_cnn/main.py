@@ -15,12 +15,8 @@ from ml_collections import config_flags
 from mnist_cnn import command_line, config as config_lib
 from mnist_cnn.errors import ConfigError, UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a Python file with get_config()."
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run directory; by default runs/<experiment>-<time>."
-)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A Python file with get_config().")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; default runs/NAME-TIME.")
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "Run as one process of a job on a TPU pod or under Slurm."
 )
@@ -69,9 +65,8 @@ def _check_job(coordinator: str | None, num_processes: int | None, process_id: i
         )
 
 
-def main(arguments: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Runs the experiment and returns the exit status."""
-    del arguments
     command_line.silence_libraries()
     if _CONFIG.value.smoke:
         from mnist_cnn.runner import smoke
