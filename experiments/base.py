@@ -1,9 +1,9 @@
-"""The tutorial's experiment, and the list of everything that can be set.
+"""The base experiment, which is the tutorial's, with every field that can be set.
 
     python -m mnist_cnn.main --config experiments/base.py
 
-One epoch of Adam on all 60,000 training images.  Any field can be given on the command line, as
-in --config.learning_rate=3e-4; another experiment is a file that states what differs:
+One epoch of Adam on all 60,000 training images.  To change a field, give it on the command line,
+such as --config.learning_rate=3e-4, or write an experiment file that states only the changes:
 mnist_cnn.experiment(name="mine", num_epochs=5).
 """
 
@@ -12,55 +12,55 @@ import mnist_cnn
 
 def get_config():
     return mnist_cnn.experiment(
-        name="base",  # the experiment's name, in result.json and in runs/<name>-<time>
-        seed=1337,  # 0 to 2**31 - 1; everything random follows from it
-        num_seeds=1,  # so many networks, of the seeds from `seed` on: a mean and its interval
-        sweep=None,  # {"learning_rate": [1e-4, 1e-3]}: each of the grid; validation chooses
+        name="base",  # in result.json and in runs/<name>-<time>
+        seed=1337,  # 0 to 2**31 - 1; all randomness follows from it
+        num_seeds=1,  # train this number of networks, with the seeds seed, seed + 1, ...
+        sweep=None,  # {"learning_rate": [1e-4, 1e-3]}: train the grid, choose by validation
         #
         # Data
         dataset="mnist",  # mnist (in the package), fashion_mnist or kmnist (downloaded)
-        manual_dir=None,  # a folder that holds the four IDX files instead, gzipped or raw
-        train_split="train",  # a part of the training images, as tfds writes it: "train[:55000]"
-        validation_split=None,  # another part, to watch: "train[55000:]"
+        manual_dir=None,  # or a directory with the four IDX files, gzipped or not
+        train_split="train",  # a part of the training images in tfds' syntax: "train[:55000]"
+        validation_split=None,  # another part, to validate on: "train[55000:]"
         #
-        # Network, loss, optimiser: a name, or in an experiment file an object of one's own
-        model="cnn",  # or any flax.linen module: images [B, 28, 28, 1] in 0..1 -> logits [B, 10]
-        init_from=None,  # a file of weights to begin with: .safetensors, Keras' .keras, .weights.h5
+        # Network, loss and optimizer: a name, or in an experiment file your own object
+        model="cnn",  # or a flax.linen module: images [B, 28, 28, 1] in 0..1 -> logits [B, 10]
+        init_from=None,  # initial weights: a .safetensors, .keras or .weights.h5 (Keras) file
         loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
         optimizer="adam",  # or a function learning_rate -> optax.GradientTransformation
-        compute_dtype="float32",  # or bfloat16: the network's products; parameters stay float32
+        compute_dtype="float32",  # or bfloat16, for the network's products; params stay float32
         learning_rate=1e-3,  # above 0; Keras' default for Adam
-        b1=0.9,  # Adam's, as optax names them: the decay of the mean of the gradients,
-        b2=0.999,  # of their squares,
-        eps=1e-8,  # and what is added to the root of these
-        weight_decay=0.0,  # decoupled (AdamW); times the learning rate
-        label_smoothing=0.0,  # this part of the target is spread over all classes
-        schedule="constant",  # or cosine: the learning rate falls to 0 at the end,
-        warmup_steps=0,  # after it rose to its whole in that many steps
-        ema=0.0,  # above 0, such as 0.999: an average over the steps is evaluated, of that decay
+        b1=0.9,  # Adam's decay rate of the mean of the gradients
+        b2=0.999,  # Adam's decay rate of the mean of their squares
+        eps=1e-8,  # added to the square root of that mean
+        weight_decay=0.0,  # decoupled (AdamW), multiplied by the learning rate
+        label_smoothing=0.0,  # the share of the target that is spread over all classes
+        schedule="constant",  # or cosine: the learning rate decays to 0 at the end
+        warmup_steps=0,  # with cosine: the learning rate first rises linearly for this many steps
+        ema=0.0,  # decay, such as 0.999, of the average of the params to evaluate; 0: no average
         #
-        # What happens to training images at random; 0: nothing
-        rotation=0.0,  # up to so many degrees, either way
-        zoom=0.0,  # height and width up to this part larger or smaller, each its own
-        shear=0.0,  # up to so many columns for each row from the middle
-        shift=0.0,  # up to so many pixels down or up, and right or left
+        # Random augmentation of the training images; 0 turns each off
+        rotation=0.0,  # up to this many degrees in either direction
+        zoom=0.0,  # height and width, each up to this fraction larger or smaller
+        shear=0.0,  # up to this many columns for each row from the center
+        shift=0.0,  # up to this many pixels, vertically and horizontally
         #
         # Length
-        batch_size=32,  # images a step; the last batch of an epoch may be smaller
+        batch_size=32,  # images per step; the last batch of an epoch may be smaller
         num_epochs=1,  # passes over the training images
-        num_steps=None,  # if given, that many steps instead
+        num_steps=None,  # the number of steps, instead of num_epochs
         #
-        # What is written when, in steps
-        log_every=100,  # the training loss and accuracy since the last time
-        eval_every=None,  # the validation split; None: after every epoch
-        eval_batch_size=250,  # images at a time in an evaluation; changes no result
-        checkpoint_every=500,  # and at the end
-        keep=2,  # how many checkpoints stay; at least 2
-        report=True,  # at the end, report.html: the result in pictures
+        # Output, in steps
+        log_every=100,  # log the mean training loss and accuracy since the last time
+        eval_every=None,  # evaluate on validation_split; None: after every epoch
+        eval_batch_size=250,  # images per batch of an evaluation; changes no result
+        checkpoint_every=500,  # also at the end
+        keep=2,  # the number of checkpoints to keep, at least 2
+        report=True,  # write report.html at the end
         #
-        # How the devices are used; None: all of them, replicas first, then each batch in parts
+        # Devices; None uses all of them, for replicas first, then for parts of each batch
         mesh=None,  # "2x4": 2 groups of devices for replicas x 4 devices for a batch
-        replicas_at_once=None,  # on an accelerator as many as fit, on a CPU one a device
-        profile=False,  # the time line of steps 20 to 40, and the work of a step
-        smoke=False,  # instead of a run: try in seconds whether everything works here
+        replicas_at_once=None,  # None: one per CPU device, on an accelerator what fits in memory
+        profile=False,  # record a trace of steps 20 to 40 and the cost of a step
+        smoke=False,  # do not train: check in seconds that everything works on this machine
     )

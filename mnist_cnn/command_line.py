@@ -1,10 +1,7 @@
-"""What every command of the package has in common: flags in, one line and an exit status out.
+"""What all commands share: flags in, one line and an exit status out.
 
-Exit status: 0 done; 1 an error, said in one line; 2 bad usage.  This module imports nothing heavy
-and defines no flag, so that any number of commands can be imported together.
+Exit status: 0 done; 1 an error; 2 bad usage.  Importing this module defines no flags.
 """
-
-from __future__ import annotations
 
 import contextlib
 import gc
@@ -16,199 +13,169 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError, UserError, printable
 
-# New containers before Python looks for garbage.  By its default of 700 it goes over all that was
-# imported and traced again and again, 0.2 s of a run, to find nothing.
-_GC_THRESHOLD = 100_000
-
-_OVERRIDE = re.compile(r"--?config\.([^=]*)(?:=(.*))?", flags=re.DOTALL)
+flags.disclaim_key_flags()  # --helpshort lists the flags defined here with the command's own
 
 
-def command(main_function, flags_parser) -> None:  # type: ignore[no-untyped-def]
-    """Runs a command: errors become one line and an exit status."""
-    # Of a GPU's memory what is needed, not three quarters at once; JAX reads it at its first use.
+def run_command(main: Callable[..., int], flags_parser: Callable[..., list[str]]) -> NoReturn:
+    """Runs a command and ends the process: an error becomes one line and an exit status."""
+    if sys.platform == "win32":
+        _fail("mnist_cnn runs on Linux and macOS; on Windows use WSL (first `wsl --install`)", 1)
+    # JAX reads it when it first uses a GPU: allocate memory as needed, not 75 % of it at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    gc.set_threshold(_GC_THRESHOLD)
+    # Python's default, 700 allocations between collections, costs 0.2 s of a run and frees nothing.
+    gc.set_threshold(100_000)
     try:
-        app.run(main_function, flags_parser=flags_parser)
+        app.run(main, flags_parser=flags_parser)
     except SystemExit as done:
-        _leave(done)
-    except ConfigError as error:
-        _fail(error, 2)
+        _exit(done)
     except UserError as error:
-        _fail(error, 1)
+        _fail(error, 2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
         place = error.filename or getattr(flags.FLAGS, "workdir", None) or "the run directory"
         reason = error.strerror or error
-        _fail(OSError(f"{place}: {reason}; mend that, and give the same command again"), 1)
+        _fail(f"{place}: {reason}; fix this and run the same command again", 1)
     except Exception as error:
-        _fail(error, 1, unexpected=True)
+        _fail(f"{type(error).__name__}: {error} (unexpected; --verbosity=1 shows where)", 1)
+
+
+def define_network_flags() -> None:
+    """Defines --workdir, --seed and --config, for the commands that read a trained network."""
+    from ml_collections import config_flags
+
+    flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
+    flags.DEFINE_integer("seed", None, "The seed of the network to use; by default the first.")
+    config_flags.DEFINE_config_file("config", None, "The experiment file, if it has its own model.")
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """Parses a command line and checks what it says about the experiment.
+    """Parses a command line and applies its --config.KEY=VALUE to the experiment.
 
-    Returns:
-      The command's name and the arguments that are no flags.
+    Returns the command's name and the arguments that are not flags.
 
     Raises:
       ConfigError: a flag, a field or the experiment file is wrong.
     """
-    check_overrides(arguments)
-    experiment = None
-    for index, argument in enumerate(arguments):
-        name, equals, path = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            experiment = path = path if equals else (*arguments, "")[index + 1]
-            if not os.path.isfile(path):
-                raise ConfigError(
-                    f"--config {path}: there is no such file; give an experiment such as "
-                    "experiments/base.py"
-                )
-    arguments, apart = _split_overrides(arguments)
-    typed, sys.argv = sys.argv, arguments  # there ml_collections looks for overrides
-    python_logging.disable(python_logging.WARNING)  # what it says of an experiment, we say
+    typed = sys.argv
+    python_logging.disable(python_logging.WARNING)  # ml_collections warns of what is an error here
     try:
-        rest = flags.FLAGS(arguments)
-        if experiment is not None:
-            _apply(flags.FLAGS.config, apart)
-        return rest
+        # ml_collections looks for overrides in sys.argv and must not find them: it takes neither
+        # None nor a name in place of an object.
+        sys.argv, overrides = split_overrides(arguments)
+        positional = flags.FLAGS(sys.argv)
+        _apply_overrides(overrides)
+        return positional
+    except ConfigError:
+        raise
     except flags.Error as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    except Exception as error:  # the experiment file is the user's own program
+        # ml_collections and then absl wrap a TypeError or ValueError of the experiment file.
+        original = getattr(error.__context__, "__context__", None)
+        raise ConfigError(_broken_experiment(original) if original else str(error)) from error
+    except Exception as error:  # the experiment file can raise anything
         raise ConfigError(_broken_experiment(error)) from error
     finally:
         sys.argv = typed
         python_logging.disable(python_logging.NOTSET)
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Checks every --config.KEY=VALUE of a command line before anything parses it.
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Splits a command line into the other arguments and the values of --config.KEY=VALUE.
 
     Raises:
       ConfigError: an unknown key, or a value of the wrong type or out of range.
     """
-    for index, argument in enumerate(arguments):
-        match = _OVERRIDE.fullmatch(argument)
-        if match is None:
-            continue
-        key, text = match.groups()
-        field = config_lib.check_key(key)
-        if text is None and field.kind is bool:
-            text = "true"  # as absl has it: the value of a boolean flag comes after "="
-        if text is None:
-            if index + 1 == len(arguments):
-                raise ConfigError(f"config.{key}: got no value, expected {field.expected()}")
-            text = arguments[index + 1]
-        try:
-            value = field.parse(text)
-        except ValueError:
-            raise ConfigError(f"config.{key}: got {text!r}, expected {field.expected()}") from None
-        config_lib.check_value(key, value)
-
-
-def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """A checked command line without the overrides that ml_collections does not take, and those.
-
-    It would parse "None" by the field's type, and put no name in the place of an object.
-    """
-    kept: list[str] = []
-    apart: dict[str, Any] = {}
-    rest = iter(arguments)
+    texts = flags.FlagValues()
+    texts.set_gnu_getopt(True)  # finds overrides after other arguments as well
+    parser: flags.ArgumentParser[str] = flags.ArgumentParser()
+    for key, field in config_lib.FIELDS.items():
+        flag = flags.Flag(parser, None, f"config.{key}", None, "", boolean=field.kind is bool)
+        flags.DEFINE_flag(flag, texts)
+    rest = texts(arguments, known_only=True)
     for argument in rest:
-        match = _OVERRIDE.fullmatch(argument)
-        if match is None:
-            kept.append(argument)
-            continue
-        key, text = match.groups()
-        field = config_lib.FIELDS[key]
-        given = [argument]
-        if text is None and field.kind is not bool:
-            given.append(text := next(rest))
-        if field.or_object or (field.optional and field.parse(text) is None):
-            apart[key] = field.parse(text)
-        else:
-            apart.pop(key, None)
-            kept += given
-    return kept, apart
+        if match := re.match(r"--?config\.([^=]*)", argument):
+            config_lib.check_key(match[1])
+    given = {key: texts[f"config.{key}"].value for key in config_lib.FIELDS}
+    parse = config_lib.parse_value
+    return rest, {key: parse(key, text) for key, text in given.items() if text is not None}
 
 
-def _apply(config: Any, changes: dict[str, Any]) -> None:
-    """Changes the experiment, once it is there."""
-    if config is None:
-        raise ConfigError(
-            "the experiment file cannot be used: get_config() returned None, expected "
-            "mnist_cnn.experiment(...)"
-        )
+def _apply_overrides(overrides: dict[str, Any]) -> None:
+    """Checks what the experiment file returned, and changes it."""
+    if "config" not in flags.FLAGS or not flags.FLAGS["config"].present:
+        for key in overrides:
+            raise ConfigError(f"--config.{key}: expected an experiment to change, --config FILE")
+        return
+    flag: Any = flags.FLAGS["config"]
+    path, config = flag.config_filename, flag.value
+    if not os.path.isfile(path):
+        raise ConfigError(f"--config {path}: there is no such file; try experiments/base.py")
     try:
-        with config.ignore_type():
-            config.update(changes)
-    except OSError as error:  # ml_collections keeps an experiment's own until now
+        if not hasattr(config, "ignore_type"):
+            text = f"get_config() returned {config!r}, expected mnist_cnn.experiment(...)"
+            raise ConfigError(f"--config {path}: {text}")
+        with config.ignore_type(), config.unlocked():
+            for key, value in overrides.items():
+                config[key] = value
+    except OSError as error:  # raised by the experiment file; ml_collections keeps it until now
         raise error.__cause__ or error from None
 
 
+def _broken_experiment(error: BaseException) -> str:
+    """What is wrong in the experiment file, and where."""
+    is_syntax = isinstance(error, SyntaxError)
+    place: Any = error if is_syntax else traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+    return f"the experiment file cannot be used: {text}"
+
+
 def check_output(path: pathlib.Path) -> None:
-    """Raises UserError unless `path` can become a file; before the work for it is done."""
+    """Raises UserError unless a file can be made at `path`, so that no work is lost for it."""
     if path.is_dir():
-        raise UserError(f"--output {path}: got a folder, expected the name of a file")
+        raise UserError(f"--output {path}: got a directory, expected the name of a file")
     if not path.absolute().parent.is_dir():
-        raise UserError(f"--output {path}: there is no such folder; make it first")
+        raise UserError(f"--output {path}: its directory does not exist; create it first")
 
 
 def silence_libraries() -> None:
-    """What goes wrong is said by us, in one line; --verbosity=1 lets everybody speak."""
+    """Hides what libraries print, because an error is one line; --verbosity=1 shows all of it."""
     if logging.get_verbosity() >= logging.DEBUG:
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's; read when jax is imported
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA reads it when jax is imported
     warnings.simplefilter("ignore")
     logging.set_verbosity(logging.FATAL)
     python_logging.disable(python_logging.ERROR)
-    # Threads and callbacks of Orbax, tensorstore and tensorboardX print tracebacks of their own
-    # after a failed write; the failure itself reaches the main thread, and `command` says it.
+    # After a failed write, threads and callbacks of Orbax, tensorstore and tensorboardX print
+    # tracebacks.  The failure itself also reaches the main thread, and `run_command` reports it.
     for hooks in (sys, threading):
         hooks.excepthook = lambda *_: None  # type: ignore[attr-defined]
     sys.unraisablehook = lambda _: None
 
 
-def _broken_experiment(error: Exception) -> str:
-    """Where in the experiment file, and what."""
-    if isinstance(error, ConfigError):
-        return str(error)
-    if isinstance(error, SyntaxError):
-        place = f"{error.filename}, line {error.lineno}"
-    else:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{frame.filename}, line {frame.lineno}"
-    text = " ".join(str(error).split())
-    return f"the experiment file cannot be used: {type(error).__name__}: {text} ({place})"
-
-
-def _leave(done: SystemExit) -> None:
-    """Ends the process at once: to take JAX apart in order would take half a second."""
+def _exit(done: SystemExit) -> NoReturn:
+    """Ends the process without Python's own clean-up, which takes half a second for JAX."""
     jax = sys.modules.get("jax")
-    together = jax is not None and jax.distributed.is_initialized()  # the others are to be told
-    if together or not isinstance(done.code, int | None):
+    distributed = jax is not None and jax.distributed.is_initialized()
+    if distributed or not isinstance(done.code, int | None):  # JAX must sign off from its peers
         raise done
-    with contextlib.suppress(OSError):  # nobody reads: Python's own end has a status for it
+    with contextlib.suppress(OSError):  # stdout is closed: Python exits with its status for that
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(done.code or 0)
     raise done
 
 
-def _fail(error: BaseException, status: int, unexpected: bool = False) -> None:
-    if logging.get_verbosity() >= logging.DEBUG:
-        traceback.print_exception(error)
+def _fail(error: Exception | str, status: int) -> NoReturn:
+    """Prints an error and ends the process, whatever still writes in the background."""
+    if logging.get_verbosity() >= logging.DEBUG and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     text = " ".join(str(error).split())
-    if unexpected:
-        text = f"{type(error).__name__}: {text} (unexpected; --verbosity=1 shows where)"
     sys.stdout.flush()
     print(f"error: {printable(text)}", file=sys.stderr, flush=True)
-    os._exit(status)  # what still writes in the background has nothing good to add
+    os._exit(status)

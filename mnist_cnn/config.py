@@ -1,30 +1,97 @@
-"""The fields of an experiment: their types, legal ranges and defaults, and what fits together.
+"""The configuration of an experiment: its fields, their legal values, and what fits together.
 
-`experiments/base.py` is the commented list for readers; `FIELDS` is the same list for the
-program, and a test holds the two together.  This module knows neither JAX nor the disk.
+`FIELDS` has every field; `experiments/base.py` is the same list with a comment on each.
 """
 
-from __future__ import annotations
-
+import ast
 import dataclasses
 import difflib
 import functools
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from absl import flags
 from ml_collections import config_dict
 
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.fields import Field
 
-_STEPS = 2**31 - 1  # a step is an int32 on the device
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field: its type, its default, its legal values, and what may vary it."""
+
+    kind: type
+    default: Any
+    _: dataclasses.KW_ONLY
+    minimum: float | None = None
+    exclusive_min: float | None = None  # every legal number is above it
+    maximum: float | None = None
+    exclusive_max: float | None = None  # every legal number is below it
+    choices: tuple[str, ...] = ()  # the legal strings; empty: any
+    pattern: str | None = None  # a regular expression for the whole string
+    optional: bool = False  # None is legal
+    or_object: str | None = None  # what an experiment file may give instead of a name
+    used_by: str | None = None  # the field whose choices read this one; an object does not
+    sweepable: bool = False  # a sweep may vary it: a number that changes no shape
+    free_on_resume: bool = False  # may change when a run resumes: it changes no parameters
+
+    def expected(self) -> str:
+        """The legal values in words, for an error."""
+        if self.choices:
+            *others, last = self.choices
+            text = f"{', '.join(others)} or {last}" if others else last
+        elif self.kind is str:
+            text = f"a string of the form {self.pattern}" if self.pattern else "a string"
+        elif self.kind is bool:
+            text = "True or False"
+        elif self.kind is dict:
+            text = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
+        else:
+            text = "an integer" if self.kind is int else "a number"
+            if self.exclusive_min is not None:
+                text += f" above {self.exclusive_min:,}"
+            elif self.maximum is not None:
+                text += f" from {self.minimum:,} to {self.maximum:,}"
+            elif self.exclusive_max is not None:
+                text += f" from {self.minimum:,} to below {self.exclusive_max:,}"
+            else:
+                text += f" of at least {self.minimum:,}"
+        if self.or_object:
+            text += f", or in an experiment file {self.or_object}"
+        return text + (", or None" if self.optional else "")
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` has the right type and is legal."""
+        if value is None:
+            return self.optional
+        if self.or_object and not isinstance(value, str):
+            return callable(value)
+        types: Any = {float: (int, float), dict: Mapping}.get(self.kind, self.kind)
+        return (
+            isinstance(value, types)
+            and isinstance(value, bool) == (self.kind is bool)  # Python's True is an int as well
+            and (self.kind is not float or math.isfinite(value))
+            and (self.kind is not dict or len(value) > 0)
+            and (not self.choices or value in self.choices)
+            and (self.pattern is None or re.fullmatch(self.pattern, value) is not None)
+            and (self.minimum is None or value >= self.minimum)
+            and (self.exclusive_min is None or value > self.exclusive_min)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.exclusive_max is None or value < self.exclusive_max)
+        )
+
+
+_MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
+_LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
+_OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
 
 FIELDS: dict[str, Field] = {
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
-    "seed": Field(int, 1337, minimum=0, maximum=2**31 - 1),
+    "seed": Field(int, 1337, minimum=0, maximum=_MAX_INT),
     "num_seeds": Field(int, 1, minimum=1, maximum=10**5),
     "sweep": Field(dict, None, optional=True),
     "dataset": Field(str, "mnist", choices=("mnist", "fashion_mnist", "kmnist")),
@@ -33,75 +100,55 @@ FIELDS: dict[str, Field] = {
     "validation_split": Field(str, None, optional=True),
     "model": Field(str, "cnn", choices=("cnn",), or_object="a flax.linen module"),
     "init_from": Field(str, None, optional=True),
-    "loss": Field(
-        str,
-        "cross_entropy",
-        choices=("cross_entropy",),
-        or_object="a function (logits [B, 10], labels [B]) -> losses [B]",
+    "loss": Field(str, "cross_entropy", choices=("cross_entropy",), or_object=_LOSS),
+    "optimizer": Field(str, "adam", choices=("adam",), or_object=_OPTIMIZER),
+    "compute_dtype": Field(str, "float32", choices=("float32", "bfloat16"), used_by="model"),
+    "learning_rate": Field(float, 1e-3, exclusive_min=0, sweepable=True),
+    "b1": Field(float, 0.9, minimum=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
+    "b2": Field(float, 0.999, minimum=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
+    "eps": Field(float, 1e-8, exclusive_min=0, sweepable=True, used_by="optimizer"),
+    "weight_decay": Field(float, 0.0, minimum=0, sweepable=True, used_by="optimizer"),
+    "label_smoothing": Field(
+        float, 0.0, minimum=0, exclusive_max=1, sweepable=True, used_by="loss"
     ),
-    "optimizer": Field(
-        str,
-        "adam",
-        choices=("adam",),
-        or_object="a function learning_rate -> optax.GradientTransformation",
-    ),
-    "compute_dtype": Field(str, "float32", choices=("float32", "bfloat16")),
-    "learning_rate": Field(float, 1e-3, above=0),
-    "b1": Field(float, 0.9, minimum=0, below=1),
-    "b2": Field(float, 0.999, minimum=0, below=1),
-    "eps": Field(float, 1e-8, above=0),
-    "weight_decay": Field(float, 0.0, minimum=0),
-    "label_smoothing": Field(float, 0.0, minimum=0, below=1),
     "schedule": Field(str, "constant", choices=("constant", "cosine")),
-    "warmup_steps": Field(int, 0, minimum=0, maximum=_STEPS),
-    "ema": Field(float, 0.0, minimum=0, below=1),
-    "rotation": Field(float, 0.0, minimum=0, maximum=180),
-    "zoom": Field(float, 0.0, minimum=0, below=1),
-    "shear": Field(float, 0.0, minimum=0, maximum=1),
-    "shift": Field(float, 0.0, minimum=0, maximum=28),
+    "warmup_steps": Field(int, 0, minimum=0, maximum=_MAX_INT),
+    "ema": Field(float, 0.0, minimum=0, exclusive_max=1, sweepable=True),
+    "rotation": Field(float, 0.0, minimum=0, maximum=180, sweepable=True),
+    "zoom": Field(float, 0.0, minimum=0, exclusive_max=1, sweepable=True),
+    "shear": Field(float, 0.0, minimum=0, maximum=1, sweepable=True),
+    "shift": Field(float, 0.0, minimum=0, maximum=28, sweepable=True),
     "batch_size": Field(int, 32, minimum=1, maximum=2**20),
     "num_epochs": Field(int, 1, minimum=1, maximum=10**6),
-    "num_steps": Field(int, None, minimum=1, maximum=_STEPS, optional=True),
-    "log_every": Field(int, 100, minimum=1, maximum=_STEPS),
-    "eval_every": Field(int, None, minimum=1, maximum=_STEPS, optional=True),
-    "eval_batch_size": Field(int, 250, minimum=1, maximum=2**20),
-    "checkpoint_every": Field(int, 500, minimum=1, maximum=_STEPS),
-    "keep": Field(int, 2, minimum=2, maximum=10**6),
-    "report": Field(bool, True),
-    "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True),
-    "replicas_at_once": Field(int, None, minimum=1, optional=True),
-    "profile": Field(bool, False),
-    "smoke": Field(bool, False),
+    "num_steps": Field(int, None, minimum=1, maximum=_MAX_INT, optional=True),
+    "log_every": Field(int, 100, minimum=1, maximum=_MAX_INT, free_on_resume=True),
+    "eval_every": Field(int, None, minimum=1, maximum=_MAX_INT, optional=True, free_on_resume=True),
+    "eval_batch_size": Field(int, 250, minimum=1, maximum=2**20, free_on_resume=True),
+    "checkpoint_every": Field(int, 500, minimum=1, maximum=_MAX_INT, free_on_resume=True),
+    "keep": Field(int, 2, minimum=2, maximum=10**6, free_on_resume=True),
+    "report": Field(bool, True, free_on_resume=True),
+    "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True, free_on_resume=True),
+    "replicas_at_once": Field(int, None, minimum=1, optional=True, free_on_resume=True),
+    "profile": Field(bool, False, free_on_resume=True),
+    "smoke": Field(bool, False, free_on_resume=True),
 }
 
-# What `sweep` may vary: numbers that change neither a shape nor the program.
-# From the fifth on they do nothing at 0.
-HYPERPARAMETERS = (
-    "learning_rate", "b1", "b2", "eps", "weight_decay", "label_smoothing", "ema", "rotation",
-    "zoom", "shear", "shift",
-)  # fmt: skip
-
-# What may differ when a run goes on in its old directory: what only prints or saves, and the
-# length, as long as nothing before the new end depends on it.
-FREE_ON_RESUME = (
-    "log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep", "report", "mesh",
-    "replicas_at_once", "profile", "smoke",
-)  # fmt: skip
-LENGTH = ("num_epochs", "num_steps")
+HYPERPARAMETERS = tuple(key for key, field in FIELDS.items() if field.sweepable)
+OFF_AT_ZERO = tuple(key for key in HYPERPARAMETERS if FIELDS[key].default == 0)
+FREE_ON_RESUME = tuple(key for key, field in FIELDS.items() if field.free_on_resume)
+LENGTH = ("num_epochs", "num_steps")  # free on resume, too, unless the schedule depends on them
 
 
 def experiment(**changes: Any) -> ml_collections.ConfigDict:
-    """A complete configuration: the base experiment with `changes`.
+    """The base experiment with `changes`, as a complete and locked configuration.
 
     Raises:
-      ConfigError: a changed field is unknown or has an illegal value.
+      ConfigError: a changed field is unknown or its value is illegal.
     """
     config = ml_collections.ConfigDict()
     for key, field in FIELDS.items():
-        if field.optional:
-            config[key] = config_dict.placeholder(object if field.kind is dict else field.kind)
-        else:
-            config[key] = field.default
+        kind = object if field.kind is dict else field.kind
+        config[key] = config_dict.placeholder(kind) if field.optional else field.default
     for key, value in changes.items():
         check_value(key, value)
         with config.ignore_type():
@@ -110,116 +157,106 @@ def experiment(**changes: Any) -> ml_collections.ConfigDict:
 
 
 def check_key(key: str) -> Field:
-    """The field named `key`; ConfigError with the nearest right name if there is none."""
+    """The field named `key`; ConfigError with the closest name if there is none."""
     if key in FIELDS:
         return FIELDS[key]
-    near = difflib.get_close_matches(key, FIELDS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "the fields are " + ", ".join(FIELDS)
+    close = difflib.get_close_matches(key, FIELDS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "the fields are " + ", ".join(FIELDS)
     raise ConfigError(f"config.{key}: there is no such field; {hint}")
 
 
 def check_value(key: str, value: Any) -> None:
-    """Raises ConfigError unless `value` is legal for the field `key`."""
+    """Raises ConfigError unless `key` is a field and `value` is legal for it."""
+    if not check_key(key).accepts(value):
+        raise _illegal(key, value, FIELDS[key].expected())
+
+
+def parse_value(key: str, text: str) -> Any:
+    """The value of --config.KEY=TEXT; ConfigError if there is no such field or it is illegal."""
     field = check_key(key)
-    if not field.accepts(value):
-        raise ConfigError(f"config.{key}: got {value!r}, expected {field.expected()}")
+    parse = {bool: flags.BooleanParser().parse, dict: ast.literal_eval}.get(field.kind, field.kind)
+    try:
+        value = None if field.optional and text in ("None", "none") else parse(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = text  # which is illegal, since it has the wrong type
+    check_value(key, value)
+    return value
+
+
+def _illegal(key: str, value: Any, expected: str) -> ConfigError:
+    return ConfigError(f"config.{key}: got {value!r}, expected {expected}")
 
 
 def validate(config: Mapping[str, Any]) -> None:
-    """Checks a whole configuration, as an experiment file made it.
+    """Checks that a whole configuration is complete, legal and consistent.
 
     Raises:
-      ConfigError: a field is missing, unknown, of the wrong type or out of range; or a split
-        that training reads is the test split.
+      ConfigError: a field is missing, unknown, of the wrong type or out of range; training would
+        read the test split; or a field is set that the other fields make useless.
     """
     for key in config:
         check_value(key, config[key])
-    missing = [key for key in FIELDS if key not in config]
-    if missing:
-        raise ConfigError(
-            f"the experiment lacks config.{missing[0]}; "
-            "start from mnist_cnn.experiment(...), which has every field"
-        )
+    for key in FIELDS:
+        if key not in config:
+            raise ConfigError(
+                f"the experiment lacks config.{key}; build it with mnist_cnn.experiment(...)"
+            )
     for key in ("train_split", "validation_split"):
         if config[key] is not None and "test" in config[key]:
-            raise ConfigError(test_is_for_the_end(key, config[key]))
-    last = config["seed"] + config["num_seeds"] - 1
-    if not FIELDS["seed"].accepts(last):
-        raise ConfigError(
-            f"config.num_seeds: got {config['num_seeds']:,}, so the last seed would be {last:,}; "
-            f"expected seeds up to {FIELDS['seed'].maximum:,}"
-        )
-    _check_hyperparameters(config)
-
-
-def test_is_for_the_end(key: str, split: str) -> str:
-    """What is said of a split of test images where training would see it."""
-    return (
-        f"config.{key}: got {split!r}, expected a part of 'train', such as 'train[:55000]': the "
-        "test split is read by the final evaluation alone"
-    )
-
-
-def _check_hyperparameters(config: Mapping[str, Any]) -> None:
-    """A sweep must be legal, and what is given must reach an optimiser or a loss that takes it."""
+            raise ConfigError(test_split_error(key, config[key]))
+    last_seed = config["seed"] + config["num_seeds"] - 1
+    if not FIELDS["seed"].accepts(last_seed):
+        expected = f"seeds up to {_MAX_INT:,}; the last would be {last_seed:,}"
+        raise _illegal("num_seeds", config["num_seeds"], expected)
     sweep = config["sweep"] or {}
-    given = {key for key in HYPERPARAMETERS if config[key] != FIELDS[key].default} | set(sweep)
     for key, values in sweep.items():
         if key not in HYPERPARAMETERS:
-            raise ConfigError(
-                f"config.sweep: got {key!r}, expected one of {', '.join(HYPERPARAMETERS)}"
-            )
-        if not isinstance(values, list | tuple) or not values:
-            raise ConfigError(f"config.sweep: {key} got {values!r}, expected a list of numbers")
-        for value in values:
-            if not FIELDS[key].accepts(value):
-                raise ConfigError(
-                    f"config.sweep: {key} got {value!r}, expected {FIELDS[key].expected()}"
-                )
-        if len(set(values)) < len(values):
-            raise ConfigError(f"config.sweep: {key} got {values!r}, where a value is there twice")
-    if config["compute_dtype"] != "float32" and not isinstance(config["model"], str):
-        raise ConfigError(
-            f"config.compute_dtype: got {config['compute_dtype']!r}, but the experiment brings its "
-            "own model, which says itself what it computes in; set the dtype of its layers there"
-        )
-    if config["schedule"] == "constant" and config["warmup_steps"]:
-        raise ConfigError(
-            f"config.warmup_steps: got {config['warmup_steps']:,}, but a constant schedule has "
-            "none; set schedule='cosine'"
-        )
-    takers = ("optimizer", HYPERPARAMETERS[1:5]), ("loss", ("label_smoothing",))
-    for part, takes in takers:
-        useless = [key for key in takes if key in given]
-        if useless and not isinstance(config[part], str):
-            raise ConfigError(
-                f"config.{useless[0]}: the experiment brings its own {part}, which does not take "
-                "it; set it there"
-            )
+            raise _illegal("sweep", key, f"one of {', '.join(HYPERPARAMETERS)}")
+        legal = isinstance(values, list | tuple) and all(map(FIELDS[key].accepts, values))
+        if not legal or not values or len(set(values)) < len(values):
+            expected = f"a list of different values, each {FIELDS[key].expected()}"
+            raise _illegal(f"sweep: {key}", values, expected)
     if sweep and config["validation_split"] is None:
         raise ConfigError(
-            "config.sweep needs a validation_split to choose by (the test split is read for the "
-            "chosen setting alone), such as train_split='train[:55000]', "
-            "validation_split='train[55000:]'"
+            "config.sweep: expected a validation_split as well, to choose the best setting by, "
+            "such as train_split='train[:55000]', validation_split='train[55000:]'"
         )
+    if config["schedule"] == "constant" and config["warmup_steps"]:
+        expected = "0 for a constant schedule; for a warm-up set schedule='cosine'"
+        raise _illegal("warmup_steps", config["warmup_steps"], expected)
+    for key, field in FIELDS.items():
+        is_set = key in sweep or config[key] != field.default
+        if field.used_by and is_set and not isinstance(config[field.used_by], str):
+            raise ConfigError(
+                f"config.{key}: got {sweep.get(key, config[key])!r}, but the experiment brings its "
+                f"own {field.used_by}, which does not read it; set it in the experiment file"
+            )
+
+
+def test_split_error(key: str, split: str) -> str:
+    """The text of the error for a training or validation split with test images in it."""
+    return (
+        f"config.{key}: got {split!r}, expected a part of 'train', such as 'train[:55000]'; only "
+        "the final evaluation reads the test split"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Replica:
-    """One of the networks that a run trains: its seed, and what its setting of the sweep says."""
+    """One of the networks that a run trains: its seed and its setting of the sweep."""
 
     seed: int
     setting: Mapping[str, float]
 
 
 def settings(config: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The grid of the sweep, the last hyper-parameter fastest; [{}] without a sweep."""
+    """The grid of the sweep, the last hyperparameter varying fastest; [{}] without a sweep."""
     sweep = config["sweep"] or {}
     return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
 
 
 def replicas(config: Mapping[str, Any]) -> list[Replica]:
-    """Every network of a run: for each setting each seed."""
+    """Every network that a run trains: all seeds of the first setting, then of the next."""
     seeds = range(config["seed"], config["seed"] + config["num_seeds"])
     return [Replica(seed, setting) for setting in settings(config) for seed in seeds]
 
@@ -230,25 +267,25 @@ def setting_rows(num_seeds: int, index: int) -> slice:
 
 
 def describe(value: Any) -> Any:
-    """`value` as config.json keeps it: an object that an experiment brought becomes its name.
+    """`value` as config.json keeps it: a number or string as it is, an object by its name.
 
-    Without its module: that is called otherwise where the experiment is imported, run or given by
-    --config.  Nor any address in memory.
+    The name leaves out the object's module, which differs between an experiment that is imported
+    and one that is given by --config, and its address in memory.
     """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
         return {key: list(values) for key, values in value.items()}
     if isinstance(value, functools.partial):
-        arguments = [_argument(argument) for argument in value.args]
-        arguments += [f"{key}={_argument(value.keywords[key])}" for key in sorted(value.keywords)]
-        return f"{describe(value.func)}({', '.join(arguments)})"
+        positional = [_describe_argument(argument) for argument in value.args]
+        keywords = [f"{k}={_describe_argument(v)}" for k, v in sorted(value.keywords.items())]
+        return f"{describe(value.func)}({', '.join(positional + keywords)})"
     if hasattr(value, "__qualname__"):
         return value.__qualname__
     return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
 
 
-def _argument(value: Any) -> str:
+def _describe_argument(value: Any) -> str:
     return describe(value) if callable(value) else repr(value)
 
 
@@ -258,21 +295,23 @@ def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What keeps `new` from going on with a run of `old`: "key: was X, now Y" for each."""
+    """What prevents `new` from resuming a run of `old`: "KEY: was X, now Y" for each field.
+
+    Both are in the form of `as_dict`.  A field that `old` lacks is newer than the run and counts
+    as its default.
+    """
     free = FREE_ON_RESUME + (LENGTH if new["schedule"] == "constant" else ())
-    keys = [key for key in FIELDS if key not in free]
-    was = {key: old.get(key, FIELDS[key].default) for key in keys}  # a field may be newer
+    before = {key: old.get(key, field.default) for key, field in FIELDS.items()}
     return [
-        f"{key}: was {was[key]!r}, now {new[key]!r}"
-        for key in keys
-        if not is_same(key, was[key], new[key])
+        f"{key}: was {before[key]!r}, now {new[key]!r}"
+        for key in FIELDS
+        if key not in free and not is_same(key, before[key], new[key])
     ]
 
 
-def is_same(key: str, was: Any, now: Any) -> bool:
-    """Whether two descriptions of a field are of the same value."""
-    if isinstance(was, Mapping) and isinstance(now, Mapping):  # the order says which row is whose
-        return list(was.items()) == list(now.items())
-    if FIELDS[key].or_object and str(was).endswith(f".{now}"):  # once the module was kept, too
-        return True
-    return was == now
+def is_same(key: str, old: Any, new: Any) -> bool:
+    """Whether two values of the field `key`, in the form of `describe`, stand for the same one."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return list(old.items()) == list(new.items())  # the order of a sweep orders its replicas
+    # Older versions recorded an object with its module.
+    return old == new or (bool(FIELDS[key].or_object) and str(old).endswith(f".{new}"))

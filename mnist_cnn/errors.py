@@ -1,33 +1,29 @@
-"""The one kind of exception that a user of the commands sees.
-
-Every module may raise it; only the commands (`main` and its like) catch it, print its text as
-one line (`printable`) and choose the exit status.  It must not know the rest of the package.
-"""
+"""The exceptions that users see: the commands print their text as one line and exit."""
 
 
 class UserError(Exception):
-    """Something that the user can mend.
+    """An error that the user can fix.
 
-    The text is one line that says what was given, what was expected and what to do.
+    Its text is one line: what was given, what was expected, and what to do.
     """
 
 
 class ConfigError(UserError):
-    """A field of the configuration is unknown, of the wrong type, or out of range."""
+    """A field or a flag is unknown, of the wrong type, or out of range."""
 
 
 class DataError(UserError):
-    """Data files are missing, truncated, altered or contradict one another."""
+    """Data files are missing, truncated, altered or inconsistent."""
 
 
 class PictureError(UserError):
-    """A file is no picture that can be read, or shows no digit."""
+    """A file is not a readable picture, or shows no digit."""
 
 
 class CheckpointError(UserError):
-    """A run directory or checkpoint cannot be used."""
+    """A run directory or a checkpoint cannot be used."""
 
 
 def printable(text: str) -> str:
-    """`text` with control characters (of a file's name, say) as \\x1b and the like."""
+    """`text` with control characters escaped, such as \\x1b: file names can contain them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

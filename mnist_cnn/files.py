@@ -1,13 +1,11 @@
-"""Writing a file whole or not at all."""
-
-from __future__ import annotations
+"""Writing a file as a whole or not at all."""
 
 import os
 import pathlib
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Replaces `path`; a reader, and a crash, meet the old content or the new, never a part."""
+    """Replaces `path`: readers, also after a crash, see the old content or the new, never a mix."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -211,4 +211,4 @@ if __name__ == "__main__":  # the flags are the command's alone: importing this 
     from mnist_cnn import command_line
 
     flags.DEFINE_string("workdir", None, "The directory to make.")
-    command_line.command(main, command_line.parse_flags)
+    command_line.run_command(main, command_line.parse_flags)

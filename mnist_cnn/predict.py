@@ -189,4 +189,4 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file(
         "config", None, "The experiment file, where it brought a module of its own."
     )
-    command_line.command(main, command_line.parse_flags)
+    command_line.run_command(main, command_line.parse_flags)

@@ -53,4 +53,4 @@ if __name__ == "__main__":  # the flags are the command's alone: importing this 
 
     flags.DEFINE_string("workdir", None, "The run directory; more of them may follow.")
     flags.DEFINE_string("output", None, "The page; DIR/report.html, of several ./report.html.")
-    command_line.command(main, command_line.parse_flags)
+    command_line.run_command(main, command_line.parse_flags)

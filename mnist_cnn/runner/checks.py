@@ -39,7 +39,7 @@ def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
     held_out = config["validation_split"]
     for key in ("train_split", "validation_split"):  # "all", for example, includes the test split
         if any(split != "train" for split, _, _ in dataset.rows(config[key] or "train")):
-            raise ConfigError(config_lib.test_is_for_the_end(key, config[key]))
+            raise ConfigError(config_lib.test_split_error(key, config[key]))
     for split, start, stop in dataset.rows(held_out) if held_out else ():
         if any(split == s and max(start, a) < min(stop, b) for s, a, b in training):
             raise ConfigError(

@@ -86,9 +86,8 @@ def build_hyperparameters(
     values = {key: config[key] for key in config_lib.HYPERPARAMETERS} | dict(setting or {})
     if config["schedule"] == "cosine":
         values |= {"total_steps": total_steps, "warmup_steps": config["warmup_steps"]}
-    optional = set(config_lib.HYPERPARAMETERS[4:])
     return {
         key: np.asarray(value, np.float32)
         for key, value in values.items()
-        if value or key in sweep or key not in optional
+        if value or key in sweep or key not in config_lib.OFF_AT_ZERO
     }

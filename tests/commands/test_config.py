@@ -1,8 +1,10 @@
-"""Configuration: what is legal is accepted, what is not is refused with a line that helps."""
+"""Configuration and command line: legal values work, others are refused in one useful line."""
 
 import ast
 import functools
 import runpy
+import subprocess
+import sys
 from typing import Any
 
 import optax
@@ -16,8 +18,10 @@ from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.runner import checks
 
+COMMANDS = ("main", "evaluate", "predict", "report", "export", "demo", "join")
 
-def test_base_py_states_every_field_and_its_default():
+
+def test_base_py_lists_every_field_with_its_default():
     path = ROOT / "experiments" / "base.py"
     config = runpy.run_path(str(path))["get_config"]()
     stated = {
@@ -37,7 +41,7 @@ def test_base_py_states_every_field_and_its_default():
         ("--config.batch_size=-3", "got -3, expected an integer from 1 to 1,048,576"),
         ("--config.batch_size=many", "got 'many', expected an integer"),
         ("--config.batch_size=1.5", "got '1.5', expected an integer"),
-        ("--config.batch_size", "got no value"),
+        ("--config.batch_size", "Missing value for flag --config.batch_size"),
         ("--config.learning_rate=nan", "expected a number above 0"),
         ("--config.learning_rate=0", "expected a number above 0"),
         ("--config.dataset=mnits", "expected mnist, fashion_mnist or kmnist"),
@@ -45,52 +49,66 @@ def test_base_py_states_every_field_and_its_default():
         ("--config.num_steps=0", "expected an integer from 1 to 2,147,483,647, or None"),
         ("--config.keep=1", "expected an integer from 2 to"),
         ("--config.report=maybe", "got 'maybe', expected True or False"),
-        ("--config.name=../x", "expected a text of the form"),
+        ("--config.name=../x", "expected a string of the form"),
     ],
 )
-def test_a_wrong_override_is_refused_with_the_legal_values(override, said):
+def test_wrong_override_is_refused_with_the_legal_values(override, said):
     with pytest.raises(ConfigError) as error:
-        command_line.check_overrides(["main", override])
+        command_line.parse_flags(["main", override])
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_legal_overrides_pass():
-    command_line.check_overrides(
-        "main --config.report --config.report=False --config.num_steps=None "
-        "--config.learning_rate=1 --config.seed 7 "
-        "--config.validation_split=train[55000:] --config=x.py --workdir=a=b".split()
+def test_legal_overrides_are_parsed_wherever_they_stand_and_the_last_one_counts(tmp_path):
+    (tmp_path / "flags").write_text("--config.seed=8\n--noconfig.profile\n")
+    rest, overrides = command_line.split_overrides(
+        "main --config.report --config.num_steps=None --config.learning_rate=1 --config.seed 7 "
+        "--config=x.py --config.validation_split=train[55000:] --workdir=a=b image.png "
+        f"--config.keep=3 -config.keep=4 --config.profile --flagfile={tmp_path / 'flags'}".split()
     )
+    assert rest == ["main", "--config=x.py", "--workdir=a=b", "image.png"]
+    assert overrides == {
+        "report": True, "num_steps": None, "learning_rate": 1.0, "seed": 8, "keep": 4,
+        "validation_split": "train[55000:]", "profile": False,
+    }  # fmt: skip
+
+
+def test_overrides_without_an_experiment_are_refused():
+    for command in ("mnist_cnn.main", "mnist_cnn.predict"):
+        _, err = run(command, "--config.num_steps=None", status=2)
+        assert err == (
+            "error: --config.num_steps: expected an experiment to change, --config FILE\n"
+        )
 
 
 @pytest.mark.parametrize("key", ["train_split", "validation_split"])
 def test_training_never_reads_the_test_split(key):
-    with pytest.raises(ConfigError, match="read by the final evaluation alone"):
+    with pytest.raises(ConfigError, match="only the final evaluation reads the test split"):
         config_lib.validate(mnist_cnn.experiment(**{key: "train+test"}))
     dataset = data.open_dataset("mnist")
-    with pytest.raises(ConfigError, match="read by the final evaluation alone"):
+    with pytest.raises(ConfigError, match="only the final evaluation reads the test split"):
         checks.check_splits(dataset, mnist_cnn.experiment(**{key: "all"}))
 
 
-def test_objects_of_an_experiment_are_recorded_by_name():
+def test_objects_in_an_experiment_are_recorded_by_name():
     config = mnist_cnn.experiment(optimizer=functools.partial(optax.sgd, momentum=0.9))
     assert config_lib.as_dict(config)["optimizer"] == "sgd(momentum=0.9)"
 
 
-def test_an_experiment_is_the_same_however_it_is_read():
+def test_experiment_is_recorded_the_same_whichever_way_it_is_loaded():
     path = ROOT / "experiments" / "ensemble.py"
     read = [
         runpy.run_path(str(path), run_name=name)["get_config"]() for name in ("config_config", "a")
     ]
     one, other = map(config_lib.as_dict, read)
     assert one == other and one["optimizer"] == "optimizer"
-    earlier = one | {"optimizer": "config_config.optimizer"}  # as versions before kept it
+    earlier = one | {"optimizer": "config_config.optimizer"}  # as older versions recorded it
     assert config_lib.differences(earlier, one) == []
     assert config_lib.differences(one | {"optimizer": "another"}, one) != []
     assert config_lib.differences(one | {"name": "an.accuracy"}, one) != []
 
 
-def test_what_is_recorded_of_an_object_is_the_same_in_the_next_process():
+def test_record_of_an_object_has_no_address_in_memory():
     def mask(params):
         return params
 
@@ -103,7 +121,37 @@ def test_what_is_recorded_of_an_object_is_the_same_in_the_next_process():
         assert "0x" not in text and ("mask" in text or "Callable" in text)
 
 
-def test_the_order_of_a_sweep_is_part_of_it():
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        {"seed": [1, 2]}, {"b1": []}, {"b1": 0.5}, {"b1": [0.5, 0.5]}, {"b1": [0.5, 1.0]},
+        {"b1": ["0.5"]},
+    ],
+)  # fmt: skip
+def test_wrong_sweep_is_refused(sweep):
+    config = mnist_cnn.experiment(
+        sweep=sweep, train_split="train[:55000]", validation_split="train[55000:]"
+    )
+    with pytest.raises(ConfigError, match=r"config\.sweep: .*got .*, expected"):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sweep": {"b1": [0.5, 0.9]}}, "expected a validation_split as well"),
+        ({"optimizer": optax.sgd, "b1": 0.5}, "config.b1: got 0.5, but the experiment brings its"),
+        ({"loss": len, "label_smoothing": 0.1}, "own loss, which does not read it"),
+        ({"seed": 2**31 - 3, "num_seeds": 4}, "the last would be 2,147,483,648"),
+    ],
+)
+def test_fields_that_do_not_fit_together_are_refused(fields, said):
+    with pytest.raises(ConfigError) as error:
+        config_lib.validate(mnist_cnn.experiment(**fields))
+    assert said in str(error.value)
+
+
+def test_order_of_a_sweep_is_part_of_it():
     grid = {"learning_rate": [1e-3, 1e-2], "b1": [0.5, 0.9]}
     halves = {"train_split": "train[:55000]", "validation_split": "train[55000:]"}
     one, other = (
@@ -114,14 +162,22 @@ def test_the_order_of_a_sweep_is_part_of_it():
     assert len(config_lib.differences(one, other)) == 1
 
 
-def test_any_field_of_an_experiment_can_be_given_as_the_checker_says(tmp_path):
-    """None after a space, and a name in the place of an object."""
-    out, _ = run(
-        "mnist_cnn.main", "--config", ROOT / "experiments" / "mlp.py", "--config.optimizer=adam",
+def test_override_can_be_none_or_a_name_in_place_of_an_object():
+    program = (
+        "import sys\nfrom absl import flags\nfrom mnist_cnn import config, main\n"
+        "main.parse_flags(sys.argv)\nprint(config.as_dict(flags.FLAGS.config))\n"
+    )
+    arguments = [
+        "--config", ROOT / "experiments" / "mlp.py", "--config.optimizer=adam",
         "--config.validation_split", "None", "--config.num_steps", "3", "--config.num_steps",
-        "none", "--config.optimizer", "adam", "--config.model=cnn", "--config.smoke",
-    )  # fmt: skip
-    assert "✓ evaluate" in out
+        "none", "--config.model=cnn", "--config.learning_rate=1", "--config.sweep={'b1': [0.5]}",
+        "--config.validation_split=train[55000:]",
+    ]  # fmt: skip
+    out = subprocess.check_output([sys.executable, "-c", program, *arguments], text=True)
+    config = mnist_cnn.experiment(
+        name="mlp", learning_rate=1.0, sweep={"b1": [0.5]}, validation_split="train[55000:]"
+    )
+    assert ast.literal_eval(out) == config_lib.as_dict(config)
 
 
 class Listed(nn.Module):
@@ -138,7 +194,7 @@ class Listed(nn.Module):
         (Listed([3]), "tuples instead of lists"),
     ],
 )
-def test_a_model_that_cannot_be_compiled_is_refused_in_a_line(model, said, tmp_path):
+def test_model_that_cannot_be_compiled_is_refused_in_one_line(model, said, tmp_path):
     with pytest.raises(ConfigError, match=said) as error:
         mnist_cnn.run(mnist_cnn.experiment(model=model), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
@@ -153,6 +209,7 @@ def test_differences_name_the_key_and_both_values():
 BROKEN = {
     "missing.py": (None, "there is no such file"),
     "syntax.py": ("def get_config(:", "SyntaxError"),
+    "value.py": ("def get_config():\n    int('x')", "value.py, line 2"),
     "raises.py": ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
     "empty.py": ("", "get_config"),
     "key.py": (
@@ -160,6 +217,7 @@ BROKEN = {
         "did you mean 'batch_size'?",
     ),
     "nothing.py": ("def get_config():\n    pass", "get_config() returned None"),
+    "dict.py": ("def get_config():\n    return {}", "get_config() returned {}"),
     "absent.py": ("def get_config():\n    open('no such')", "No such file or directory: 'no such'"),
     "bare.py": (
         "import ml_collections\ndef get_config():\n"
@@ -170,7 +228,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_experiment_file_is_refused_in_one_line_and_nothing_is_written(name, tmp_path):
+def test_broken_experiment_file_is_refused_in_one_line_and_nothing_is_written(name, tmp_path):
     content, said = BROKEN[name]
     if content is not None:
         (tmp_path / name).write_text(content)
@@ -182,7 +240,7 @@ def test_a_broken_experiment_file_is_refused_in_one_line_and_nothing_is_written(
     assert {path.name for path in tmp_path.iterdir()} <= {name, "__pycache__"}
 
 
-def test_a_wrong_flag_is_refused_before_anything_heavy_is_imported():
+def test_wrong_flag_is_refused_before_anything_heavy_is_imported():
     names = imported_by("mnist_cnn.main", "--config.batch_size=-3", status=2)
     assert not {"jax", "flax", "numpy", "tensorflow_datasets"} & names and "absl" in names
 
@@ -191,3 +249,24 @@ def test_a_wrong_flag_is_refused_before_anything_heavy_is_imported():
 def test_wrong_usage_is_one_line(arguments):
     out, err = run("mnist_cnn.main", *arguments, status=2)
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+
+
+def test_every_command_is_refused_on_windows_in_one_line():
+    """Also: none imports what Windows lacks before that."""
+    program = (
+        "import os, runpy, sys\n"
+        "import asyncio, jax, matplotlib.font_manager, subprocess\n"  # other code on Windows
+        "sys.platform, sys.modules['fcntl'] = 'win32', None\n"
+        "for command in sys.argv[1:]:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        runpy.run_module(command, run_name='__main__')\n"
+        "    print(command, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
+    )
+    commands = [f"mnist_cnn.{name}" for name in COMMANDS]
+    process = subprocess.run(
+        [sys.executable, "-c", program, *commands], capture_output=True, text=True, check=True
+    )
+    line = "error: mnist_cnn runs on Linux and macOS; on Windows use WSL (first `wsl --install`)\n"
+    assert process.stderr == line * len(commands)
+    assert process.stdout == "".join(f"{command} 1\n" for command in commands)

@@ -1,7 +1,8 @@
 """A small network with every option whose state is in a checkpoint."""
 
-import mnist_cnn
 from flax import linen as nn
+
+import mnist_cnn
 
 
 class Tiny(nn.Module):
