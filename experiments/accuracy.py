@@ -26,7 +26,7 @@ VIEWED = {"rotation": 5.0, "zoom": 0.06, "shear": 0.1, "down": 0.5, "right": 0.5
 
 
 def views(images):
-    """Each image unchanged, and with each change of VIEWED in both directions: [11, B, 28, 28, 1]."""
+    """Each image unchanged, and with each change of VIEWED both ways: [11, B, 28, 28, 1]."""
     count = images.shape[0]
 
     def changed(rotation=0.0, zoom=0.0, shear=0.0, down=0.0, right=0.0):
