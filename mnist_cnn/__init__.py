@@ -34,10 +34,11 @@ def experiment(**changes: Any) -> ml_collections.ConfigDict:
 def run(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
-    """Trains and evaluates `config` in `workdir`, or goes on with what is there: the result."""
+    """Trains and evaluates `config` in `workdir`, or resumes what is there: the result."""
+    from mnist_cnn import report
     from mnist_cnn.runner import loop
 
-    return loop.run(config, workdir)
+    return loop.run(config, workdir, write_report=report.write)
 
 
 def load(

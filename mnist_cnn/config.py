@@ -224,6 +224,11 @@ def replicas(config: Mapping[str, Any]) -> list[Replica]:
     return [Replica(seed, setting) for setting in settings(config) for seed in seeds]
 
 
+def setting_rows(num_seeds: int, index: int) -> slice:
+    """Which of `replicas` have the setting of that index."""
+    return slice(index * num_seeds, (index + 1) * num_seeds)
+
+
 def describe(value: Any) -> Any:
     """`value` as config.json keeps it: an object that an experiment brought becomes its name.
 

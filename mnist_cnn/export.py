@@ -29,7 +29,7 @@ def stablehlo(network: Network) -> bytes:
     import jax
     from jax import export
 
-    from mnist_cnn.training.train import forward
+    from mnist_cnn.models.apply import forward
 
     def logits(images: Any) -> Any:
         # As arguments, not as constants, which XLA would compute with beforehand, to other bits.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import config_flags
 
-from mnist_cnn import command_line as command_lib, config as config_lib
+from mnist_cnn import command_line as command_lib, config as config_lib, report
 from mnist_cnn.command_line import command
 from mnist_cnn.errors import ConfigError, UserError
 
@@ -83,12 +83,13 @@ def main(arguments: list[str]) -> int:
         from mnist_cnn.runner import smoke
 
         return 0 if smoke.check(_CONFIG.value) else 1
+    from mnist_cnn.parallel import watchdog
     from mnist_cnn.runner import run_directory, signals
     from mnist_cnn.runner.environment import command_line
 
     distributed = _DISTRIBUTED.value or _COORDINATOR.value is not None
     if distributed:
-        signals.go_on_in_watched_child(logging.get_verbosity() >= logging.DEBUG)
+        watchdog.run_under_watchdog(logging.get_verbosity() >= logging.DEBUG)
         from mnist_cnn.parallel import processes
 
         processes.init_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -99,16 +100,16 @@ def main(arguments: list[str]) -> int:
     try:
         from mnist_cnn.runner import loop
 
-        loop.run(_CONFIG.value, workdir, command=typed, stop=stop)
+        loop.run(_CONFIG.value, workdir, command=typed, stop=stop, write_report=report.write)
     except signals.Stopped as stopped:
         given = _WORKDIR.value is not None
         go_on = shlex.join(typed if given else [*typed, f"--workdir={workdir}"])
         if not distributed or processes.is_primary():
-            print(f"stopped by {stopped}; saved.  To go on: {go_on}", flush=True)
+            print(f"stopped by {stopped}; saved. To resume: {go_on}", flush=True)
         return stopped.status
     except RuntimeError as error:
         if distributed and processes.is_peer_failure(error):
-            raise UserError(signals.LOST) from error
+            raise UserError(watchdog.PEER_LOST) from error
         raise
     return 0
 

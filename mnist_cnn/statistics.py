@@ -21,7 +21,7 @@ def log_probabilities(logits: Float[np.ndarray, "*N 10"]) -> Float[np.ndarray, "
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def confusion(labels: Int[np.ndarray, "N"], predicted: Int[np.ndarray, "N"]) -> np.ndarray:
+def confusion_matrix(labels: Int[np.ndarray, "N"], predicted: Int[np.ndarray, "N"]) -> np.ndarray:
     """int64 [10, 10]: how many images of class `row` were taken for class `column`."""
     return np.bincount(labels.astype(np.int64) * 10 + predicted, minlength=100).reshape(10, 10)
 
@@ -58,13 +58,15 @@ def calibration(logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"])
         return Calibration(count, sure / count, good / count, error)
 
 
-def figures(logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"]) -> dict[str, Any]:
+def classification_metrics(
+    logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"]
+) -> dict[str, Any]:
     """Negative log-likelihood (nats an image), expected calibration error, and each class.
 
     A precision without predictions, or a recall without images, is None.
     """
     log_p = log_probabilities(logits)
-    table = confusion(labels, logits.argmax(-1))
+    table = confusion_matrix(labels, logits.argmax(-1))
     examples, predicted = table.sum(1).tolist(), table.sum(0).tolist()
     return {
         "negative_log_likelihood": float(-log_p[np.arange(len(labels)), labels].mean()),
@@ -102,7 +104,7 @@ def mean_interval(values: Float[np.ndarray, "R"]) -> float:
     return float(special.stdtrit(len(values) - 1, 0.975) * error)
 
 
-def over_seeds(a: Float[np.ndarray, "R"], b: Float[np.ndarray, "R"]) -> Difference:
+def compare_over_seeds(a: Float[np.ndarray, "R"], b: Float[np.ndarray, "R"]) -> Difference:
     """`b` - `a`, paired by seed, R >= 2: Student's t on the differences."""
     from scipy import special
 
@@ -117,7 +119,7 @@ def over_seeds(a: Float[np.ndarray, "R"], b: Float[np.ndarray, "R"]) -> Differen
     return Difference(mean, mean - half, mean + half, p, method)
 
 
-def over_images(a: Bool[np.ndarray, "N"], b: Bool[np.ndarray, "N"]) -> Difference:
+def compare_over_images(a: Bool[np.ndarray, "N"], b: Bool[np.ndarray, "N"]) -> Difference:
     """Right `b` - right `a` over the same images: exact McNemar test, Bonett-Price interval.
 
     The interval is the adjusted Wald one of Bonett & Price ("Adjusted Wald Confidence Interval for

@@ -164,11 +164,11 @@ def compare(first: Setting, other: Setting) -> statistics.Difference:
     a, b = first.accuracies(), other.accuracies()
     shared = [seed for seed in a if seed in b]
     if len(shared) > 1:
-        return statistics.over_seeds(
+        return statistics.compare_over_seeds(
             np.array([a[seed] for seed in shared]), np.array([b[seed] for seed in shared])
         )
     chosen = pair(first, other)
-    difference = statistics.over_images(*map(right_of, chosen))
+    difference = statistics.compare_over_images(*map(right_of, chosen))
     if len(a) == len(b) == 1:
         return difference
     of = " against ".join(f"seed {seed:,}" for _, seed in reversed(chosen))

@@ -85,7 +85,7 @@ def sweep_picture(sweep: dict[str, Any]) -> Picture | None:
     lines: dict[str, list[Any]] = {}
     for entry in done:
         others = {key: value for key, value in entry["setting"].items() if key != name}
-        lines.setdefault(results.name_of(others), []).append(entry)
+        lines.setdefault(results.setting_label(others), []).append(entry)
     drawn = [
         figures.Swept(
             label,

@@ -17,11 +17,14 @@ import numpy as np
 from flax import serialization
 from jaxtyping import Float32, Float64, UInt8
 
-from mnist_cnn import config as config_lib, evaluate
+from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
+from mnist_cnn.models.apply import Variables
 from mnist_cnn.runner import run_directory
 from mnist_cnn.runner.checkpoint import Checkpoints
-from mnist_cnn.training import recipe, train
+from mnist_cnn.training.components import LOSSES, MODELS, OPTIMIZERS, build_components
+from mnist_cnn.training.scoring import compute_logits
+from mnist_cnn.training.state import Metrics, create_state, from_dict, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Network:
     """Variables, the module that they belong to, and the configuration that they come from."""
 
     config: Mapping[str, Any]
-    variables: recipe.Variables
+    variables: Variables
     model: Any
     step: int
     seed: int
@@ -51,7 +54,7 @@ class Network:
                 f"got images {images.dtype} {list(images.shape)}, expected uint8 [N, 28, 28, 1]"
             )
         batch_size = self.config["eval_batch_size"]
-        logits = evaluate.logits_of(self.model, self.variables, images, batch_size)
+        logits = compute_logits(self.model, self.variables, images, batch_size)
         return np.asarray(logits)
 
     def probabilities(
@@ -96,7 +99,7 @@ def load(
         )
     objects = {}
     for key, known in (
-        ("model", train.MODELS), ("loss", train.LOSSES), ("optimizer", train.OPTIMIZERS),
+        ("model", MODELS), ("loss", LOSSES), ("optimizer", OPTIMIZERS),
     ):  # fmt: skip
         if saved.get(key) in known:
             continue
@@ -117,8 +120,8 @@ def load(
     members = config_lib.replicas(config)
     member = _member(directory, members, seed)
     # Shapes alone: nothing is initialised or compiled for what is about to be read.
-    shapes = jax.eval_shape(lambda: (train.create_state(config), train.Metrics.zero()))
-    state, sums = train.to_dict(shapes[0]), serialization.to_state_dict(shapes[1])
+    shapes = jax.eval_shape(lambda: (create_state(config), Metrics.zero()))
+    state, sums = to_dict(shapes[0]), serialization.to_state_dict(shapes[1])
     several = (len(members),) if len(members) > 1 else ()
     template = jax.tree_util.tree_map(
         lambda leaf: np.empty(several + leaf.shape, leaf.dtype), {"state": state, "sums": sums}
@@ -131,10 +134,10 @@ def load(
     if restored is None:
         raise CheckpointError(f"{directory.path}: no checkpoint there yet; let the run go on first")
     step, tree, _ = restored
-    variables = train.from_dict(shapes[0], tree["state"]).variables
+    variables = from_dict(shapes[0], tree["state"]).variables
     if several:
         variables = jax.tree_util.tree_map(lambda leaf: leaf[member], variables)
-    model = train.parts(config)[0]
+    model = build_components(config)[0]
     return Network(config, jax.device_put(variables), model, step, members[member].seed)
 
 

@@ -22,7 +22,7 @@ from mnist_cnn.version import __version__
 def single(setting: finished_runs.Setting) -> str:
     """The page of one run."""
     run = setting.runs[0]
-    numbers = statistics.figures(*_tested(run))
+    numbers = statistics.classification_metrics(*_tested(run))
     sweep = run.result.get("sweep")
     return markup.page(
         f"{run.config.get('name')}: {markup.percent(run.right.mean())}",
@@ -41,7 +41,7 @@ def single(setting: finished_runs.Setting) -> str:
 
 def pictures(setting: finished_runs.Setting) -> str:
     """The pictures of one run alone, one below the other, as HTML for a notebook."""
-    shown = _pictures(setting, statistics.figures(*_tested(setting.runs[0])))
+    shown = _pictures(setting, statistics.classification_metrics(*_tested(setting.runs[0])))
     return "\n".join(
         f'<div style="max-width: 34rem">{markup.figure(*picture)}</div>' for picture in shown
     )
@@ -57,7 +57,7 @@ def _pictures(setting: finished_runs.Setting, numbers: dict[str, Any]) -> list[g
     """What a run shows: how it learned, what it mistakes, what it looks for."""
     run = setting.runs[0]
     logits, labels = _tested(run)
-    table = statistics.confusion(labels, logits.argmax(-1))
+    table = statistics.confusion_matrix(labels, logits.argmax(-1))
     several = _together(run)
     sweep = run.result.get("sweep")
     swept = gallery.sweep_picture(sweep) if sweep else None
@@ -95,7 +95,7 @@ def _said(run: finished_runs.Run) -> str:
     chosen = run.result.get("sweep")
     best = ""
     if chosen:
-        setting = results.name_of(chosen["settings"][chosen["chosen"]]["setting"])
+        setting = results.setting_label(chosen["settings"][chosen["chosen"]]["setting"])
         best = f" The setting with the best validation accuracy: {setting}."
     if seeds == 1:
         wrong = int((~run.right).sum())

@@ -23,30 +23,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mnist_cnn.models.kernels import fourier, polyphase
-from mnist_cnn.parallel.mesh import DATA
 
+DATA_AXIS = "data"  # the mesh axis of the devices that share a batch
 Padding = tuple[tuple[int, int], tuple[int, int]]
-
-# XLA gives a CPU's convolutions to YNNPACK, which takes twice as long for them as Eigen does; its
-# products and sums are the faster ones.  (Eigen has the convolutions where it is not named.)
-_CPU_OPTIONS: dict[str, str | bool] = {
-    "xla_cpu_experimental_ynn_fusion_type": (
-        "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    )
-}
-
-
-@functools.cache
-def compiler_options(platform: str) -> dict[str, str | bool]:
-    """What to compile a training program with on "cpu", "gpu" or "tpu": it changes speed alone."""
-    if platform != "cpu":
-        return {}
-    try:
-        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=_CPU_OPTIONS)
-    except Exception:  # another jaxlib, which does not know it
-        return {}
-    return _CPU_OPTIONS
-
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -337,7 +316,7 @@ def BatchNorm(train: bool, **options: Any) -> nn.BatchNorm:
 def _data_axis() -> str | None:
     """The mesh axis that shares a batch, inside a program that is laid over one."""
     try:
-        lax.axis_size(DATA)
+        lax.axis_size(DATA_AXIS)
     except NameError:
         return None
-    return DATA
+    return DATA_AXIS

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mnist_cnn.models.apply import train_kwargs
 from mnist_cnn.models.layers import conv_max_pool
-from mnist_cnn.training import recipe
 
 
 class Layer(NamedTuple):
@@ -51,7 +51,7 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
 
     with nn.intercept_methods(note):
         variables = jax.eval_shape(
-            functools.partial(model.init, **recipe.told(model, train)),
+            functools.partial(model.init, **train_kwargs(model, train)),
             dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0)),
             jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32),
         )

@@ -1,9 +1,10 @@
-"""Processes of a job: how one joins, and what they tell each other."""
+"""The processes of a job: how one joins, and how they exchange values.
 
-from __future__ import annotations
+Every process runs the same program on the devices of all. Process 0 alone uses the disk and the
+terminal.
+"""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from mnist_cnn.errors import UserError
 
-_LOST_SECONDS = 10  # a process that is silent for this long is lost
+_HEARTBEAT_SECONDS = 10  # a process that is silent for this long counts as lost
 
 
 def is_primary() -> bool:
@@ -20,19 +21,11 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def agree(own: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Integers that every process brings: those of process 0, and the largest of all."""
+def broadcast(value: Any) -> Any:
+    """The JSON value of process 0, in every process."""
     if jax.process_count() == 1:
-        return list(own), list(own)
-    every = np.asarray(multihost_utils.process_allgather(np.asarray(own, np.int32)))
-    return every[0].tolist(), every.max(0).tolist()
-
-
-def broadcast(message: Any) -> Any:
-    """What process 0 says, a JSON value, to all."""
-    if jax.process_count() == 1:
-        return message
-    text = np.frombuffer(json.dumps(message if is_primary() else None).encode(), np.uint8)
+        return value
+    text = np.frombuffer(json.dumps(value if is_primary() else None).encode(), np.uint8)
     length = multihost_utils.broadcast_one_to_all(np.int32(len(text)))
     padded = np.zeros(int(length), np.uint8)
     padded[: len(text)] = text[: int(length)]
@@ -40,21 +33,28 @@ def broadcast(message: Any) -> Any:
 
 
 def broadcast_arrays(tree: Any) -> Any:
-    """A tree of arrays, of the same shapes in every process, from process 0 to all."""
+    """The arrays of process 0, in every process; their shapes must be the same everywhere."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
+def allgather_max(value: int) -> int:
+    """The largest of the int32 values of all processes."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
 def init_distributed(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Makes this process one of a job; all None: as the TPU pod or Slurm says.
+    """Makes this process one of a job; with None for all, a TPU pod or Slurm supplies the values.
 
     Raises:
-      UserError: the others were not to be found.
+      UserError: the other processes were not found.
     """
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, heartbeat_timeout_seconds=_LOST_SECONDS
+            coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
         )
     except Exception as error:
         reason = str(error).partition("\n")[0]
@@ -65,6 +65,6 @@ def init_distributed(
 
 
 def is_peer_failure(error: RuntimeError) -> bool:
-    """Whether it says that another process of the job is not there any more."""
+    """Whether the error says that another process of the job has ended or is unreachable."""
     text = str(error)
     return any(sign in text for sign in ("Gloo", "UNAVAILABLE", "closed by peer", "heartbeat"))

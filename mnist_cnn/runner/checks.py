@@ -1,9 +1,4 @@
-"""What must hold before a run trains, each checked as soon as it can be known.
-
-Nothing here changes anything.
-"""
-
-from __future__ import annotations
+"""What must hold before a run trains, checked as soon as it is known. Nothing here writes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +9,11 @@ from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner.run_directory import RunDirectory
 
 
-def finished(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result, if the directory holds this very run, finished.
+def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result, if the directory contains this run and it is finished, else None.
 
     Raises:
-      ConfigError: it holds another one.
+      ConfigError: the directory contains a run of another configuration.
     """
     old = directory.read("config.json")
     if old is None:
@@ -35,14 +30,14 @@ def finished(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, An
 
 
 def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
-    """The splits must exist and not overlap, and training must have a batch.
+    """The splits must exist, must not overlap, and must contain a whole batch.
 
     Raises:
       ConfigError, DataError: they do not.
     """
     training = dataset.rows(config["train_split"])
     held_out = config["validation_split"]
-    for key in ("train_split", "validation_split"):  # "all" does not say so, but is both
+    for key in ("train_split", "validation_split"):  # "all", for example, includes the test split
         if any(split != "train" for split, _, _ in dataset.rows(config[key] or "train")):
             raise ConfigError(config_lib.test_is_for_the_end(key, config[key]))
     for split, start, stop in dataset.rows(held_out) if held_out else ():
@@ -61,10 +56,10 @@ def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
 
 
 def check_length(config: Mapping[str, Any], total: int) -> None:
-    """The learning rate must have risen before the training ends.
+    """The warm-up must end before the training does.
 
     Raises:
-      ConfigError: it would not.
+      ConfigError: it does not.
     """
     if config["warmup_steps"] >= total:
         raise ConfigError(
@@ -74,24 +69,23 @@ def check_length(config: Mapping[str, Any], total: int) -> None:
 
 
 def check_resumption(
-    directory: RunDirectory,
-    dataset: Dataset,
-    before: Mapping[str, Any] | None,
-    step: int,
-    total: int,
-) -> None:
-    """What the directory has must go on with the same data, and not be over already.
+    directory: RunDirectory, dataset: Dataset, step: int, total: int
+) -> dict[str, Any]:
+    """A run must resume with the same data, and must not be beyond its end.
 
     Args:
       directory: the run directory.
-      dataset: what the run would go on with.
-      before: its environment.json, if there is one.
-      step: the one of its checkpoint, 0 without.
-      total: the length of the training.
+      dataset: the data to resume with.
+      step: the step of its checkpoint, 0 without.
+      total: the length of the training in steps.
+
+    Returns:
+      The directory's environment.json; {} if there is none.
 
     Raises:
-      CheckpointError, ConfigError: it cannot go on.
+      CheckpointError, ConfigError: it cannot resume.
     """
+    before = directory.read("environment.json")
     if before is not None and before.get("data", {}).get("sha256") != dataset.files:
         raise CheckpointError(
             f"{directory}: the run began with other data files than {dataset.origin} "
@@ -99,6 +93,7 @@ def check_resumption(
         )
     if step > total:
         raise ConfigError(
-            f"{directory} has come to step {step:,}, and the configuration ends at "
-            f"{total:,}; a run can be prolonged, not shortened"
+            f"{directory} has reached step {step:,}, but the configuration ends at {total:,}; a "
+            "run can be prolonged, not shortened"
         )
+    return before or {}

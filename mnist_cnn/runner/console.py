@@ -22,7 +22,6 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset
 from mnist_cnn.errors import printable
 from mnist_cnn.models.summary import Layer
-from mnist_cnn.runner.profile import FIRST, LAST, Work
 from mnist_cnn.version import __version__
 
 _PLAIN_INTERVAL = 5.0  # seconds between two progress lines where there is no terminal
@@ -185,22 +184,6 @@ class Console:
         if peaks:
             used, limit = (f"{size / 1e9:,.2f} GB" for size in max(peaks))
             self.line(f"device memory: at most {used} of {limit} a device")
-
-    def profile(self, work: Work | None, steps: int, seconds: float, first: int, path: str) -> None:
-        """What a step costs, what was reached over `steps` of them, and where the trace is."""
-        if work is None:
-            self.line("profile: this device does not tell how much work a step is")
-        else:
-            self.line(
-                f"profile: a step is {work.flops / 1e9:,.3f} GFLOP and, as compiled, "
-                f"{work.bytes / 1e6:,.1f} MB, a device; "
-                f"{work.flops * steps / seconds / 1e9:,.1f} GFLOP/s over {steps:,} steps"
-            )
-        if steps > FIRST:
-            last = min(first + LAST - FIRST, first + steps - FIRST)
-            self.line(f"trace of steps {first:,} to {last:,}: {path}/plugins/profile")
-        else:
-            self.line(f"no trace: it begins after {FIRST} steps, and there were {steps:,}")
 
     def checked(self, name: str, good: bool, text: str) -> None:
         """A line for a part that was tried."""

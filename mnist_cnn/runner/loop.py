@@ -1,50 +1,61 @@
 """A run from beginning to end: data, compile, train, evaluate, record.
 
-The shell around the pure `train.py`: it decides which steps the next call takes, and what is
-written when.  How it cuts the steps into calls depends on the clock; their result does not.
+This is the shell around the pure `training` package. It decides how many steps the next call takes
+and what is written when. How the steps are cut into calls depends on the clock; their result does
+not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from mnist_cnn import config as config_lib, evaluate
-from mnist_cnn.data import dataset as data
+from mnist_cnn import config as config_lib
+from mnist_cnn.data.dataset import Dataset, open_dataset
 from mnist_cnn.errors import ConfigError, UserError
-from mnist_cnn.models import summary
+from mnist_cnn.models import weights
+from mnist_cnn.models.apply import Variables, make_variables
+from mnist_cnn.models.summary import summarize as summarize_layers
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.mesh import make_mesh, peak_memory
-from mnist_cnn.parallel.replicas import Replicas, Split
-from mnist_cnn.runner import checks, predictions, profile, results, run_directory
+from mnist_cnn.parallel.replicas import Replicas
+from mnist_cnn.runner import checks, predictions, profile, results
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.environment import describe_environment
-from mnist_cnn.runner.run_logger import Journal
+from mnist_cnn.runner.run_directory import RunDirectory, new_run_path
+from mnist_cnn.runner.run_logger import RunLogger
 from mnist_cnn.runner.signals import Stopped, StopRequest
-from mnist_cnn.training import batches, recipe, train
+from mnist_cnn.training import scoring
+from mnist_cnn.training.batches import Split, steps_per_epoch, total_steps
+from mnist_cnn.training.components import build_components
+from mnist_cnn.training.state import create_state
 
-# About how long one call trains: the progress bar waits for it, and a signal does.
-_SLICE_SECONDS = 1.0
-# The first step of a call takes a millisecond more.  So where steps are slow, as of many replicas,
-# a call has several of them, and lasts a little longer.
-_SEVERAL_STEPS, _LONG_SLICE_SECONDS = 4, 2.5
+# The progress bar and signals wait for a call to end, so it takes about this long.
+_CALL_SECONDS = 1.0
+# The first step of a call takes a millisecond more. If steps are slow, because there are many
+# replicas, a call therefore has several of them and may take longer.
+_SEVERAL_STEPS, _LONG_CALL_SECONDS = 4, 2.5
 
-
-Scored = tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]
-Evaluate = Callable[[Sequence[int]], Scored]  # replicas -> figures, logits, labels, images
+# replicas -> the metrics of each, logits float32 [R, N, 10], labels [N], images [N, 28, 28, 1]
+Evaluate = Callable[
+    [Sequence[int]], tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]
+]
+WriteReport = Callable[[Sequence[pathlib.Path], pathlib.Path], None]  # (run directories, page)
 
 
 class Diverged(UserError):
-    """The loss, the parameters or the optimiser's averages are not finite any more."""
+    """The loss, the parameters or the optimizer state are no longer finite."""
 
 
 def run(
@@ -54,8 +65,9 @@ def run(
     command: Sequence[str] = (),
     console: Console | None = None,
     stop: StopRequest | None = None,
+    write_report: WriteReport | None = None,
 ) -> dict[str, Any]:
-    """Trains and evaluates `config`; goes on from the last good checkpoint if `workdir` has one.
+    """Trains and evaluates `config`; resumes from the last good checkpoint in `workdir`, if any.
 
     Args:
       config: a complete configuration (`mnist_cnn.experiment`).
@@ -63,294 +75,329 @@ def run(
       command: what the user typed, for the record.
       console: where to show progress.
       stop: the signals to obey, if the caller handles any.
+      write_report: writes report.html at the end, if the config asks for it.
 
     Returns:
-      The result, as result.json holds it.
+      The result, as result.json contains it.
 
     Raises:
       ConfigError, DataError: before anything is trained.
-      CheckpointError: the same, or a checkpoint cannot be written; those before it are kept.
+      CheckpointError: the same, or a checkpoint cannot be written; the older ones are kept.
       Diverged: the loss or the parameters are not finite; the last good checkpoint is kept.
-      Stopped: a signal came; everything so far is saved.
+      Stopped: a signal was received; everything so far is saved.
     """
     config_lib.validate(config)
     if config["smoke"]:
-        raise ConfigError("config.smoke: that is no run; from Python it is mnist_cnn.smoke.check")
+        raise ConfigError("config.smoke: not a run; from Python, call runner.smoke.check instead")
     console = console or Console(quiet=not processes.is_primary())
-    directory = run_directory.RunDirectory(workdir or run_directory.new_run_path(config["name"]))
+    directory = RunDirectory(workdir or new_run_path(config["name"]))
     with contextlib.closing(directory):
         result = processes.broadcast(
-            checks.finished(directory, config) if processes.is_primary() else None
+            checks.finished_result(directory, config) if processes.is_primary() else None
         )
         if result is not None:
             console.line(f"{directory}: finished; nothing is left to do")
             console.result(result, str(directory))
             return result
-        return _Run(config, directory, console, stop or StopRequest(), command).run()
-
-
-class _Run:
-    """The state of a run that is at work."""
-
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        directory: run_directory.RunDirectory,
-        console: Console,
-        stop: StopRequest,
-        command: Sequence[str],
-    ) -> None:
-        self.config = config
-        self.directory = directory
-        self.console = console
-        self.stop = stop
-        self.command = command
-        self.validated: tuple[int, list[dict[str, Any]]] = -1, []  # the step, and each one's
-        self.journal = Journal(config, directory, console)
-
-    def run(self) -> dict[str, Any]:
-        """Everything, in order."""
-        config, console = self.config, self.console
-        model = train.parts(config)[0]
-        devices = jax.devices()
-        mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
-        self.environment = describe_environment(devices, self.command)
-        console.versions(self.environment)
-
-        with self.journal.clock("data"):
-            dataset = data.open_dataset(config["dataset"], config["manual_dir"])
-            checks.check_splits(dataset, config)
-            images, labels = dataset.read(config["train_split"])
-        num_examples = len(labels)
-        console.data(dataset, config, num_examples)
-        self.steps_per_epoch = batches.steps_per_epoch(num_examples, config["batch_size"])
-        self.total = train.total_steps(config, num_examples)
-        checks.check_length(config, self.total)
-
-        given = self.given()
-        if processes.is_primary():
-            self.directory.lock()
-        with self.journal.clock("compile"), compile_cache():
-            self.replicas = Replicas(config, mesh, images, labels, given)
-            held_out = config["validation_split"]
-            self.validate = self.evaluator(dataset, held_out) if held_out else None
-            self.test = self.evaluator(dataset, "test")
-        self.all = range(len(self.replicas.members))
-        self.environment["mesh"] = dict(mesh.shape)
-        self.environment["processes"] = jax.process_count()
-        self.environment["replicas_at_once"] = self.replicas.at_once
-        console.network(type(model).__name__, summary.summarize(model))
-        console.plan(config, self.environment)
-        step = self.restore(dataset)
-
-        trace = profile.Trace(self.directory.path if processes.is_primary() else None, step)
-        before = self.journal.seconds()["train"]
-        with (
-            console.training(step, self.total),
-            self.stop.deferred(),
-            contextlib.closing(trace),
-        ):
-            self.train(step, trace if config["profile"] else None)
-        if config["profile"] and step < self.total:
-            work = profile.work(self.replicas)
-            seconds = self.journal.seconds()["train"] - before
-            console.profile(work, self.total - step, seconds, trace.first, str(self.directory))
-        try:
-            result = processes.broadcast(self.finish())
-        except Stopped:
-            if processes.is_primary():
-                self.checkpoints.wait()
-            raise
-        console.result(result, str(self.directory))
+        this = _prepare(config, directory, console, stop or StopRequest(), command)
+        result = processes.broadcast(_finish(this, _train(this)))
+        console.result(result, str(directory))
         console.memory(peak_memory())
-        if config["report"] and processes.is_primary():
-            self.report()
+        if config["report"] and write_report and processes.is_primary():
+            _report(this, write_report)
         return result
 
-    # Before the first step.
 
-    def given(self) -> Any:
-        """What the networks begin with, where a file says it and no checkpoint does."""
-        path = self.config["init_from"]
-        if path is None or any(self.directory.checkpoints.glob("[0-9]*")):
-            return None
-        from mnist_cnn.models import weights
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run that is ready for its next step."""
 
-        state = jax.eval_shape(lambda: train.create_state(self.config))
-        return weights.read_variables(path, recipe.variables(state.params, state.batch_stats))
+    config: Mapping[str, Any]
+    directory: RunDirectory
+    console: Console
+    stop: StopRequest
+    logger: RunLogger
+    checkpoints: Checkpoints | None  # of process 0; the others have none
+    replicas: Replicas
+    steps_per_epoch: int
+    total_steps: int
+    first_step: int  # the number of steps taken before: those of the checkpoint
+    validate: Evaluate | None
+    test: Evaluate
 
-    def restore(self, dataset: data.Dataset) -> int:
-        """Goes on from the last good checkpoint, if there is one: the step that was reached."""
-        tree, extra = self.replicas.template(), None
-        if processes.is_primary():
-            self.checkpoints = Checkpoints(self.directory.checkpoints, self.config["keep"])
-            restored = self.checkpoints.restore(tree, self.console.line)
-            step = restored[0] if restored else 0
-            self.journal.begin(self.environment, dataset, step, self.total)
-            if restored is not None:
-                _, tree, extra = restored
-        extra = processes.broadcast(extra)
-        if extra is None:
-            return 0
-        self.replicas.restore(processes.broadcast_arrays(tree))
-        self.journal.go_on(extra["seconds"])
-        return int(extra["step"])
-
-    # The steps.
-
-    def train(self, step: int, trace: profile.Trace | None) -> None:
-        """Takes the steps that are left after `step`, with what is due after each."""
-        config = self.config
-        images_a_step = config["batch_size"] * len(self.all)
-        logged, logged_at, at_once = step, time.monotonic(), 1
-        while step < self.total:
-            began = time.monotonic()
-            epoch = step // self.steps_per_epoch
-            stop = min(self.next_event(step), step + at_once)
-            if trace is not None:
-                stop = int(min(stop, trace.bound(step)))
-            traced = trace.around(step) if trace is not None else contextlib.nullcontext()
-            with traced, self.journal.clock("train"):
-                first = epoch * self.steps_per_epoch
-                sums = self.replicas.advance(epoch, step - first, stop - first)
-            per_second = (stop - step) / (time.monotonic() - began)
-            several = min(_SEVERAL_STEPS, int(per_second * _LONG_SLICE_SECONDS))
-            (at_once, _), (_, signal) = processes.agree(
-                [max(1, several, int(per_second * _SLICE_SECONDS)), self.stop.received or 0]
-            )
-            step = stop
-
-            bad = sums.first_bad_step[sums.first_bad_step >= 0]
-            if bad.size and not config["sweep"]:
-                self.diverged(int(bad.min()))
-            metrics = {"loss": sums.loss / sums.examples, "accuracy": sums.correct / sums.examples}
-            self.console.step_done(step, self.total, metrics, per_second * images_a_step)
-            if step % config["log_every"] == 0 or step == self.total:
-                self.check_finite(step)
-                elapsed = time.monotonic() - logged_at
-                images_per_second = (step - logged) * images_a_step / elapsed
-                self.log(step, "train", metrics, images_per_second=images_per_second)
-                self.replicas.clear_sums()
-                logged, logged_at = step, time.monotonic()
-            if self.validate is not None and self.due(step, config["eval_every"]):
-                self.validated = step, self.validate(self.all)[0]
-                self.log(step, "validation", results.together(self.validated[1]))
-                self.console.validation(*self.validated)
-                logged_at = time.monotonic()
-            if step % config["checkpoint_every"] == 0 or step == self.total or signal:
-                self.save(step)
-            if signal:
-                self.leave(signal)
-        _, (signal,) = processes.agree([self.stop.received or 0])
-        if signal:  # it came while the last step was seen to
-            self.leave(signal)
-
-    def leave(self, signal: int) -> None:
-        if processes.is_primary():
-            self.checkpoints.wait()
-        raise Stopped(signal)
+    @property
+    def num_replicas(self) -> int:
+        return self.replicas.plan.total
 
     def next_event(self, step: int) -> int:
         """The first step after `step` at which something is due, or an epoch ends."""
-        config, epoch = self.config, self.steps_per_epoch
-        every = [config["log_every"], config["checkpoint_every"], config["eval_every"], epoch]
-        return min(self.total, *((step // n + 1) * n for n in every if n is not None))
+        names = ("log_every", "checkpoint_every", "eval_every")
+        every = [self.config[name] for name in names if self.config[name] is not None]
+        after = [(step // n + 1) * n for n in [*every, self.steps_per_epoch]]
+        return min(self.total_steps, *after)
 
-    def due(self, step: int, every: int | None) -> bool:
-        """Whether `step` is an `every`-th one (None: the last of an epoch), or the last."""
-        return step % (every or self.steps_per_epoch) == 0 or step == self.total
+    def is_due(self, step: int, every: int | None) -> bool:
+        """Whether `step` is a multiple of `every` (None: the last of an epoch), or the last."""
+        return step % (every or self.steps_per_epoch) == 0 or step == self.total_steps
 
     def log(self, step: int, split: str, metrics: Mapping[str, Any], **others: float) -> None:
-        self.journal.log(step, step / self.steps_per_epoch, split, metrics, **others)
+        self.logger.log(step, step / self.steps_per_epoch, split, metrics, **others)
 
     def save(self, step: int) -> None:
         self.check_finite(step)
         tree = self.replicas.snapshot()
-        if processes.is_primary():
-            self.checkpoints.save(step, tree, {"step": step, "seconds": self.journal.seconds()})
+        if self.checkpoints is not None:
+            self.checkpoints.save(step, tree, {"step": step, "seconds": self.logger.seconds()})
+
+    def wait_for_checkpoints(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
 
     def check_finite(self, step: int) -> None:
-        """A sweep goes on without a setting of which any diverges, as long as one is left."""
+        """Ends a run that diverged; a sweep continues while one of its settings is finite."""
         finite = self.replicas.finite().reshape(-1, self.config["num_seeds"]).all(1)
         if not (finite.any() if self.config["sweep"] else finite.all()):
-            self.diverged(step)
+            self.diverge(step)
 
-    def diverged(self, step: int) -> None:
-        """Says so in result.json and ends the run; the last good checkpoint stays."""
+    def diverge(self, step: int) -> NoReturn:
+        """Records the end without a result; the last good checkpoint stays."""
         if processes.is_primary():
-            self.checkpoints.wait()
-            self.journal.diverge(step, [replica.seed for replica in self.replicas.members])
+            self.wait_for_checkpoints()
+            self.logger.diverge(step)
         rates = (self.config["sweep"] or {}).get("learning_rate", [self.config["learning_rate"]])
-        rate = min(rates)
         raise Diverged(
             f"{self.directory}: the loss or the parameters were not finite at step {step:,}; the "
-            f"checkpoints before it are kept; try a lower learning_rate than {rate:g}"
+            f"checkpoints before it are kept; try a lower learning_rate than {min(rates):g}"
         )
 
-    # After, and between, the steps.
+    def leave(self, signal: int) -> NoReturn:
+        self.wait_for_checkpoints()
+        raise Stopped(signal)
 
-    def evaluator(self, dataset: data.Dataset, split: str) -> Evaluate:
-        """Compiles the evaluation of a split; the split is read when it is first wanted."""
-        score = self.replicas.scoring(sum(stop - start for _, start, stop in dataset.rows(split)))
 
-        @functools.cache
-        def read() -> tuple[Split, np.ndarray, np.ndarray]:
-            with self.journal.clock("data"):
-                images, labels = dataset.read(split)
-                return self.replicas.lay_out(images, labels), images, labels
+def _prepare(
+    config: Mapping[str, Any],
+    directory: RunDirectory,
+    console: Console,
+    stop: StopRequest,
+    command: Sequence[str],
+) -> _Run:
+    """Checks, reads, compiles and restores everything that the first step needs."""
+    logger = RunLogger(config, directory)
+    model = build_components(config)[0]
+    devices = jax.devices()
+    mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
+    environment = describe_environment(devices, command)
+    console.versions(environment)
 
-        def run(members: Sequence[int]) -> Scored:
-            laid_out, images, labels = read()
-            with self.journal.clock("evaluate"):
-                logits, losses = score(laid_out, members)
-                figures = [
-                    evaluate.summarize(*pair, labels) for pair in zip(logits, losses, strict=True)
-                ]
-            return figures, logits, labels, images
+    with logger.clock("data"):
+        dataset = open_dataset(config["dataset"], config["manual_dir"])
+        checks.check_splits(dataset, config)
+        images, labels = dataset.read(config["train_split"])
+    total = total_steps(config, len(labels))
+    checks.check_length(config, total)
+    console.data(dataset, config, len(labels))
 
-        return run
+    init_variables = _init_variables(config, directory)
+    if processes.is_primary():
+        directory.lock()
+    with logger.clock("compile"), compile_cache():
+        replicas = Replicas(config, mesh, images, labels, init_variables)
+        held_out = config["validation_split"]
+        validate = _evaluator(replicas, logger, dataset, held_out) if held_out else None
+        test = _evaluator(replicas, logger, dataset, "test")
+    environment |= {
+        "mesh": dict(mesh.shape),
+        "processes": jax.process_count(),
+        "replicas_at_once": replicas.plan.group_size,
+        "data": {"origin": dataset.origin, "sha256": dataset.files},
+    }
+    console.network(type(model).__name__, summarize_layers(model))
+    console.plan(config, environment)
 
-    def finish(self) -> dict[str, Any]:
-        """Tests the networks, those of the best setting of a sweep, and writes the result."""
-        config = self.config
-        members: Sequence[int] = self.all
-        swept = {}
-        if config["sweep"]:
-            step, figures = self.validated
-            if step != self.total:  # this process did not come to it
-                assert self.validate is not None  # the configuration was checked
-                figures = self.validate(self.all)[0]
-            swept = {"sweep": results.sweep(config, figures, self.replicas.finite().tolist())}
-            first = swept["sweep"]["chosen"] * config["num_seeds"]
-            members = range(first, first + config["num_seeds"])
-        figures, logits, labels, images = self.test(members)
-        networks = self.replicas.variables(members)
-        if not processes.is_primary():
-            return {}
-        tested = results.together(figures)
-        self.log(self.total, "test", tested)
-        self.checkpoints.wait()
-        self.checkpoints.close()
-        found = {
-            "seeds": [self.replicas.members[member].seed for member in members],
-            "test": tested,
-            "test_mean": results.mean(figures),
-            **({"ensemble": results.ensemble(logits, labels)} if len(members) > 1 else {}),
-            **swept,
-            "params_sha256": [sha256(one) for one in networks],
-        }
-        kept = predictions.collect(logits, labels, images, networks[0]["params"])
-        return self.journal.finish(self.total, found, kept)
+    # Process 0 reads the checkpoint and tells the others.
+    tree, extra, checkpoints = replicas.template(), None, None
+    if processes.is_primary():
+        checkpoints = Checkpoints(directory.checkpoints, config["keep"])
+        restored = checkpoints.restore(tree, console.line)
+        step = restored[0] if restored else 0
+        before = checks.check_resumption(directory, dataset, step, total)
+        if step:
+            console.line(f"resuming from the checkpoint of step {step:,}")
+            console.changes(before, environment)
+        logger.begin(environment, before, step, total)
+        if restored:
+            _, tree, extra = restored
+    extra = processes.broadcast(extra)
+    if extra is not None:
+        replicas.restore(processes.broadcast_arrays(tree))
+        logger.add_seconds(extra["seconds"])
+    return _Run(
+        config=config,
+        directory=directory,
+        console=console,
+        stop=stop,
+        logger=logger,
+        checkpoints=checkpoints,
+        replicas=replicas,
+        steps_per_epoch=steps_per_epoch(len(labels), config["batch_size"]),
+        total_steps=total,
+        first_step=int(extra["step"]) if extra else 0,
+        validate=validate,
+        test=test,
+    )
 
-    def report(self) -> None:
-        """The result in pictures.  They cost a finished run neither its result nor its status."""
-        try:
-            from mnist_cnn import report  # matplotlib is imported for this alone
 
-            report.write([self.directory.path], self.directory.path / "report.html")
-            self.console.line(f"report: {self.directory}/report.html")
-        except Exception as error:
-            self.console.line(
-                f"note: no report.html ({type(error).__name__}: {error}); "
-                f"python -m mnist_cnn.report --workdir {self.directory} tries again"
-            )
+def _init_variables(config: Mapping[str, Any], directory: RunDirectory) -> Variables | None:
+    """The variables of the file `init_from`, unless there is a checkpoint to resume from."""
+    if config["init_from"] is None or any(directory.checkpoints.glob("[0-9]*")):
+        return None
+    state = jax.eval_shape(lambda: create_state(config))
+    template = make_variables(state.params, state.batch_stats)
+    return weights.read_variables(config["init_from"], template)
+
+
+def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: str) -> Evaluate:
+    """Compiles the evaluation of a split. The split is read at the first evaluation."""
+    score = replicas.compile_scoring(sum(stop - start for _, start, stop in dataset.rows(split)))
+
+    @functools.cache
+    def read() -> tuple[Split, np.ndarray, np.ndarray]:
+        with logger.clock("data"):
+            images, labels = dataset.read(split)
+            return replicas.lay_out(images, labels), images, labels
+
+    def evaluate(
+        members: Sequence[int],
+    ) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]:
+        laid_out, images, labels = read()
+        with logger.clock("evaluate"):
+            logits, losses = score(laid_out, members)
+            metrics = [
+                scoring.summarize(*pair, labels) for pair in zip(logits, losses, strict=True)
+            ]
+        return metrics, logits, labels, images
+
+    return evaluate
+
+
+def _train(this: _Run) -> tuple[int, list[dict[str, Any]]]:
+    """Takes all remaining steps: the step of the last validation, and its metrics."""
+    before = this.logger.seconds()["train"]
+    profiled = this.config["profile"]
+    folder = this.directory.path if processes.is_primary() else None
+    trace = profile.Trace(folder, this.first_step, enabled=profiled)
+    with (
+        this.console.training(this.first_step, this.total_steps),
+        this.stop.deferred(),
+        contextlib.closing(trace),
+    ):
+        validated = _take_steps(this, trace)
+    if profiled and this.first_step < this.total_steps:
+        seconds = this.logger.seconds()["train"] - before
+        steps = this.total_steps - this.first_step
+        for line in profile.describe(this.replicas, trace, steps, seconds, str(this.directory)):
+            this.console.line(line)
+    return validated
+
+
+def _take_steps(this: _Run, trace: profile.Trace) -> tuple[int, list[dict[str, Any]]]:
+    """The training loop: some steps in one call, then what is due after them."""
+    config, step = this.config, this.first_step
+    images_per_step = config["batch_size"] * this.num_replicas
+    validated: tuple[int, list[dict[str, Any]]] = -1, []
+    logged, logged_at, call_size = step, time.monotonic(), 1
+    while step < this.total_steps:
+        start, began = step, time.monotonic()
+        epoch, first = divmod(start, this.steps_per_epoch)
+        step = int(min(this.next_event(start), start + call_size, trace.bound(start)))
+        with trace.around(start), this.logger.clock("train"):
+            sums = this.replicas.advance(epoch, first, first + step - start)
+        steps_per_second = (step - start) / (time.monotonic() - began)
+        call_size = processes.broadcast(_call_size(steps_per_second))
+        signal = processes.allgather_max(this.stop.received or 0)
+
+        bad_steps = sums.first_bad_step[sums.first_bad_step >= 0]
+        if bad_steps.size and not config["sweep"]:
+            this.diverge(int(bad_steps.min()))
+        metrics = {"loss": sums.loss / sums.examples, "accuracy": sums.correct / sums.examples}
+        rate = steps_per_second * images_per_step
+        this.console.step_done(step, this.total_steps, metrics, rate)
+        if this.is_due(step, config["log_every"]):
+            this.check_finite(step)
+            rate = (step - logged) * images_per_step / (time.monotonic() - logged_at)
+            this.log(step, "train", metrics, images_per_second=rate)
+            this.replicas.clear_sums()
+            logged, logged_at = step, time.monotonic()
+        if this.validate is not None and this.is_due(step, config["eval_every"]):
+            validated = step, this.validate(range(this.num_replicas))[0]
+            this.log(step, "validation", results.stack_metrics(validated[1]))
+            this.console.validation(*validated)
+            logged_at = time.monotonic()
+        if this.is_due(step, config["checkpoint_every"]) or signal:
+            this.save(step)
+        if signal:
+            this.leave(signal)
+    if signal := processes.allgather_max(this.stop.received or 0):  # after the last step's check
+        this.leave(signal)
+    return validated
+
+
+def _call_size(steps_per_second: float) -> int:
+    """The number of steps of the next call."""
+    several = min(_SEVERAL_STEPS, int(steps_per_second * _LONG_CALL_SECONDS))
+    return max(1, several, int(steps_per_second * _CALL_SECONDS))
+
+
+def _finish(this: _Run, validated: tuple[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Tests the networks (of a sweep, those of the best setting) and writes the result."""
+    try:
+        return _test(this, validated)
+    except Stopped:
+        this.wait_for_checkpoints()
+        raise
+
+
+def _test(this: _Run, validated: tuple[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    config, members = this.config, range(this.num_replicas)
+    swept = {}
+    if config["sweep"]:
+        step, metrics = validated
+        if step != this.total_steps:  # this process took no step: the run was finished before
+            assert this.validate is not None  # `config.validate` requires it
+            metrics = this.validate(members)[0]
+        finite = this.replicas.finite().tolist()
+        swept = {"sweep": results.sweep_result(config, metrics, finite)}
+        rows = config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])
+        members = members[rows]
+    metrics, logits, labels, images = this.test(members)
+    networks = this.replicas.variables(members)
+    if this.checkpoints is None:
+        return {}
+    tested = results.stack_metrics(metrics)
+    this.log(this.total_steps, "test", tested)
+    this.checkpoints.wait()
+    this.checkpoints.close()
+    ensemble = {"ensemble": results.ensemble_metrics(logits, labels)} if len(members) > 1 else {}
+    found = {
+        "seeds": [config_lib.replicas(config)[member].seed for member in members],
+        "test": tested,
+        "test_mean": results.mean_metrics(metrics),
+        **ensemble,
+        **swept,
+        "params_sha256": [sha256(variables) for variables in networks],
+    }
+    kept = predictions.collect(logits, labels, images, networks[0]["params"])
+    return this.logger.finish(this.total_steps, found, kept)
+
+
+def _report(this: _Run, write_report: WriteReport) -> None:
+    """Writes report.html. Its failure costs a finished run neither its result nor its status."""
+    try:
+        write_report([this.directory.path], this.directory.path / "report.html")
+        this.console.line(f"report: {this.directory}/report.html")
+    except Exception as error:
+        this.console.line(
+            f"note: no report.html ({type(error).__name__}: {error}); "
+            f"python -m mnist_cnn.report --workdir {this.directory} tries again"
+        )

@@ -1,12 +1,9 @@
-"""What a step costs: its time line, and the work that XLA counts for it.
+"""What a step costs: a trace of some steps, and the work that XLA counts for one.
 
     python -m mnist_cnn.main --config experiments/base.py --config.profile=True
 
-Twenty steps are traced one by one, after twenty others that are not; no bit of the run depends
-on it.  This module knows neither what a step computes nor what is printed.
+Steps 20 to 40 of a process are traced one by one. The bits of the run do not depend on it.
 """
-
-from __future__ import annotations
 
 import contextlib
 import math
@@ -18,31 +15,38 @@ import jax
 
 from mnist_cnn.parallel.replicas import Replicas
 
-FIRST, LAST = 20, 40  # steps taken by this process
+FIRST, LAST = 20, 40  # of the steps that this process takes
 
 
 class Trace:
-    """The trace of some steps of a run, written into its directory.
+    """The trace of steps `first` to `last` of a run, written into its directory.
 
-    As <workdir>/plugins/profile/<time>/: *.trace.json.gz opens in Perfetto, the folder in
+    In <workdir>/plugins/profile/<time>/, *.trace.json.gz opens in Perfetto, and the folder in
     TensorBoard's profiler.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str] | None, step: int) -> None:
-        """Before `step`; `workdir` None cuts the run as the process does that writes."""
+    def __init__(
+        self, workdir: str | os.PathLike[str] | None, step: int, enabled: bool = True
+    ) -> None:
+        """For a process that resumes after `step`.
+
+        `workdir` None writes nothing, but divides the run into the same calls as in the process
+        that writes.
+        """
         self._workdir = workdir
-        self.first, self.last = step + FIRST, step + LAST
+        self.first: float = step + FIRST if enabled else math.inf
+        self.last = self.first + LAST - FIRST
         self._open = False
 
     def bound(self, step: int) -> float:
-        """Where a call that begins after `step` ends at the latest: alone within the trace."""
+        """The last step of a call that begins after `step`: a traced step is a call by itself."""
         if step < self.first:
             return self.first
         return step + 1 if step < self.last else math.inf
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[None]:
-        """Around the call that begins after `step`: traced, if it is one of those."""
+        """Traces the call that begins after `step`, if it is one of those."""
         if self._workdir is None or not self.first <= step < self.last:
             yield
             return
@@ -57,7 +61,7 @@ class Trace:
             self.close()
 
     def close(self) -> None:
-        """Writes what there is."""
+        """Writes the trace so far."""
         if self._open:
             jax.profiler.stop_trace()
             self._open = False
@@ -66,19 +70,40 @@ class Trace:
 class Work(NamedTuple):
     """What a device does for one step."""
 
-    flops: float  # as the program is written, before a compiler changes how it is computed
-    bytes: float  # read and written as compiled, by each operation as if there were no cache
+    flops: float  # of the program as written, before compilation
+    bytes: float  # read and written as compiled, by each operation, as if there were no cache
 
 
-def work(replicas: Replicas) -> Work | None:
-    """The work of a step of all networks; None: it is not told.
+def count_work(replicas: Replicas) -> Work | None:
+    """The work of a step of all networks; None if the device does not report it.
 
-    XLA counts the body of a loop once where it does not know how often it runs, and here the body
-    is a step.  Compiled, a GPU's convolutions are calls of a library, for which it counts nothing.
+    XLA counts the body of a loop once if it does not know the number of iterations. Here the body
+    is a step. In a compiled program, a GPU's convolutions are library calls, which XLA does not
+    count, so the operations are those of the lowered program.
     """
+    calls = len(replicas.plan.groups)
     try:
-        flops = replicas.lowered().cost_analysis()["flops"]
+        flops = replicas.lowered_training().cost_analysis()["flops"]
         accessed = replicas.training.cost_analysis()["bytes accessed"]
-        return Work(replicas.calls * flops, replicas.calls * accessed)
+        return Work(calls * flops, calls * accessed)
     except (KeyError, TypeError, NotImplementedError, RuntimeError):
         return None
+
+
+def describe(
+    replicas: Replicas, trace: Trace, steps: int, seconds: float, workdir: str
+) -> list[str]:
+    """Lines for the terminal: what a step costs, the rate over `steps` steps, and the trace."""
+    work = count_work(replicas)
+    if work is None:
+        cost = "profile: this device does not report the work of a step"
+    else:
+        cost = (
+            f"profile: a step is {work.flops / 1e9:,.3f} GFLOP and, as compiled, "
+            f"{work.bytes / 1e6:,.1f} MB, a device; "
+            f"{work.flops * steps / seconds / 1e9:,.1f} GFLOP/s over {steps:,} steps"
+        )
+    if steps <= FIRST:
+        return [cost, f"no trace: it begins after {FIRST} steps, and there were {steps:,}"]
+    last = min(trace.last, trace.first + steps - FIRST)
+    return [cost, f"trace of steps {trace.first:,} to {last:,}: {workdir}/plugins/profile"]

@@ -17,46 +17,42 @@ from mnist_cnn import config as config_lib, statistics
 Figures = Mapping[str, Any]  # of one network, as `evaluate.summarize` has them
 
 
-def number(value: float) -> float | None:
-    """A number as JSON knows it: None where it is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
-def plain(value: Any) -> Any:
-    """A number, or a list of several, for JSON; None for what is not finite."""
+def to_json(value: Any) -> Any:
+    """A number, or the list of several, for JSON; None for a number that is not finite."""
     values = [
-        number(one) if isinstance(one, float) else one for one in np.atleast_1d(value).tolist()
+        None if isinstance(one, float) and not math.isfinite(one) else one
+        for one in np.atleast_1d(value).tolist()
     ]
     return values[0] if len(values) == 1 else values
 
 
-def together(figures: Sequence[Figures]) -> dict[str, Any]:
+def stack_metrics(figures: Sequence[Figures]) -> dict[str, Any]:
     """The figures of several networks on the same images: a list for each, in their order."""
     return {
         "examples": figures[0]["examples"],
         "accuracy": [one["accuracy"] for one in figures],
-        "loss": [number(one["loss"]) for one in figures],
+        "loss": [to_json(one["loss"]) for one in figures],
         "correct": [one["correct"] for one in figures],
         "expected_calibration_error": [
-            number(one["expected_calibration_error"]) for one in figures
+            to_json(one["expected_calibration_error"]) for one in figures
         ],
     }
 
 
-def mean(figures: Sequence[Figures]) -> dict[str, float | None]:
+def mean_metrics(figures: Sequence[Figures]) -> dict[str, float | None]:
     """Means; `ci95`, half of the mean accuracy's 95 % interval by Student's t."""
     accuracies = np.array([one["accuracy"] for one in figures])
     return {
         "accuracy": float(accuracies.mean()),
-        "ci95": number(statistics.mean_interval(accuracies)),
-        "loss": number(float(np.mean([one["loss"] for one in figures]))),
-        "expected_calibration_error": number(
+        "ci95": to_json(statistics.mean_interval(accuracies)),
+        "loss": to_json(float(np.mean([one["loss"] for one in figures]))),
+        "expected_calibration_error": to_json(
             float(np.mean([one["expected_calibration_error"] for one in figures]))
         ),
     }
 
 
-def ensemble(
+def ensemble_metrics(
     logits: Float[np.ndarray, "R N 10"], labels: Int[np.ndarray, "N"]
 ) -> dict[str, float | int | None]:
     """The networks as one: its probabilities are the mean of theirs."""
@@ -67,12 +63,12 @@ def ensemble(
     return {
         "correct": correct,
         "accuracy": correct / len(labels),
-        "loss": number(-log_p[np.arange(len(labels)), labels].mean()),
-        "expected_calibration_error": number(statistics.calibration(log_p, labels).error),
+        "loss": to_json(-log_p[np.arange(len(labels)), labels].mean()),
+        "expected_calibration_error": to_json(statistics.calibration(log_p, labels).error),
     }
 
 
-def sweep(
+def sweep_result(
     config: Mapping[str, Any], validation: Sequence[Figures], finite: Sequence[bool]
 ) -> dict[str, Any]:
     """Every setting's validation figures, and which is chosen: the best mean accuracy.
@@ -94,8 +90,8 @@ def sweep(
             continue
         figures = validation[rows]
         settings.append(
-            {"setting": setting, "status": "finished", "validation": together(figures),
-             "validation_mean": mean(figures)}
+            {"setting": setting, "status": "finished", "validation": stack_metrics(figures),
+             "validation_mean": mean_metrics(figures)}
         )  # fmt: skip
     able = [index for index, entry in enumerate(settings) if entry["status"] == "finished"]
     return {
@@ -111,6 +107,6 @@ def _merit(entry: Mapping[str, Any]) -> tuple[float, float]:
     return figures["accuracy"], -(math.inf if figures["loss"] is None else figures["loss"])
 
 
-def name_of(setting: Mapping[str, float]) -> str:
+def setting_label(setting: Mapping[str, float]) -> str:
     """A setting in words: "learning_rate=0.001, b1=0.9"."""
     return ", ".join(f"{key}={value:g}" for key, value in setting.items())

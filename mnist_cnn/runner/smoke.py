@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_cnn import config as config_lib, evaluate
+from mnist_cnn import config as config_lib
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import UserError
 from mnist_cnn.parallel.mesh import make_mesh
@@ -27,6 +27,7 @@ from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.training import batches
+from mnist_cnn.training.scoring import summarize
 
 _STEPS = 3
 _SCORED = 1000  # training images: the test split is read by a run's final evaluation alone
@@ -128,9 +129,9 @@ class _Trial:
 
     def evaluate(self) -> str:
         images, labels = self.images[:_SCORED], self.labels[:_SCORED]
-        score = self.replicas.scoring(len(labels))
+        score = self.replicas.compile_scoring(len(labels))
         logits, losses = score(self.replicas.lay_out(images, labels), [0])
-        figures = evaluate.summarize(logits[0], losses[0], labels)
+        figures = summarize(logits[0], losses[0], labels)
         if not np.isfinite(figures["loss"]):
             raise UserError("the loss is not finite")
         return f"{figures['correct']:,} of {figures['examples']:,} training images right"

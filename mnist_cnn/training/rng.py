@@ -1,10 +1,8 @@
-"""Named random streams: every random number is a pure function of (seed, name, step).
+"""Named random streams: every random number is a pure function of (seed, stream, step).
 
-A stream is found by its name, never by how often a generator was called before, so a resumed
-run draws what the uninterrupted one would have drawn, and a new stream disturbs no old one.
+A stream is identified by its name, not by how often it was used before. A resumed run therefore
+draws the numbers of an uninterrupted one, and adding a stream changes no other.
 """
-
-from __future__ import annotations
 
 import zlib
 
@@ -12,15 +10,15 @@ import jax
 from jaxtyping import Array, Int, Key, UInt
 
 
-def key(seed: int | UInt[Array, ""], name: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
-    """The random key of the stream `name` at `step` (a training step or an epoch).
+def key(seed: int | UInt[Array, ""], stream: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
+    """The random key of a stream at a step.
 
     Args:
       seed: 0 to 2**31 - 1.
-      name: the stream: "init", "order", ...
-      step: 0 to 2**31 - 1; 0 for streams that are drawn from once.
+      stream: "init", "order", "augment" or "dropout".
+      step: the training step, or the epoch for "order"; 0 for "init", which is used once.
     """
-    stream = jax.random.fold_in(
-        jax.random.key(seed, impl="threefry2x32"), zlib.crc32(name.encode())
+    named = jax.random.fold_in(
+        jax.random.key(seed, impl="threefry2x32"), zlib.crc32(stream.encode())
     )
-    return jax.random.fold_in(stream, step)
+    return jax.random.fold_in(named, step)

@@ -16,7 +16,7 @@ from mnist_cnn import export
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.models import weights
-from mnist_cnn.training import train
+from mnist_cnn.training.state import create_state
 
 # What a user elsewhere would write.  `import mnist_cnn` would fail.
 ELSEWHERE = {
@@ -94,7 +94,7 @@ def test_a_process_without_this_package_gives_the_same_answers(
 @pytest.mark.parametrize("name", ["accuracy", "speedrun"])
 def test_the_networks_of_the_experiments_leave_for_any_number_of_images(name):
     config = runpy.run_path(ROOT / "experiments" / f"{name}.py")["get_config"]()
-    state = train.create_state(config)
+    state = create_state(config)
     network = Network(config, state.variables, state.model, 0, config.seed)
     program = jax.export.deserialize(bytearray(export.stablehlo(network)))
     images = read_idx("t10k-images-idx3-ubyte")[:5]

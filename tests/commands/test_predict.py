@@ -139,7 +139,6 @@ def test_on_a_terminal_the_blocks_come_by_themselves(trained_base, files):
 
 
 def test_one_program_serves_every_number_of_pictures(trained_base, files):
-    from mnist_cnn import evaluate
 
     network = mnist_cnn.load(trained_base)
     list(predict.answers(network, [str(files[0])]))

@@ -13,7 +13,10 @@ from conftest import read_idx
 import mnist_cnn
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.models import layers, weights as interop
-from mnist_cnn.training import batches, train
+from mnist_cnn.models.apply import scale
+from mnist_cnn.training import batches, step as step_lib
+from mnist_cnn.training.components import adam
+from mnist_cnn.training.state import create_state
 
 if os.environ.get("CI"):
     import keras
@@ -52,7 +55,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def state():
-    return train.create_state(mnist_cnn.experiment())
+    return create_state(mnist_cnn.experiment())
 
 
 def keras_images(images, data_format):
@@ -69,7 +72,7 @@ def close(ours, theirs, tolerance=1e-5):
 
 def loss_and_gradients(state, batch):
     def mean_loss(params):
-        logits = state.model.apply({"params": params}, train.scale(batch.images))
+        logits = state.model.apply({"params": params}, scale(batch.images))
         return state.loss(logits, batch.labels).mean()
 
     return jax.jit(jax.value_and_grad(mean_loss))(state.params)
@@ -87,7 +90,7 @@ def test_weights_travel_both_ways_and_logits_loss_and_gradients_are_the_same(
     jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(state.params))
 
     images = keras_images(batch.images, data_format)
-    logits = state.model.apply({"params": state.params}, train.scale(batch.images))
+    logits = state.model.apply({"params": state.params}, scale(batch.images))
     theirs = keras.Model(model.inputs, model.layers[-2].output)(images)
     np.testing.assert_allclose(logits, theirs, atol=1e-5, rtol=0)
 
@@ -115,7 +118,7 @@ def test_twenty_adam_steps_are_the_same_each_from_the_same_state(state, batch):
     model.optimizer.build(model.trainable_variables)
     images, labels = keras_images(batch.images, data_format), np.asarray(batch.labels)
     target = keras.utils.to_categorical(labels, num_classes=10)
-    step = jax.jit(train.step)
+    step = jax.jit(step_lib.step)
     adam = state.opt_state[0]
     for number in range(1, 21):
         rows = np.random.default_rng(number).permutation(16)[:8]
@@ -142,7 +145,7 @@ def test_twenty_adam_steps_are_the_same_each_from_the_same_state(state, batch):
 def test_adams_epsilon_is_added_elsewhere():
     """The first step on a gradient g: Keras divides by |g| + eps / sqrt(1 - b2), ours |g| + eps."""
     gradient, eps, rate = np.float32(1e-7), 1e-7, 1e-3
-    optimizer = train.adam({
+    optimizer = adam({
         key: jnp.float32(value)
         for key, value in {"learning_rate": rate, "b1": 0.9, "b2": 0.999, "eps": eps}.items()
     })  # fmt: skip
@@ -168,7 +171,7 @@ def test_keras_files_are_read_without_keras(data_format, suffix, tmp_path):
     model = tutorial(data_format)
     path = tmp_path / f"model{suffix}"
     (model.save if suffix == ".keras" else model.save_weights)(path)
-    template = {"params": train.create_state(mnist_cnn.experiment()).params}
+    template = {"params": create_state(mnist_cnn.experiment()).params}
     found = interop.read_variables(path, template)["params"]
     said = data_format if suffix == ".keras" else "channels_last"  # the weights alone do not say
     expected = interop.from_keras(model.get_weights(), said)
@@ -180,7 +183,7 @@ def test_keras_weights_of_another_network_are_refused_naming_the_tensor(tmp_path
     model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Conv2D(16, 5)])
     path = tmp_path / "small.weights.h5"
     model.save_weights(path)
-    template = {"params": train.create_state(mnist_cnn.experiment()).params}
+    template = {"params": create_state(mnist_cnn.experiment()).params}
     with pytest.raises(ConfigError, match="2 arrays, expected 8"):
         interop.read_variables(path, template)
     model = tutorial("channels_last")

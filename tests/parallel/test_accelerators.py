@@ -20,11 +20,15 @@ from flax import linen as nn
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
 
 import mnist_cnn
-from mnist_cnn import evaluate
+from mnist_cnn.models.apply import forward
 from mnist_cnn.models.layers import Conv, Dense, max_pool
 from mnist_cnn.parallel.mesh import replicas
 from mnist_cnn.runner.console import Console
-from mnist_cnn.training import batches, train
+from mnist_cnn.training import batches
+from mnist_cnn.training.batches import Split
+from mnist_cnn.training.scoring import score
+from mnist_cnn.training.state import create_state
+from mnist_cnn.training.step import train_step, train_steps
 
 ACCELERATORS = ["tpu", "cuda"]
 PARAMETERS = 8  # arrays: kernel and bias of four layers
@@ -38,20 +42,20 @@ def lowered(name, platform, **changes):
     eight on one device.
     """
     config = mnist_cnn.experiment(**changes)
-    state, sums = jax.eval_shape(lambda: (train.create_state(config), train.Metrics.zero()))
+    state, sums = jax.eval_shape(lambda: (create_state(config), train.Metrics.zero()))
     images = jax.ShapeDtypeStruct((600, 28, 28, 1), np.uint8)
     labels = jax.ShapeDtypeStruct((600,), np.int32)
     rows = jax.ShapeDtypeStruct((32,), np.int32)
     order = jax.ShapeDtypeStruct((19, 32), np.int32)
     index = jax.ShapeDtypeStruct((), np.int32)
-    data = train.Data(images, labels)
+    data = Split(images, labels)
     if name == "train_step":
-        function = train.train_step
+        function = train_step
         arguments = (state, jax.eval_shape(batches.take, images, labels, rows))
     elif name == "train_steps":
-        function, arguments = train.train_steps, (state, sums, data, order, index, index)
+        function, arguments = train_steps, (state, sums, data, order, index, index)
     elif name == "evaluation":
-        function = evaluate.score
+        function = score
         arguments = (state.model, state.loss, state.variables, images, labels, 250)
     else:
         shape = (1, 1) if name == "8 together" else tuple(map(int, name.split("x")))
@@ -172,12 +176,12 @@ def test_any_number_of_steps_is_one_loop_on_the_device(name, platform):
 
 def test_in_bfloat16_the_products_are_and_what_is_kept_and_summed_is_float32():
     config = mnist_cnn.experiment(compute_dtype="bfloat16")
-    state, sums = jax.eval_shape(lambda: (train.create_state(config), train.Metrics.zero()))
+    state, sums = jax.eval_shape(lambda: (create_state(config), train.Metrics.zero()))
     kept = jax.tree.leaves((state.params, state.opt_state, sums))
     assert {leaf.dtype.name for leaf in kept} == {"float32", "int32"}
     pixels = jax.ShapeDtypeStruct((4, 28, 28, 1), np.uint8)
-    forward = functools.partial(train.forward, state.model)
-    logits = jax.eval_shape(forward, state.variables, pixels)
+    of_model = functools.partial(forward, state.model)
+    logits = jax.eval_shape(of_model, state.variables, pixels)
     assert logits.dtype == np.float32
     text = lowered("train_step", "tpu", compute_dtype="bfloat16")
     products = re.findall(r"stablehlo\.(?:convolution|dot_general)\b.* -> tensor<(\S+)>", text)
@@ -200,7 +204,7 @@ def test_the_logits_of_a_network_of_ones_own_are_made_float32_for_the_loss():
             return nn.Dense(10, dtype="bfloat16")(images.reshape(images.shape[0], -1))
 
     variables = Half().init(jax.random.key(0), np.zeros((1, 28, 28, 1)))
-    assert train.forward(Half(), variables, np.zeros((2, 28, 28, 1), np.uint8)).dtype == np.float32
+    assert forward(Half(), variables, np.zeros((2, 28, 28, 1), np.uint8)).dtype == np.float32
 
 
 def test_the_memory_that_was_used_is_said_where_the_device_tells(monkeypatch, capsys):

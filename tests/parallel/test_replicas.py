@@ -16,7 +16,8 @@ from PIL import Image
 from scipy import stats
 
 import mnist_cnn
-from mnist_cnn import config as config_lib, evaluate, join
+from mnist_cnn import config as config_lib, join
+from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.parallel.mesh import make_mesh
@@ -24,7 +25,9 @@ from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.loop import Diverged, run as run_quietly
-from mnist_cnn.training import recipe, train as train_lib
+from mnist_cnn.training.components import adam, build_hyperparameters
+from mnist_cnn.training.options import training_loss
+from mnist_cnn.training.state import create_state
 
 
 def train(tiny_experiment, workdir, **changes):
@@ -75,7 +78,7 @@ def test_each_network_can_be_loaded_and_evaluated_by_its_seed(three_seeds, tiny_
         network = mnist_cnn.load(workdir, config, seed=seed)
         assert network.seed == seed
         assert sha256(network.params) == result["params_sha256"][place]
-        figures = evaluate.evaluate(workdir, config=config, seed=seed)
+        figures = evaluate(workdir, config=config, seed=seed)
         assert [figures[key] for key in ("seed", "accuracy", "loss", "correct")] == [
             seed, *(result["test"][key][place] for key in ("accuracy", "loss", "correct")),
         ]  # fmt: skip
@@ -346,7 +349,7 @@ def test_a_sweep_of_which_every_setting_lost_a_seed_says_so(tiny_experiment, tmp
     rates = {"learning_rate": [1e-3, 1e-2]}
     lost = []
     for seed in range(8):
-        state = train_lib.create_state(mnist_cnn.experiment(model=Lottery(), seed=seed))
+        state = create_state(mnist_cnn.experiment(model=Lottery(), seed=seed))
         lost.append(bool(jnp.isnan(state.params["blank"])))
     first = next(seed for seed in range(7) if lost[seed] != lost[seed + 1])
     with pytest.raises(Diverged, match="not finite at step"):
@@ -398,21 +401,21 @@ def test_every_hyper_parameter_reaches_the_step_swept_or_set(
 
 
 def test_label_smoothing_is_that_of_szegedy_et_al():
-    state = train_lib.create_state(mnist_cnn.experiment(label_smoothing=0.3))
+    state = create_state(mnist_cnn.experiment(label_smoothing=0.3))
     logits, labels = jax.random.normal(jax.random.key(0), (7, 10)), jnp.arange(7)
     target = 0.7 * jax.nn.one_hot(labels, 10) + 0.03
     expected = -(target * jax.nn.log_softmax(logits)).sum(-1)
-    loss = recipe.training_loss(state, logits, labels)
+    loss = training_loss(state, logits, labels)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_weight_decay_is_decoupled():
-    hyper = train_lib.hyperparameters(mnist_cnn.experiment(weight_decay=0.5, learning_rate=0.01))
+    hyper = build_hyperparameters(mnist_cnn.experiment(weight_decay=0.5, learning_rate=0.01))
     plain = {key: value for key, value in hyper.items() if key != "weight_decay"}
     params, gradients = {"w": jnp.array([2.0, -3.0])}, {"w": jnp.array([0.1, 0.2])}
     steps = []
     for chosen in (hyper, plain):
-        optimizer = train_lib.adam(chosen)
+        optimizer = adam(chosen)
         steps.append(optimizer.update(gradients, optimizer.init(params), params)[0]["w"])
     np.testing.assert_allclose(steps[0] - steps[1], -0.01 * 0.5 * params["w"], rtol=1e-4)
 

@@ -8,7 +8,6 @@ import pytest
 from conftest import config_of, run
 
 import mnist_cnn
-from mnist_cnn import evaluate
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.runner import checkpoint, smoke
 

@@ -18,12 +18,12 @@ import pytest
 from conftest import ROOT, result_of, run, start, wait_for
 
 import mnist_cnn
-from mnist_cnn import evaluate, export
+from mnist_cnn import export
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import ConfigError, UserError
 from mnist_cnn.models import layers, summary
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
-from mnist_cnn.training import augment, batches, recipe, train
+from mnist_cnn.training import augment, batches
 
 EXPERIMENT = """
 import mnist_cnn
@@ -141,8 +141,8 @@ def test_a_module_may_leave_it_to_be_told_whether_it_is_trained(batch):
             x = images.reshape(images.shape[0], -1)
             return nn.Dense(10)(nn.Dropout(0.5, deterministic=not train)(x))
 
-    state, _ = train.train_step(train.create_state(mnist_cnn.experiment(model=Told())), batch)
-    assert train.forward(state.model, state.variables, batch.images).shape == (32, 10)
+    state, _ = train_step(create_state(mnist_cnn.experiment(model=Told())), batch)
+    assert forward(state.model, state.variables, batch.images).shape == (32, 10)
 
 
 def _fields(experiment):
@@ -160,10 +160,10 @@ def test_a_run_whose_schedule_knows_its_length_is_not_prolonged(experiment, fini
 
 
 def test_a_checkpoint_of_a_plain_network_is_what_it_was_before_there_were_statistics():
-    state = train.create_state(mnist_cnn.experiment())
-    tree = train.to_dict(state)
+    state = create_state(mnist_cnn.experiment())
+    tree = to_dict(state)
     assert tree.keys() == {"step", "seed", "hyper", "params", "opt_state"}
-    assert sha256(train.to_dict(train.from_dict(state, tree))) == sha256(tree)
+    assert sha256(to_dict(from_dict(state, tree))) == sha256(tree)
 
 
 # The schedule.
@@ -173,21 +173,21 @@ def test_the_schedule_rises_evenly_and_falls_by_half_a_cosine():
     config = mnist_cnn.experiment(
         schedule="cosine", warmup_steps=10, num_steps=110, learning_rate=0.5
     )
-    hyper = train.hyperparameters(config, None, 110)
-    rates = [float(recipe.scheduled(hyper, jnp.int32(n))["learning_rate"]) for n in range(111)]
+    hyper = build_hyperparameters(config, None, 110)
+    rates = [float(scheduled(hyper, jnp.int32(n))["learning_rate"]) for n in range(111)]
     np.testing.assert_allclose(rates[:10], 0.5 * np.arange(1, 11) / 10, rtol=1e-5)
     cosine = optax.cosine_decay_schedule(0.5, 100)
     np.testing.assert_allclose(rates[10:], [cosine(n) for n in range(101)], atol=1e-6)
-    constant = train.hyperparameters(mnist_cnn.experiment())
-    assert recipe.scheduled(constant, jnp.int32(7)) is constant
-    assert train.total_steps(mnist_cnn.experiment(num_epochs=3), 100) == 3 * 4
+    constant = build_hyperparameters(mnist_cnn.experiment())
+    assert scheduled(constant, jnp.int32(7)) is constant
+    assert total_steps(mnist_cnn.experiment(num_epochs=3), 100) == 3 * 4
 
 
 def test_the_step_takes_the_rate_of_its_own_place(batch):
     config = mnist_cnn.experiment(model=Normed(), schedule="cosine", warmup_steps=4, num_steps=8)
-    state = train.create_state(config)
+    state = create_state(config)
     before = host(state.params)
-    state, _ = train.train_step(state, batch)
+    state, _ = train_step(state, batch)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, host(state.params))
     # Adam's first step moves a parameter by the learning rate: a quarter of 1e-3 here.
     np.testing.assert_allclose(max(jax.tree.leaves(moved)), 1e-3 / 4, rtol=1e-2)
@@ -198,9 +198,9 @@ def test_an_optimiser_of_ones_own_is_given_the_rate_of_the_step(batch):
         config = mnist_cnn.experiment(
             model=Normed(), optimizer=optax.sgd, learning_rate=0.1, num_steps=8, **fields
         )
-        state = train.create_state(config)
+        state = create_state(config)
         before = host(state.params)
-        state, _ = train.train_step(state, batch)
+        state, _ = train_step(state, batch)
         return jax.tree.map(np.subtract, host(state.params), before)
 
     quarter, whole = change(schedule="cosine", warmup_steps=4), change()
@@ -233,10 +233,10 @@ def test_a_warm_up_longer_than_the_training_is_refused(experiment, tmp_path):
 
 
 def test_the_average_is_of_parameters_and_statistics_and_is_what_is_evaluated(batch):
-    state = train.create_state(mnist_cnn.experiment(model=Normed(), ema=0.15))
+    state = create_state(mnist_cnn.experiment(model=Normed(), ema=0.15))
     expected = host(state.variables)
     for decay in (0.1, 0.15):  # min(ema, (1 + t) / (10 + t))
-        state, _ = train.train_step(state, batch)
+        state, _ = train_step(state, batch)
         now = {"params": state.params, "batch_stats": state.batch_stats}
         expected = jax.tree.map(
             lambda old, new, decay=decay: decay * old + (1 - decay) * new, expected, host(now)
@@ -244,7 +244,7 @@ def test_the_average_is_of_parameters_and_statistics_and_is_what_is_evaluated(ba
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
                  host(state.variables), expected)  # fmt: skip
     assert state.variables is state.averaged
-    plain = train.create_state(mnist_cnn.experiment(model=Normed()))
+    plain = create_state(mnist_cnn.experiment(model=Normed()))
     assert plain.variables == {"params": plain.params, "batch_stats": plain.batch_stats}
 
 
@@ -252,26 +252,24 @@ def test_the_average_is_of_parameters_and_statistics_and_is_what_is_evaluated(ba
 
 
 def test_while_trained_a_batch_is_normalised_by_itself_then_by_the_averages(batch):
-    state = train.create_state(mnist_cnn.experiment(model=Normed(), learning_rate=1e-9))
+    state = create_state(mnist_cnn.experiment(model=Normed(), learning_rate=1e-9))
     kernel = state.params["Dense_0"]["kernel"]
     inputs = np.asarray(batch.images, np.float32).reshape(32, -1) / 255 @ np.asarray(kernel)
-    state, _ = train.train_step(state, batch)
+    state, _ = train_step(state, batch)
     stats = state.batch_stats["BatchNorm_0"]
     np.testing.assert_allclose(stats["mean"], 0.01 * inputs.mean(0), atol=1e-5)
     np.testing.assert_allclose(stats["var"], 0.99 + 0.01 * inputs.var(0), atol=1e-4)
-    one, _ = evaluate.score(state.model, state.loss, state.variables, batch.images, batch.labels, 1)
-    many, _ = evaluate.score(
-        state.model, state.loss, state.variables, batch.images, batch.labels, 32
-    )
+    one, _ = score(state.model, state.loss, state.variables, batch.images, batch.labels, 1)
+    many, _ = score(state.model, state.loss, state.variables, batch.images, batch.labels, 32)
     np.testing.assert_allclose(one, many, atol=1e-5)
 
 
 def test_dropout_follows_from_seed_and_step_alone(batch):
     def loss(seed, step, rate=0.5):
-        params = train.create_state(mnist_cnn.experiment(model=Normed())).params
-        state = train.create_state(mnist_cnn.experiment(model=Normed(rate), seed=seed))
+        params = create_state(mnist_cnn.experiment(model=Normed())).params
+        state = create_state(mnist_cnn.experiment(model=Normed(rate), seed=seed))
         state = state.replace(step=jnp.int32(step), params=params)
-        return float(train.train_step(state, batch)[1].loss)
+        return float(train_step(state, batch)[1].loss)
 
     assert loss(3, 5) == loss(3, 5)
     assert len({loss(3, 5), loss(3, 6), loss(4, 5)}) == 3
@@ -297,6 +295,13 @@ import mnist_cnn
 from mnist_cnn.data import dataset as data
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.mesh import replicas
+from mnist_cnn.models.apply import forward, scale
+from mnist_cnn.training.batches import total_steps
+from mnist_cnn.training.components import build_hyperparameters
+from mnist_cnn.training.options import augment_images, scheduled
+from mnist_cnn.training.scoring import score
+from mnist_cnn.training.state import create_state, from_dict, to_dict
+from mnist_cnn.training.step import train_step
 
 images, labels = data.open_dataset("mnist", sys.argv[1]).read("train")
 
@@ -333,7 +338,7 @@ def draw(count=500, step=0, **amounts):
 
 
 def test_an_image_is_turned_scaled_and_shifted_as_said(batch):
-    images = train.scale(batch.images[:1])
+    images = scale(batch.images[:1])
     picture = np.asarray(images)[0, :, :, 0]
 
     def warped(matrix, offset=(0.0, 0.0)):
@@ -381,7 +386,7 @@ def accuracy():
 def test_the_accuracy_network_answers_by_the_mean_probability_of_eleven_views(
     accuracy, batch, monkeypatch
 ):
-    images = train.scale(batch.images)[:4]
+    images = scale(batch.images)[:4]
     seen = accuracy.views(images)
     assert seen.shape == (11, 4, 28, 28, 1)
     assert jnp.array_equal(seen[0], images)
@@ -416,7 +421,7 @@ def test_the_cost_of_views_is_counted_where_they_are_seen(name):
 
 
 def test_the_first_layer_of_the_speedrun_is_gabor_filters_and_stays_so(batch):
-    state = train.create_state(module_of("speedrun").get_config())
+    state = create_state(module_of("speedrun").get_config())
     before = jax.tree.map(np.array, state.params)
     kernel = before["conv1"]["kernel"]  # of blocks of 2 x 2 pixels
     bank = kernel.reshape(3, 3, 2, 2, 16).transpose(0, 2, 1, 3, 4).reshape(6, 6, 16)
@@ -425,7 +430,7 @@ def test_the_first_layer_of_the_speedrun_is_gabor_filters_and_stays_so(batch):
     np.testing.assert_allclose(bank[..., :8], -bank[::-1, ::-1, :8], atol=1e-6)
     np.testing.assert_allclose(bank[..., 8:], bank[::-1, ::-1, 8:], atol=1e-6)
     for _ in range(2):
-        state, _ = train.train_step(state, batch)
+        state, _ = train_step(state, batch)
     moved = jax.tree.map(lambda old, new: (old != new).any().item(), before, dict(state.params))
     assert moved == {
         layer: dict.fromkeys(("bias", "kernel"), layer != "conv1")
@@ -434,15 +439,15 @@ def test_the_first_layer_of_the_speedrun_is_gabor_filters_and_stays_so(batch):
 
 
 def test_augmentation_follows_from_seed_and_step_alone_and_wants_every_image_its_own(batch):
-    state = train.create_state(mnist_cnn.experiment(model=Normed(), rotation=10.0))
+    state = create_state(mnist_cnn.experiment(model=Normed(), rotation=10.0))
     same = batch.replace(images=jnp.broadcast_to(batch.images[:1], batch.images.shape))
 
     def images(step, seed=1):
         now = state.replace(step=jnp.int32(step), seed=jnp.uint32(seed))
-        return np.asarray(recipe.augmented(now, train.scale(same.images), None))
+        return np.asarray(augment_images(now, scale(same.images), None))
 
     assert len({image.tobytes() for image in images(0)}) == 32
     assert (images(3) == images(3)).all()
     assert (images(3) != images(4)).any() and (images(3) != images(3, 2)).any()
-    plain = train.create_state(mnist_cnn.experiment(model=Normed()))
-    assert recipe.augmented(plain, batch.images, None) is batch.images
+    plain = create_state(mnist_cnn.experiment(model=Normed()))
+    assert augment_images(plain, batch.images, None) is batch.images

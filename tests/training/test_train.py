@@ -11,11 +11,14 @@ from conftest import read_idx
 from flax import linen as nn
 
 import mnist_cnn
-from mnist_cnn import evaluate
 from mnist_cnn.models import summary
 from mnist_cnn.models.cnn import CNN
 from mnist_cnn.runner.checkpoint import sha256
-from mnist_cnn.training import batches, rng, train
+from mnist_cnn.training import batches, rng, step as step_lib
+from mnist_cnn.training.batches import Split
+from mnist_cnn.training.scoring import score, summarize
+from mnist_cnn.training.state import create_state
+from mnist_cnn.training.step import epoch_order, step, train_step, train_steps
 
 
 class Linear(nn.Module):
@@ -30,7 +33,7 @@ class Linear(nn.Module):
 def data():
     images = read_idx("t10k-images-idx3-ubyte")[:100]
     labels = read_idx("t10k-labels-idx1-ubyte")[:100].astype(np.int32)
-    return train.Data(jnp.asarray(images), jnp.asarray(labels))
+    return Split(jnp.asarray(images), jnp.asarray(labels))
 
 
 def batch_of(data, rows):
@@ -63,7 +66,7 @@ def test_a_submodule_that_gives_a_single_number_is_no_layer_of_images():
 
 
 def test_kernels_are_glorot_uniform_and_biases_zero():
-    params = train.create_state(mnist_cnn.experiment()).params
+    params = create_state(mnist_cnn.experiment()).params
     for name, fan_in, fan_out in (
         ("conv1", 25, 800), ("conv2", 800, 1600), ("dense1", 3136, 1024), ("dense2", 1024, 10),
     ):  # fmt: skip
@@ -76,10 +79,10 @@ def test_kernels_are_glorot_uniform_and_biases_zero():
 
 def test_a_step_is_adam_on_the_mean_loss(data):
     config = mnist_cnn.experiment(model=Linear(), learning_rate=0.01)
-    state = train.create_state(config)
+    state = create_state(config)
     before = jax.tree.map(np.asarray, state.params)
     batch = batch_of(data, np.arange(20))
-    after, metrics = jax.jit(train.step)(state, batch)
+    after, metrics = jax.jit(step)(state, batch)
 
     def loss(params):
         logits = Linear().apply({"params": params}, batch.images / 255.0)
@@ -94,19 +97,19 @@ def test_a_step_is_adam_on_the_mean_loss(data):
 
 
 def test_the_step_changes_nothing_in_place_and_donates_its_state(data):
-    state = train.create_state(mnist_cnn.experiment(model=Linear()))
+    state = create_state(mnist_cnn.experiment(model=Linear()))
     with pytest.raises(AttributeError):
         state.step = 3
     before = sha256(jax.device_get(state.params))
-    jax.jit(train.step)(state, batch_of(data, np.arange(5)))
+    jax.jit(step)(state, batch_of(data, np.arange(5)))
     assert sha256(jax.device_get(state.params)) == before
-    train.train_step(state, batch_of(data, np.arange(5)))
+    train_step(state, batch_of(data, np.arange(5)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
 def test_a_partial_batch_weighs_only_what_it_holds(data):
-    state = train.create_state(mnist_cnn.experiment(model=Linear()))
-    step = jax.jit(train.step)
+    state = create_state(mnist_cnn.experiment(model=Linear()))
+    step = jax.jit(step_lib.step)
     whole, metrics = step(state, batch_of(data, np.arange(7)))
     partial, partial_metrics = step(state, batch_of(data, [*range(7), -1, -1, -1]))
     jax.tree.map(
@@ -120,7 +123,7 @@ def test_a_partial_batch_weighs_only_what_it_holds(data):
 def test_every_image_is_seen_once_an_epoch(examples, batch_size):
     seen = []
     for epoch in range(3):
-        order = np.asarray(train.epoch_order(np.uint32(3), np.int32(epoch), examples, batch_size))
+        order = np.asarray(epoch_order(np.uint32(3), np.int32(epoch), examples, batch_size))
         assert order.shape == (-(-examples // batch_size), batch_size)
         rows = order[order >= 0]
         np.testing.assert_array_equal(np.sort(rows), np.arange(examples))
@@ -140,19 +143,17 @@ def test_streams_are_functions_of_seed_name_and_step():
 
 def test_how_the_steps_are_cut_into_calls_changes_no_bit(data):
     config = mnist_cnn.experiment(model=Linear())
-    order = train.epoch_order(np.uint32(1337), np.int32(0), 100, 8)
+    order = epoch_order(np.uint32(1337), np.int32(0), 100, 8)
     digests = []
     for cuts in ([0, 13], [0, 1, 2, 7, 13], [0, 12, 13]):
-        state, sums = train.create_state(config), train.Metrics.zero()
+        state, sums = create_state(config), train.Metrics.zero()
         for start, stop in itertools.pairwise(cuts):
-            state, sums = train.train_steps(
-                state, sums, data, order, np.int32(start), np.int32(stop)
-            )
+            state, sums = train_steps(state, sums, data, order, np.int32(start), np.int32(stop))
         digests.append(sha256(jax.device_get((state.params, state.opt_state, sums))))
         assert int(sums.examples) == 100 and int(state.step) == 13
-    state = train.create_state(config)
+    state = create_state(config)
     for rows in order:
-        state, _ = train.train_step(state, batch_of(data, rows))
+        state, _ = train_step(state, batch_of(data, rows))
     digests.append(sha256(jax.device_get((state.params, state.opt_state, sums))))
     assert len(set(digests)) == 1
 
@@ -161,21 +162,21 @@ def test_the_first_step_without_a_finite_loss_is_remembered(data):
     config = mnist_cnn.experiment(
         model=Linear(), optimizer=lambda rate: optax.sgd(rate), learning_rate=1e38
     )
-    order = train.epoch_order(np.uint32(0), np.int32(0), 100, 10)
-    state, sums = train.train_steps(
-        train.create_state(config), train.Metrics.zero(), data, order, np.int32(0), np.int32(9)
+    order = epoch_order(np.uint32(0), np.int32(0), 100, 10)
+    state, sums = train_steps(
+        create_state(config), train.Metrics.zero(), data, order, np.int32(0), np.int32(9)
     )
     assert 2 <= int(sums.first_bad_step) <= 3 and int(state.step) == 9
 
 
 def test_a_single_number_that_is_none_is_found_wherever_it_is():
-    state = train.create_state(mnist_cnn.experiment(model=Linear()))
+    state = create_state(mnist_cnn.experiment(model=Linear()))
     leaves, tree = jax.tree.flatten(jax.device_get((state.params, state.opt_state)))
     assert len(leaves) == 7  # two parameters, their averages, and a count
 
     def is_finite(leaves):
         params, opt_state = jax.tree.unflatten(tree, leaves)
-        return bool(train.is_finite(state.replace(params=params, opt_state=opt_state)))
+        return bool(is_finite(state.replace(params=params, opt_state=opt_state)))
 
     assert is_finite([np.full_like(leaf, 3e38) if leaf.ndim else leaf for leaf in leaves])
     rng = np.random.default_rng(0)
@@ -188,14 +189,14 @@ def test_a_single_number_that_is_none_is_found_wherever_it_is():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
 def test_every_image_is_scored_once_whatever_the_batch_size(data, batch_size):
-    state = train.create_state(mnist_cnn.experiment(model=Linear()))
-    logits, losses = evaluate.score(
+    state = create_state(mnist_cnn.experiment(model=Linear()))
+    logits, losses = score(
         state.model, state.loss, state.variables, data.images, data.labels, batch_size
     )
     expected = Linear().apply({"params": state.params}, data.images / 255.0)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     labels = np.asarray(data.labels)
-    metrics = evaluate.summarize(np.asarray(logits), np.asarray(losses), labels)
+    metrics = summarize(np.asarray(logits), np.asarray(losses), labels)
     assert metrics["examples"] == 100
     assert metrics["correct"] == int((np.asarray(expected).argmax(-1) == labels).sum())
     assert metrics["accuracy"] == metrics["correct"] / 100

@@ -1,0 +1,58 @@
+"""Compiled programs for a group of replicas, made from functions of one replica.
+
+The arrays of a group have a leading axis [G], laid over the mesh. A device that holds several
+replicas computes them together (`jax.vmap`). A device that holds one computes it without that
+axis, to the same bits as if it were alone.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from mnist_cnn.parallel.mesh import BY_REPLICA, DATA, REPLICA, REPLICATED, shard_mapped
+from mnist_cnn.training.step import steps
+
+ORDER = PartitionSpec(REPLICA, None, DATA)  # of int32 [G, steps_per_epoch, B]
+
+
+def make_program(
+    mesh: Mesh,
+    function: Callable[..., Any],
+    inputs: tuple[PartitionSpec, ...],
+    outputs: PartitionSpec = BY_REPLICA,
+    **options: Any,
+) -> Any:
+    """Jits a function of one replica for a group of replicas on the mesh.
+
+    Args:
+      mesh: the devices.
+      function: it takes and returns the arrays of one replica.
+      inputs: how each argument is laid out. Those whose first axis is REPLICA lose it on the way
+        in; all results get it.
+      outputs: how the results are laid out.
+      **options: of `jax.jit`.
+    """
+    axes = tuple(0 if spec[:1] == (REPLICA,) else None for spec in inputs)
+
+    def of_device(*arguments: Any) -> Any:
+        held = jax.tree.leaves(arguments[axes.index(0)])[0].shape[0]
+        if held > 1:
+            return jax.vmap(function, axes)(*arguments)
+        alone = (
+            argument if axis is None else jax.tree.map(lambda leaf: leaf[0], argument)
+            for argument, axis in zip(arguments, axes, strict=True)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(*alone))
+
+    of_device.__name__ = getattr(function, "func", function).__name__  # shown in traces
+    return jax.jit(shard_mapped(of_device, mesh, inputs, outputs), **options)
+
+
+def training_program(mesh: Mesh) -> Any:
+    """`training.step.steps` of a group: (state [G], sums [G], split, order [G], start, stop)."""
+    of_replica = functools.partial(steps, data_axis=DATA if mesh.shape[DATA] > 1 else None)
+    inputs = (BY_REPLICA, BY_REPLICA, REPLICATED, ORDER, REPLICATED, REPLICATED)
+    return make_program(mesh, of_replica, inputs, donate_argnums=0)

@@ -1,0 +1,41 @@
+"""Runs a process of a job in a child, so that its sudden end is explained in one line.
+
+If another process of the job is lost, JAX ends this one from C++ with a stack trace, and no
+exception can be caught. This module must be used before JAX is imported.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+PEER_LOST = (
+    "another process of this job ended or was lost, so this one stopped; what was saved is kept: "
+    "start all processes again to resume"
+)
+
+
+def run_under_watchdog(show_library_output: bool) -> None:
+    """Returns in a child process; this process waits for its end and exits as it does."""
+    end, held = os.pipe()  # the system closes `held` when this process ends, however it ends
+    child = os.fork()
+    if child:
+        os.close(end)
+        _wait_for(child)
+    os.close(held)
+    threading.Thread(target=lambda: (os.read(end, 1), os._exit(137)), daemon=True).start()
+    if not show_library_output:  # keep what Python prints, drop what C++ prints
+        silent = os.open(os.devnull, os.O_WRONLY)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
+        for fd in (1, 2):
+            os.dup2(silent, fd)
+
+
+def _wait_for(child: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child as well
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == -signal.SIGABRT:
+        print(f"error: {PEER_LOST}", file=sys.stderr, flush=True)
+        status = 1
+    os._exit(status if status >= 0 else 128 - status)

@@ -1,0 +1,99 @@
+"""What a step does if the configuration enables it: augmentation, dropout, smoothing, averages.
+
+`state.hyper` contains the value of an option that is enabled, and lacks it otherwise.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Float32, Int
+
+from mnist_cnn.models.apply import Variables, make_variables, train_kwargs
+from mnist_cnn.training import augment, rng
+from mnist_cnn.training.components import Hyperparameters
+from mnist_cnn.training.state import TrainState
+
+
+def augment_images(
+    state: TrainState, images: Float[Array, "B 28 28 1"], data_axis: str | None
+) -> Float[Array, "B 28 28 1"]:
+    """The images, each changed at random; the result does not depend on the mesh.
+
+    Each device draws the changes of the whole batch and applies those of its own part.
+    """
+    amounts = {name: state.hyper[name] for name in augment.AMOUNTS if name in state.hyper}
+    if not amounts:
+        return images
+    key, size = rng.key(state.seed, "augment", state.step), len(images)
+    if data_axis is None:
+        return augment.warp(images, *augment.draw(key, amounts, size))
+    changes = augment.draw(key, amounts, size * lax.axis_size(data_axis))
+    first = lax.axis_index(data_axis) * size
+    return augment.warp(images, *(lax.dynamic_slice_in_dim(one, first, size) for one in changes))
+
+
+def training_forward(
+    state: TrainState, params: Any, images: Float[Array, "B 28 28 1"], data_axis: str | None
+) -> tuple[Float32[Array, "B 10"], Any]:
+    """The logits during training, and the new batch statistics.
+
+    A module that receives `train` may use dropout; its key differs for every step, and for every
+    device that shares the batch.
+    """
+    variables = make_variables(params, state.batch_stats)
+    kwargs = train_kwargs(state.model, train=True)
+    if not kwargs:
+        logits: Any = state.model.apply(variables, images)
+        return logits.astype(jnp.float32), state.batch_stats
+    key = rng.key(state.seed, "dropout", state.step)
+    if data_axis is not None:
+        key = jax.random.fold_in(key, lax.axis_index(data_axis))
+    logits, updated = state.model.apply(
+        variables, images, rngs={"dropout": key}, mutable=["batch_stats"], **kwargs
+    )
+    return logits.astype(jnp.float32), updated.get("batch_stats", {})
+
+
+def training_loss(
+    state: TrainState, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+) -> Float[Array, "B"]:
+    """The loss of each image, with label smoothing (Szegedy et al. 2016)."""
+    losses = state.loss(logits, labels)
+    if "label_smoothing" not in state.hyper:
+        return losses
+    of_class = jax.vmap(lambda label: state.loss(logits, jnp.full_like(labels, label)))
+    part: Any = state.hyper["label_smoothing"]
+    return (1 - part) * losses + part * of_class(jnp.arange(logits.shape[-1])).mean(0)
+
+
+def scheduled(hyper: Hyperparameters, step: Int[Array, ""]) -> Hyperparameters:
+    """`hyper` with the learning rate of the step that follows `step` others.
+
+    It rises linearly over `warmup_steps` (Goyal et al. 2017), the last of which has the full
+    rate, and falls by half a cosine to 0 after `total_steps` (Loshchilov & Hutter 2016).
+    """
+    if "total_steps" not in hyper:
+        return hyper
+    warmup, total = jnp.asarray(hyper["warmup_steps"]), jnp.asarray(hyper["total_steps"])
+    rise = (step + 1) / jnp.maximum(warmup, 1)
+    fall = (1 + jnp.cos(jnp.pi * (step - warmup) / jnp.maximum(total - warmup, 1))) / 2
+    factor = jnp.where(step < warmup, rise, fall)
+    return hyper | {"learning_rate": hyper["learning_rate"] * factor}
+
+
+def update_ema(state: TrainState, params: Any, batch_stats: Any) -> Variables:
+    """The exponential moving average of the variables after another step.
+
+    The decay after t steps is min(ema, (1 + t) / (10 + t)), as in TensorFlow's
+    ExponentialMovingAverage with `num_updates`: the initial values fade sooner.
+    """
+    if "ema" not in state.hyper:
+        return {}
+    decay = jnp.minimum(state.hyper["ema"], (1 + state.step) / (10 + state.step))
+    return jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new,
+        state.ema_variables,
+        make_variables(params, batch_stats),
+    )

@@ -1,0 +1,61 @@
+"""Exact metrics over a whole split: every image once, as sums and counts."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Float32, Int, UInt8
+
+from mnist_cnn import statistics
+from mnist_cnn.models.apply import Variables, forward
+from mnist_cnn.training.components import Loss
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def compute_logits(
+    model: nn.Module, variables: Variables, images: UInt8[Array, "N 28 28 1"], batch_size: int
+) -> Float[Array, "N 10"]:
+    """The logits of all images, computed `batch_size` at a time in one program."""
+    num_images = images.shape[0]
+    batch_size = max(1, min(batch_size, num_images))
+    num_batches = -(-num_images // batch_size)
+    padding = num_batches * batch_size - num_images
+    padded = jnp.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
+    batched = padded.reshape(num_batches, batch_size, *images.shape[1:])
+    logits = lax.map(lambda batch: forward(model, variables, batch), batched)
+    return logits.reshape(num_batches * batch_size, logits.shape[-1])[:num_images]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 5))
+def score(
+    model: nn.Module,
+    loss: Loss,
+    variables: Variables,
+    images: UInt8[Array, "N 28 28 1"],
+    labels: Int[Array, "N"],
+    batch_size: int,
+) -> tuple[Float[Array, "N 10"], Float[Array, "N"]]:
+    """The logits and the loss of every image."""
+    logits = compute_logits(model, variables, images, batch_size)
+    return logits, loss(logits, labels)
+
+
+def summarize(
+    logits: Float32[np.ndarray, "N 10"],
+    losses: Float32[np.ndarray, "N"],
+    labels: Int[np.ndarray, "N"],
+) -> dict[str, Any]:
+    """Counts, and means over all images; sums are float64, so the batch size changes nothing."""
+    examples = len(labels)
+    correct = int((np.argmax(logits, axis=-1) == labels).sum())
+    return {
+        "examples": examples,
+        "correct": correct,
+        "accuracy": correct / examples,
+        "loss": float(np.sum(losses, dtype=np.float64) / examples),
+        "expected_calibration_error": statistics.calibration(logits, labels).error,
+    }

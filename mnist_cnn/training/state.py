@@ -1,0 +1,140 @@
+"""The state of a training: everything that the next step depends on besides the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn, serialization, struct
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+from mnist_cnn.models.apply import Variables, make_variables, train_kwargs
+from mnist_cnn.training import rng
+from mnist_cnn.training.batches import HostOrDeviceArray, total_steps
+from mnist_cnn.training.components import (
+    Components,
+    Hyperparameters,
+    Loss,
+    Optimizer,
+    build_components,
+    build_hyperparameters,
+)
+
+
+class Metrics(struct.PyTreeNode):
+    """Sums over images, so that a mean is exact whatever the batches were."""
+
+    loss: Float[HostOrDeviceArray, ""]
+    correct: Int[HostOrDeviceArray, ""]
+    examples: Int[HostOrDeviceArray, ""]
+    first_bad_step: Int[HostOrDeviceArray, ""]  # the first whose loss was not finite, or -1
+
+    @classmethod
+    def zero(cls) -> Metrics:
+        count = np.zeros((), np.int32)
+        return cls(np.zeros((), np.float32), count, count, np.full((), -1, np.int32))
+
+    def __add__(self, other: Metrics) -> Metrics:
+        return Metrics(
+            self.loss + other.loss,
+            self.correct + other.correct,
+            self.examples + other.examples,
+            jnp.where(self.first_bad_step >= 0, self.first_bad_step, other.first_bad_step),
+        )
+
+
+class TrainState(struct.PyTreeNode):
+    """An immutable training state; the last three fields are code, the others arrays."""
+
+    step: Int[Array, ""]  # the number of steps taken
+    seed: UInt[Array, ""]
+    hyper: Hyperparameters
+    params: Any
+    opt_state: Any
+    batch_stats: Any  # of batch normalization; {} without
+    ema_variables: Variables  # the average of params and batch_stats over the steps; {} without
+    model: nn.Module = struct.field(pytree_node=False)
+    loss: Loss = struct.field(pytree_node=False)
+    optimizer: Optimizer = struct.field(pytree_node=False)
+
+    @property
+    def variables(self) -> Variables:
+        """What is evaluated, kept and exported: the averaged variables if `ema` is on."""
+        return self.ema_variables or make_variables(self.params, self.batch_stats)
+
+
+def initial_state(
+    components: Components,
+    seed: UInt[Array, ""],
+    hyper: Hyperparameters,
+    init_variables: Variables | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      components: model, loss and optimizer.
+      seed: 0 to 2**31 - 1, uint32.
+      hyper: of `build_hyperparameters`.
+      init_variables: the variables to begin with; None draws them from the seed.
+    """
+    model, loss, optimizer = components
+    image = jnp.zeros((1, 28, 28, 1), jnp.float32)
+    drawn = model.init(rng.key(seed, "init"), image, **train_kwargs(model, train=False))
+    start = init_variables or drawn
+    params, batch_stats = start["params"], start.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        seed=seed,
+        hyper=hyper,
+        params=params,
+        opt_state=optimizer(hyper).init(params),
+        batch_stats=batch_stats,
+        ema_variables=make_variables(params, batch_stats) if "ema" in hyper else {},
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+    )
+
+
+def create_state(config: Mapping[str, Any], num_examples: int = 60_000) -> TrainState:
+    """The state before the first step of a configuration's first seed.
+
+    Args:
+      config: a complete configuration.
+      num_examples: the number of training images; it matters only for a schedule whose length
+        is given in epochs.
+    """
+    seed = jnp.asarray(config["seed"], jnp.uint32)
+    hyper = build_hyperparameters(config, total_steps=total_steps(config, num_examples))
+    return jax.jit(initial_state, static_argnums=0)(build_components(config), seed, hyper)
+
+
+@jax.jit
+def is_finite(state: TrainState) -> Bool[Array, ""]:
+    """Whether every parameter, batch statistic and number of the optimizer is finite."""
+    leaves = jax.tree_util.tree_leaves((state.params, state.opt_state, state.batch_stats))
+    # x - x is 0, or NaN if x is not finite. A test of each number takes twice as long to compile,
+    # and XLA's maximum on a CPU ignores NaN.
+    numbers = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.isfinite(sum((leaf - leaf).sum() for leaf in numbers))
+
+
+# Fields that are absent from a checkpoint if empty, and the names under which they are stored.
+_OPTIONAL = {"batch_stats": "batch_stats", "ema_variables": "averaged"}
+
+
+def to_dict(state: TrainState) -> dict[str, Any]:
+    """The state's arrays as nested dictionaries, for a checkpoint."""
+    tree = serialization.to_state_dict(state)
+    optional = {name: tree.pop(field) for field, name in _OPTIONAL.items()}
+    return tree | {name: value for name, value in optional.items() if value}
+
+
+def from_dict(state: TrainState, tree: Mapping[str, Any]) -> TrainState:
+    """`state` with the arrays that `to_dict` returned."""
+    rest = {key: value for key, value in tree.items() if key not in _OPTIONAL.values()}
+    optional = {field: tree.get(name, {}) for field, name in _OPTIONAL.items()}
+    return serialization.from_state_dict(state, rest | optional)

@@ -1,0 +1,95 @@
+"""The training step, and the compiled program that takes many of them. Pure: no files, no clock.
+
+state = create_state(config)
+state, metrics = train_step(state, batch)                         # one step
+state, sums = train_steps(state, sums, split, order, start, stop)  # many, one program
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Int
+
+from mnist_cnn.models.apply import scale
+from mnist_cnn.training import batches, options
+from mnist_cnn.training.batches import Batch, Split
+from mnist_cnn.training.state import Metrics, TrainState
+
+
+def step(
+    state: TrainState, batch: Batch, data_axis: str | None = None
+) -> tuple[TrainState, Metrics]:
+    """One step of gradient descent on the mean loss of the batch.
+
+    Args:
+      state: the state before the step.
+      batch: its images; if several devices share a batch, this device's part.
+      data_axis: the mesh axis of the devices that share a batch. Gradients and metrics are then
+        summed over it, once.
+
+    Returns:
+      The next state, and the metrics of the batch under the parameters before the step.
+    """
+    examples = _psum_if(batch.weights.sum(), data_axis)
+    images = options.augment_images(state, scale(batch.images), data_axis)
+
+    def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array, Any]]:
+        logits, batch_stats = options.training_forward(state, params, images, data_axis)
+        losses = options.training_loss(state, logits, batch.labels) * batch.weights
+        return losses.sum() / examples, (losses.sum(), logits, batch_stats)
+
+    gradient = jax.value_and_grad(mean_loss, has_aux=True)
+    (_, (loss, logits, batch_stats)), gradients = gradient(state.params)
+    correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
+    gradients, loss, correct = _psum_if((gradients, loss, correct.sum(dtype=jnp.int32)), data_axis)
+    optimizer = state.optimizer(options.scheduled(state.hyper, state.step))
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    count = state.step + 1
+    first_bad_step = jnp.where(jnp.isfinite(loss), -1, count)
+    metrics = Metrics(loss, correct, examples.astype(jnp.int32), first_bad_step)
+    state = state.replace(
+        step=count,
+        params=params,
+        opt_state=opt_state,
+        batch_stats=batch_stats,
+        ema_variables=options.update_ema(state, params, batch_stats),
+    )
+    return state, metrics
+
+
+def _psum_if(tree: Any, axis: str | None) -> Any:
+    """The sum over the devices of a mesh axis, if there is one."""
+    return tree if axis is None else lax.psum(tree, axis)
+
+
+def steps(
+    state: TrainState,
+    sums: Metrics,
+    split: Split,
+    order: Int[Array, "steps_per_epoch B"],
+    start: Int[Array, ""],
+    stop: Int[Array, ""],
+    data_axis: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Takes the steps `start` to `stop` of an epoch and adds their metrics to `sums`.
+
+    `start` and `stop` are data, so one compiled program serves every number of steps. How a run
+    is cut into calls (by logging, checkpoints or restarts) therefore cannot change its bits.
+    """
+
+    def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, sums = carry
+        state, metrics = step(state, batches.take(split, order[index]), data_axis)
+        return state, sums + metrics
+
+    return lax.fori_loop(start, stop, body, (state, sums))
+
+
+train_step = jax.jit(step, donate_argnums=0)
+train_steps = jax.jit(steps, donate_argnums=0)
