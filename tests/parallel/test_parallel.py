@@ -166,9 +166,9 @@ def test_only_gradients_cross_and_between_replicas_nothing(measured):
 
 
 @pytest.mark.slow
-def test_the_readme_says_what_a_device_needs(small_mnist):
+def test_the_docs_say_what_a_device_needs(small_mnist):
     row = r"^\| (\dx\d) \| (\d)( together)? \| [^|]+ \| ([\d.]+) MB \| ([\d.]+) MB \|$"
-    rows = re.findall(row, (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(row, (ROOT / "docs" / "devices-and-hosts.md").read_text(), flags=re.MULTILINE)
     assert len(rows) == 5
     cases = [
         (mesh, int(count), int(count) if together else None) for mesh, count, together, *_ in rows
