@@ -57,7 +57,7 @@ COMMANDS = {
     for words in commands_of(text)
 }
 
-# Runs each command as far as its flags are parsed, in a child process of its own.
+# Parses the flags of each command in a forked process, and does not run it.
 PARSE = """
 import json, os, runpy, sys
 from absl import app
