@@ -21,7 +21,8 @@ from absl import flags
 from PIL import Image
 
 from mnist_cnn import command_line
-from mnist_cnn.digits import digits
+from mnist_cnn.digits import pictures
+from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.errors import ConfigError, PictureError, UserError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def page(network: Network) -> Any:
     def answer(drawing: str) -> tuple[dict[str, float], np.ndarray | None]:
         try:  # a data URL; what it holds is decoded as any file is
             png = base64.b64decode(drawing.partition(",")[2])
-            seen = digits.mnist_form(digits.decode(io.BytesIO(png)))
+            seen = mnist_form(pictures.decode(io.BytesIO(png)))
         except (PictureError, ValueError):  # nothing is drawn yet
             return {}, None
         row = network.probabilities(seen[None, ..., None])[0]

@@ -26,7 +26,8 @@ from absl import flags
 from jaxtyping import UInt8
 
 from mnist_cnn import command_line
-from mnist_cnn.digits import digits
+from mnist_cnn.digits import pictures
+from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.errors import ConfigError, PictureError, printable
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def answers(network: Network, files: Iterable[str]) -> Iterator[Answer]:
 
 def _read(file: str) -> Answer:
     try:
-        return Answer(file, seen=digits.mnist_form(digits.read(file)))
+        return Answer(file, seen=mnist_form(pictures.read(file)))
     except PictureError as error:
         return Answer(file, error=str(error))
 
@@ -118,8 +119,8 @@ def _files(name: str) -> Iterator[str]:
         inside = sorted(os.listdir(name))
     except PermissionError:
         inside = []
-    pictures = [entry for entry in inside if entry.lower().endswith(digits.SUFFIXES)]
-    yield from [os.path.join(name, entry) for entry in pictures] or [name]  # its line says why
+    entries = [entry for entry in inside if entry.lower().endswith(pictures.SUFFIXES)]
+    yield from [os.path.join(name, entry) for entry in entries] or [name]  # its line says why
 
 
 def blocks(image: UInt8[np.ndarray, "28 28"]) -> str:
@@ -172,7 +173,7 @@ def main(arguments: list[str]) -> int:
                 print(blocks(answer.seen))
         if given.save_inputs is not None and answer.seen is not None:
             stem = pathlib.Path(answer.file).stem[:100]
-            digits.save(answer.seen, pathlib.Path(given.save_inputs, f"{number:05d}-{stem}.png"))
+            pictures.save(answer.seen, pathlib.Path(given.save_inputs, f"{number:05d}-{stem}.png"))
     return int(failed)
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -187,3 +188,13 @@ def wait_for(condition, seconds=120):
 def config_of(experiment):
     """The configuration of an experiment file, for what is tested inside this process."""
     return runpy.run_path(str(experiment), run_name="experiment")["get_config"]()
+
+
+@pytest.fixture(scope="session")
+def hundred_images():
+    """The first 100 test images of MNIST, on the device."""
+    from mnist_cnn.training.batches import Split
+
+    images = read_idx("t10k-images-idx3-ubyte")[:100]
+    labels = read_idx("t10k-labels-idx1-ubyte")[:100].astype(np.int32)
+    return Split(*jax.device_put((images, labels)))

@@ -28,7 +28,7 @@ def die():
 
 def die_in_the_middle(place, count):
     """Arms the trap: at the `count`-th time that the process comes to `place`, it is killed."""
-    from mnist_cnn.data import prepared
+    from mnist_cnn.data import tfds_builder
     from mnist_cnn.files import write_atomically
     from mnist_cnn.runner import run_directory
 
@@ -61,7 +61,7 @@ def die_in_the_middle(place, count):
         os.rename = trapped(os.rename, lambda *_, **__: None)
         os.replace = trapped(os.replace, lambda *_, **__: None)
     elif place == "data":
-        prepared._sha256 = trapped(prepared._sha256, lambda *_: None)
+        tfds_builder._sha256 = trapped(tfds_builder._sha256, lambda *_: None)
 
 
 def run_until_it_ends(experiment, workdir, kills, chance, environment):

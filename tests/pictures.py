@@ -1,4 +1,4 @@
-"""MNIST's digits made into the pictures that people have: deterministic, from a seed."""
+"""Realistic pictures made from MNIST's digits, each a function of a seed."""
 
 import io
 import sys
@@ -8,10 +8,10 @@ from PIL import Image
 
 
 def picture(digit, seed):
-    """The bytes of a JPEG or PNG file of one digit (uint8 [28, 28]), and what was done to it.
+    """A picture of one digit (uint8 [28, 28]): the bytes of a JPEG or PNG file, and its suffix.
 
-    50 to 800 pixels, off-centre, dark on light or light on dark, coloured ink and paper, uneven
-    light, noise, specks, JPEG, rotated with EXIF data that say so.
+    It has 50 to 800 pixels a side, the digit off-centre, dark on light or light on dark, coloured
+    ink and paper, uneven light, noise, specks, JPEG artefacts, and a rotation in its EXIF data.
     """
     rng = np.random.default_rng(seed)
     width, height = np.exp(rng.uniform(np.log(50), np.log(800), 2)).astype(int)
@@ -25,7 +25,7 @@ def picture(digit, seed):
     dark = rng.uniform(0, 80, 3) if rng.random() < 0.6 else np.full(3, rng.uniform(0, 70))
     paper, pen = (light, dark) if rng.random() < 0.7 else (dark, light)
     values = paper * (1 - ink) + pen * ink
-    if rng.random() < 0.5:  # light from one side: up to 30 % less at the other
+    if rng.random() < 0.5:  # light from one side, up to 30 % less at the other
         angle, loss = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3)
         x, y = np.meshgrid(np.linspace(-0.5, 0.5, width), np.linspace(-0.5, 0.5, height))
         values *= 1 - loss * (0.5 + (x * np.cos(angle) + y * np.sin(angle)) / 2**0.5)[..., None]
@@ -43,7 +43,7 @@ def picture(digit, seed):
         return file.getvalue(), ".png"
     exif = Image.Exif()
     if rng.random() < 0.3:
-        turn = {3: 180, 6: 90, 8: 270}  # the orientation, and what it undoes (anticlockwise)
+        turn = {3: 180, 6: 90, 8: 270}  # EXIF orientation -> degrees anticlockwise that it undoes
         orientation = int(rng.choice(list(turn)))
         image = image.rotate(turn[orientation], expand=True)
         exif[0x0112] = orientation
@@ -52,15 +52,16 @@ def picture(digit, seed):
 
 
 def main():
-    """python tests/pictures.py IMAGE: twelve such pictures, and what the network sees of them."""
+    """python tests/pictures.py IMAGE: draws twelve pictures, and what the network sees of them."""
     from conftest import read_idx
 
-    from mnist_cnn.digits import digits
+    from mnist_cnn.digits import pictures
+    from mnist_cnn.digits.mnist_form import mnist_form
 
     sheet = Image.new("RGB", (12 * 72 + 8, 72 + 64 + 16), "white")
     for column, digit in enumerate(read_idx("t10k-images-idx3-ubyte")[:12, ..., 0]):
-        image = digits.decode(io.BytesIO(picture(digit, seed=column)[0]))
-        seen = Image.fromarray(digits.mnist_form(image)).resize((64, 64), Image.Resampling.NEAREST)
+        image = pictures.decode(io.BytesIO(picture(digit, seed=column)[0]))
+        seen = Image.fromarray(mnist_form(image)).resize((64, 64), Image.Resampling.NEAREST)
         image.thumbnail((64, 64))
         left, top = 8 + 72 * column, 8
         sheet.paste(image, (left + (64 - image.width) // 2, top + (64 - image.height) // 2))

@@ -1,1 +1,1 @@
-"""Files -> checked arrays: IDX files, downloads, the tensorflow-datasets builder, splits."""
+"""Original IDX files -> checked uint8 arrays, prepared once by tensorflow-datasets."""

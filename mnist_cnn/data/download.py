@@ -1,9 +1,4 @@
-"""What tfds knows of the datasets: their files' addresses and SHA-256, and how to fetch them.
-
-This module must not know what is in the files.
-"""
-
-from __future__ import annotations
+"""The datasets that tfds knows: addresses and SHA-256 of their files, and their download."""
 
 import logging
 import socket
@@ -27,7 +22,7 @@ _PROBE_SECONDS = 1.2
 
 
 def registered(name: str) -> dict[str, Any]:
-    """The addresses of the files, in the order of `FILES` -> what tfds has registered for each."""
+    """The files' addresses, in the order of `FILES` -> their size and checksum as tfds has them."""
     import tensorflow_datasets as tfds
 
     builder = getattr(tfds.image_classification, _TFDS_CLASSES[name])
@@ -36,24 +31,23 @@ def registered(name: str) -> dict[str, Any]:
 
 
 def fetch(name: str, cache: Path) -> list[Path]:
-    """The files, in the order of `FILES`, from tfds' cache of downloads or the network into it.
+    """The files, in the order of `FILES`, from tfds' download cache or else from the network.
 
     Raises:
-      DataError: the files are not in the cache and cannot be fetched; if there is no network, it
-        says so within two seconds.
+      DataError: a file is not cached and cannot be downloaded; within two seconds if there is no
+        network.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
-    # Ten would take 205 s; and the threads of files that are still tried outlive the first error.
-    downloader.MAX_RETRIES = 3
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # warns of each
+    downloader.MAX_RETRIES = 3  # tfds' ten take 205 s
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning per retry
     url_infos = registered(name)
     files = ", ".join(f"{file}.gz" for file in FILES)
     advice = f"put {files} into a folder and name it as manual_dir"
 
     class DownloadManager(tfds.download.DownloadManager):
-        def _download(self, resource: Any) -> Any:  # a file that is not in the cache
+        def _download(self, resource: Any) -> Any:  # called for files that are not cached
             if not _reachable(urllib.parse.urlsplit(resource.url)):
                 url = urllib.parse.urljoin(resource.url, ".")
                 raise DataError(f"{name} is not here, and there is no network to {url}: {advice}")
@@ -65,13 +59,13 @@ def fetch(name: str, cache: Path) -> list[Path]:
         return [Path(path) for path in manager.download(list(url_infos))]
     except DataError:
         raise
-    except Exception as error:  # tfds, requests and urllib3 have no base class in common
+    except Exception as error:  # tfds, requests and urllib3 share no base class
         reason = str(error).partition("\n")[0]
         raise DataError(f"{name} was not downloaded ({reason}): try again, or {advice}") from error
 
 
 def _reachable(host: urllib.parse.SplitResult) -> bool:
-    """Whether `host`, or the proxy to it, accepts a connection: soon, and whatever DNS does."""
+    """Whether `host`, or the proxy for it, accepts a connection within `_PROBE_SECONDS`."""
     proxies = urllib.request.getproxies()
     proxy = proxies.get(host.scheme) or proxies.get("all")
     if proxy and not urllib.request.proxy_bypass(host.netloc):
@@ -86,7 +80,7 @@ def _reachable(host: urllib.parse.SplitResult) -> bool:
         except (OSError, ValueError, OverflowError):
             pass
 
-    thread = threading.Thread(target=connect, daemon=True)  # a resolver may hang for long
+    thread = threading.Thread(target=connect, daemon=True)  # a DNS resolver may hang for longer
     thread.start()
     thread.join(_PROBE_SECONDS)
     return connected.is_set()

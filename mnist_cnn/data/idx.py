@@ -1,7 +1,6 @@
-"""The IDX format, gzipped or raw: any bytes become a checked array or one `DataError`.
+"""The IDX format, gzipped or not: bytes -> a checked array.
 
-The files may come from anywhere, so nothing in them is believed before it is checked, and never
-more is unpacked than the header announces.  This module must not know where the bytes come from.
+The bytes are not trusted: all of them are checked, and no more is unpacked than the header states.
 """
 
 import gzip
@@ -16,7 +15,7 @@ from jaxtyping import UInt8
 from mnist_cnn.errors import DataError
 
 MAX_BYTES = 2**30  # of one file, packed or unpacked: 1.3 million images
-_MAX_DEFLATE_RATIO = 1032  # no gzip file unpacks to more times its size (zlib.net/zlib_tech.html)
+_MAX_DEFLATE_RATIO = 1032  # unpacked size / gzip size is never larger (zlib.net/zlib_tech.html)
 
 
 def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
@@ -24,13 +23,13 @@ def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
 
     Args:
       data: the file's bytes, gzipped or not.
-      name: the file's name, for the error's text.
+      name: the file's name, for error messages.
 
     Returns:
       At least one image, 0 (background) to 255, read-only.
 
     Raises:
-      DataError: the bytes are anything else than one whole IDX file of 28x28 images.
+      DataError: the bytes are not exactly one IDX file of 28x28 images.
     """
     images = _parse(data, name, ndim=3)
     if images.shape[1:] != (28, 28):
@@ -39,7 +38,7 @@ def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
 
 
 def parse_labels(data: bytes, name: str) -> UInt8[np.ndarray, " N"]:
-    """Labels, 0 to 9, from the bytes of a file; else as `parse_images`."""
+    """Labels, 0 to 9, from the bytes of a file; otherwise like `parse_images`."""
     labels = _parse(data, name, ndim=1)
     if labels.max() > 9:
         where = int(np.argmax(labels > 9))
@@ -63,13 +62,13 @@ def _parse(data: bytes, name: str, ndim: int) -> UInt8[np.ndarray, "..."]:
             )
         size = math.prod(shape)
         if size == 0:
-            raise DataError(f"{name}: its header says {shape}, expected at least one example")
+            raise DataError(f"{name}: its header states {shape}, expected at least one example")
         if size > limit:
-            raise DataError(f"{name}: its header says {size} bytes, it can hold at most {limit}")
-        body = stream.read(size + 1)  # one more: to see the end, and with it gzip's checksum
+            raise DataError(f"{name}: its header states {size} bytes, it can hold at most {limit}")
+        body = stream.read(size + 1)  # one more: reaches the end, where gzip checks its checksum
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name}: damaged gzip ({error}): get the file again") from error
     if len(body) != size:
         more = "more" if len(body) > size else f"{len(body)}"
-        raise DataError(f"{name}: its header says {size} bytes, but {more} follow")
+        raise DataError(f"{name}: its header states {size} bytes, but {more} follow")
     return np.frombuffer(body, np.uint8).reshape(shape)

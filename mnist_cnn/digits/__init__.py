@@ -1,1 +1,1 @@
-"""A picture of handwriting -> the form of MNIST's images."""
+"""A picture of a handwritten digit -> an image like MNIST's, with Pillow, NumPy and SciPy alone."""

@@ -16,6 +16,8 @@ from mnist_cnn.parallel.mesh import BY_REPLICA, DATA, REPLICA, REPLICATED, shard
 from mnist_cnn.training.step import steps
 
 ORDER = PartitionSpec(REPLICA, None, DATA)  # of int32 [G, steps_per_epoch, B]
+# State [G], sums [G], split, order [G], start and stop.
+TRAINING_INPUTS = (BY_REPLICA, BY_REPLICA, REPLICATED, ORDER, REPLICATED, REPLICATED)
 
 
 def make_program(
@@ -52,7 +54,6 @@ def make_program(
 
 
 def training_program(mesh: Mesh) -> Any:
-    """`training.step.steps` of a group: (state [G], sums [G], split, order [G], start, stop)."""
+    """`training.step.steps` of a group, with the arguments of `TRAINING_INPUTS`."""
     of_replica = functools.partial(steps, data_axis=DATA if mesh.shape[DATA] > 1 else None)
-    inputs = (BY_REPLICA, BY_REPLICA, REPLICATED, ORDER, REPLICATED, REPLICATED)
-    return make_program(mesh, of_replica, inputs, donate_argnums=0)
+    return make_program(mesh, of_replica, TRAINING_INPUTS, donate_argnums=0)

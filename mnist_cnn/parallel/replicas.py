@@ -20,18 +20,11 @@ from mnist_cnn.models.kernels.compiler import compiler_options
 from mnist_cnn.parallel.mesh import BY_BATCH, BY_REPLICA, DATA, REPLICA, REPLICATED, on_cpu
 from mnist_cnn.parallel.placement import gather, offload, shard, to_device
 from mnist_cnn.parallel.plan import make_plan
-from mnist_cnn.parallel.programs import ORDER, make_program, training_program
-from mnist_cnn.training import batches, scoring
+from mnist_cnn.parallel.programs import ORDER, TRAINING_INPUTS, make_program, training_program
+from mnist_cnn.training import batches, scoring, state as state_lib
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.components import build_components, build_hyperparameters
-from mnist_cnn.training.state import (
-    Metrics,
-    TrainState,
-    from_dict,
-    initial_state,
-    is_finite,
-    to_dict,
-)
+from mnist_cnn.training.state import Metrics, TrainState
 
 # For programs that run rarely: optimized code takes up to 3 s more to compile on a CPU and
 # saves 0.2 s.
@@ -82,7 +75,9 @@ class Replicas:
         self._epoch = 0
         self._program = functools.partial(make_program, mesh)
         options = _UNOPTIMIZED if on_cpu(mesh) else None
-        initial = functools.partial(initial_state, self._components, init_variables=init_variables)
+        initial = functools.partial(
+            state_lib.initial_state, self._components, init_variables=init_variables
+        )
         self._initial = self._program(initial, (BY_REPLICA, BY_REPLICA), compiler_options=options)
         self._epoch_order = self._program(
             self._order_of_device, (BY_REPLICA, REPLICATED), ORDER, compiler_options=options
@@ -94,7 +89,9 @@ class Replicas:
         while not (chosen or self.plan.group_size <= smallest or self._fits()):
             self._start(self.plan.group_size // 2)
         state = self._on_device(self._groups[0].state)
-        self._finite = self._program(is_finite, (BY_REPLICA,)).lower(state).compile(options)
+        self._finite = (
+            self._program(state_lib.is_finite, (BY_REPLICA,)).lower(state).compile(options)
+        )
 
     def _start(self, size: int) -> None:
         """Makes the groups of about `size` replicas, and compiles their training program."""
@@ -103,12 +100,14 @@ class Replicas:
         self._offloaded = len(self.plan.groups) > 1 and not on_cpu(self._mesh)
         self._groups = [self._new_group(replicas) for replicas in self.plan.groups]
         self._draw_orders()
-        group, index = self._groups[0], jax.ShapeDtypeStruct((), np.int32)
-        state = self._on_device(group.state)
-        program = training_program(self._mesh)
-        lowered = program.lower(state, group.sums, self._split, group.order, index, index)
+        lowered = training_program(self._mesh).lower(*self._arguments(self._groups[0]))
         platform = self._mesh.devices.flat[0].platform
         self.training = lowered.compile(compiler_options=compiler_options(platform))
+
+    def _arguments(self, group: _Group, start: int = 0, stop: int = 0) -> tuple[Any, ...]:
+        """What the training program takes, as `programs.TRAINING_INPUTS` lays it out."""
+        state = self._on_device(group.state)
+        return state, group.sums, self._split, group.order, np.int32(start), np.int32(stop)
 
     def _new_group(self, replicas: tuple[int, ...]) -> _Group:
         members = [self._members[replica] for replica in replicas]
@@ -133,10 +132,7 @@ class Replicas:
             self._epoch = epoch
             self._draw_orders()
         for group in self._groups:
-            state, group.sums = self.training(
-                self._on_device(group.state), group.sums, self._split, group.order,
-                np.int32(start), np.int32(stop),
-            )  # fmt: skip
+            state, group.sums = self.training(*self._arguments(group, start, stop))
             group.state = self._off_device(state)
         return self._gather(lambda group: group.sums)
 
@@ -178,7 +174,7 @@ class Replicas:
         for group in self._groups:
             rows = np.array(group.replicas)
             own = jax.tree.map(lambda leaf, rows=rows: leaf[rows], tree)
-            state = from_dict(group.state, own["state"])
+            state = state_lib.from_dict(group.state, own["state"])
             sums = serialization.from_state_dict(group.sums, own["sums"])
             group.state = self._off_device(shard(state, self._mesh, BY_REPLICA))
             group.sums = shard(sums, self._mesh, BY_REPLICA)
@@ -225,7 +221,7 @@ class Replicas:
 
         XLA counts the operations of a program only where a CPU's client has lowered it.
         """
-        mesh, group, index = self._mesh.abstract_mesh, self._groups[0], np.int32(0)
+        mesh = self._mesh.abstract_mesh
 
         def shapes(tree: Any, spec: PartitionSpec) -> Any:
             sharding = NamedSharding(mesh, spec)
@@ -233,12 +229,7 @@ class Replicas:
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
             )
 
-        arguments = (
-            *(shapes(tree, BY_REPLICA) for tree in (group.state, group.sums)),
-            shapes(self._split, REPLICATED),
-            shapes(group.order, ORDER),
-            *(shapes(index, REPLICATED) for _ in range(2)),
-        )
+        arguments = map(shapes, self._arguments(self._groups[0]), TRAINING_INPUTS)
         platform = self._mesh.devices.flat[0].platform.replace("gpu", "cuda")
         with jax.default_device(jax.devices("cpu")[0]):
             traced = training_program(mesh).trace(*arguments)
@@ -300,4 +291,4 @@ class Replicas:
 
 
 def _to_dicts(state: TrainState, sums: Metrics) -> dict[str, Any]:
-    return {"state": to_dict(state), "sums": serialization.to_state_dict(sums)}
+    return {"state": state_lib.to_dict(state), "sums": serialization.to_state_dict(sums)}

@@ -47,10 +47,11 @@ _CALL_SECONDS = 1.0
 # replicas, a call therefore has several of them and may take longer.
 _SEVERAL_STEPS, _LONG_CALL_SECONDS = 4, 2.5
 
-# replicas -> the metrics of each, logits float32 [R, N, 10], labels [N], images [N, 28, 28, 1]
-Evaluate = Callable[
-    [Sequence[int]], tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]
-]
+Metrics = list[dict[str, Any]]  # of each replica
+Validation = tuple[int, Metrics]  # with the step of it
+# the metrics, logits float32 [R, N, 10], labels [N], images uint8 [N, 28, 28, 1]
+Evaluation = tuple[Metrics, np.ndarray, np.ndarray, np.ndarray]
+Evaluate = Callable[[Sequence[int]], Evaluation]  # of some replicas
 WriteReport = Callable[[Sequence[pathlib.Path], pathlib.Path], None]  # (run directories, page)
 
 
@@ -100,7 +101,11 @@ def run(
             console.result(result, str(directory))
             return result
         this = _prepare(config, directory, console, stop or StopRequest(), command)
-        result = processes.broadcast(_finish(this, _train(this)))
+        try:
+            result = processes.broadcast(_finish(this, _train(this)))
+        except Stopped:
+            this.wait_for_checkpoints()
+            raise
         console.result(result, str(directory))
         console.memory(peak_memory())
         if config["report"] and write_report and processes.is_primary():
@@ -169,10 +174,6 @@ class _Run:
             f"{self.directory}: the loss or the parameters were not finite at step {step:,}; the "
             f"checkpoints before it are kept; try a lower learning_rate than {min(rates):g}"
         )
-
-    def leave(self, signal: int) -> NoReturn:
-        self.wait_for_checkpoints()
-        raise Stopped(signal)
 
 
 def _prepare(
@@ -267,45 +268,40 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
             images, labels = dataset.read(split)
             return replicas.lay_out(images, labels), images, labels
 
-    def evaluate(
-        members: Sequence[int],
-    ) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]:
+    def evaluate(members: Sequence[int]) -> Evaluation:
         laid_out, images, labels = read()
         with logger.clock("evaluate"):
             logits, losses = score(laid_out, members)
-            metrics = [
-                scoring.summarize(*pair, labels) for pair in zip(logits, losses, strict=True)
-            ]
+            pairs = zip(logits, losses, strict=True)
+            metrics = [scoring.summarize(*pair, labels) for pair in pairs]
         return metrics, logits, labels, images
 
     return evaluate
 
 
-def _train(this: _Run) -> tuple[int, list[dict[str, Any]]]:
-    """Takes all remaining steps: the step of the last validation, and its metrics."""
-    before = this.logger.seconds()["train"]
-    profiled = this.config["profile"]
+def _train(this: _Run) -> Validation:
+    """Takes all remaining steps, and returns the last validation."""
+    profiled, seconds = this.config["profile"], this.logger.seconds()["train"]
     folder = this.directory.path if processes.is_primary() else None
-    trace = profile.Trace(folder, this.first_step, enabled=profiled)
     with (
+        contextlib.closing(profile.Trace(folder, this.first_step, enabled=profiled)) as trace,
         this.console.training(this.first_step, this.total_steps),
         this.stop.deferred(),
-        contextlib.closing(trace),
     ):
         validated = _take_steps(this, trace)
-    if profiled and this.first_step < this.total_steps:
-        seconds = this.logger.seconds()["train"] - before
-        steps = this.total_steps - this.first_step
+    steps = this.total_steps - this.first_step
+    if profiled and steps:
+        seconds = this.logger.seconds()["train"] - seconds
         for line in profile.describe(this.replicas, trace, steps, seconds, str(this.directory)):
             this.console.line(line)
     return validated
 
 
-def _take_steps(this: _Run, trace: profile.Trace) -> tuple[int, list[dict[str, Any]]]:
+def _take_steps(this: _Run, trace: profile.Trace) -> Validation:
     """The training loop: some steps in one call, then what is due after them."""
     config, step = this.config, this.first_step
     images_per_step = config["batch_size"] * this.num_replicas
-    validated: tuple[int, list[dict[str, Any]]] = -1, []
+    validated: Validation = -1, []
     logged, logged_at, call_size = step, time.monotonic(), 1
     while step < this.total_steps:
         start, began = step, time.monotonic()
@@ -337,9 +333,9 @@ def _take_steps(this: _Run, trace: profile.Trace) -> tuple[int, list[dict[str, A
         if this.is_due(step, config["checkpoint_every"]) or signal:
             this.save(step)
         if signal:
-            this.leave(signal)
+            raise Stopped(signal)
     if signal := processes.allgather_max(this.stop.received or 0):  # after the last step's check
-        this.leave(signal)
+        raise Stopped(signal)
     return validated
 
 
@@ -349,16 +345,8 @@ def _call_size(steps_per_second: float) -> int:
     return max(1, several, int(steps_per_second * _CALL_SECONDS))
 
 
-def _finish(this: _Run, validated: tuple[int, list[dict[str, Any]]]) -> dict[str, Any]:
+def _finish(this: _Run, validated: Validation) -> dict[str, Any]:
     """Tests the networks (of a sweep, those of the best setting) and writes the result."""
-    try:
-        return _test(this, validated)
-    except Stopped:
-        this.wait_for_checkpoints()
-        raise
-
-
-def _test(this: _Run, validated: tuple[int, list[dict[str, Any]]]) -> dict[str, Any]:
     config, members = this.config, range(this.num_replicas)
     swept = {}
     if config["sweep"]:

@@ -77,9 +77,8 @@ class Work(NamedTuple):
 def count_work(replicas: Replicas) -> Work | None:
     """The work of a step of all networks; None if the device does not report it.
 
-    XLA counts the body of a loop once if it does not know the number of iterations. Here the body
-    is a step. In a compiled program, a GPU's convolutions are library calls, which XLA does not
-    count, so the operations are those of the lowered program.
+    XLA counts the body of a loop once, and here the body is a step. Operations are counted before
+    compilation, which turns a GPU's convolutions into library calls that XLA does not count.
     """
     calls = len(replicas.plan.groups)
     try:

@@ -12,16 +12,9 @@ from flax import linen as nn, serialization, struct
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from mnist_cnn.models.apply import Variables, make_variables, train_kwargs
-from mnist_cnn.training import rng
+from mnist_cnn.training import components as components_lib, rng
 from mnist_cnn.training.batches import HostOrDeviceArray, total_steps
-from mnist_cnn.training.components import (
-    Components,
-    Hyperparameters,
-    Loss,
-    Optimizer,
-    build_components,
-    build_hyperparameters,
-)
+from mnist_cnn.training.components import Components, Hyperparameters, Loss, Optimizer
 
 
 class Metrics(struct.PyTreeNode):
@@ -108,8 +101,10 @@ def create_state(config: Mapping[str, Any], num_examples: int = 60_000) -> Train
         is given in epochs.
     """
     seed = jnp.asarray(config["seed"], jnp.uint32)
-    hyper = build_hyperparameters(config, total_steps=total_steps(config, num_examples))
-    return jax.jit(initial_state, static_argnums=0)(build_components(config), seed, hyper)
+    length = total_steps(config, num_examples)
+    hyper = components_lib.build_hyperparameters(config, total_steps=length)
+    components = components_lib.build_components(config)
+    return jax.jit(initial_state, static_argnums=0)(components, seed, hyper)
 
 
 @jax.jit

@@ -5,8 +5,6 @@ state, metrics = train_step(state, batch)                         # one step
 state, sums = train_steps(state, sums, split, order, start, stop)  # many, one program
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

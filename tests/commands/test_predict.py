@@ -16,7 +16,8 @@ from PIL import Image
 
 import mnist_cnn
 from mnist_cnn import predict
-from mnist_cnn.digits import digits
+from mnist_cnn.digits import pictures
+from mnist_cnn.digits.mnist_form import mnist_form
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_what_the_network_saw_is_shown_and_saved(trained_base, files, tmp_path):
     saved = sorted((tmp_path / "seen").iterdir())
     assert [path.name for path in saved] == ["00001-0000.png", "00002-0001.png"]
     seen = np.asarray(Image.open(saved[0]))
-    assert (seen == digits.mnist_form(digits.read(files[0]))).all()
+    assert (seen == mnist_form(pictures.read(files[0]))).all()
     assert predict.blocks(seen) in out and "█" in out
     assert len(out.splitlines()) == 2 * (1 + 14)
 

@@ -1,4 +1,4 @@
-"""Pictures of digits, of every kind that people have, become what MNIST would have made of them."""
+"""Pictures of digits of every kind become images like MNIST's."""
 
 import io
 import struct
@@ -9,7 +9,8 @@ import pytest
 from conftest import read_idx
 from PIL import Image, ImageDraw
 
-from mnist_cnn.digits import digits
+from mnist_cnn.digits import pictures
+from mnist_cnn.digits.mnist_form import mnist_form, stroke_width
 from mnist_cnn.errors import PictureError
 
 
@@ -22,7 +23,7 @@ def five():
 
 @pytest.fixture(scope="module")
 def page(five):
-    """The same, dark on light, off-centre on 300 x 200 pixels."""
+    """The same 5, dark on light, off-centre on 300 x 200 pixels."""
     digit = 255 - np.asarray(Image.fromarray(five).resize((140, 140), Image.Resampling.BICUBIC))
     values = np.full((200, 300), 255, np.uint8)
     values[40:180, 130:270] = digit
@@ -30,7 +31,7 @@ def page(five):
 
 
 def distance(one, other):
-    """Mean difference of two digits, of 255, blind to a shift of one pixel."""
+    """The mean difference of two digits, of 255, after the best shift by at most one pixel."""
     shifts = [
         np.roll(one, (y, x), (0, 1)).astype(float) - other for y in (-1, 0, 1) for x in (-1, 0, 1)
     ]
@@ -38,31 +39,31 @@ def distance(one, other):
 
 
 def saved(image, kind, **options):
-    """The picture as read from a file of that kind."""
+    """The picture after a round trip through a file of that kind."""
     file = io.BytesIO()
     image.save(file, kind, **options)
-    return digits.decode(file)
+    return pictures.decode(file)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "black on white"])
-def test_an_mnist_image_keeps_every_pixel(mode):
+def test_mnist_image_keeps_every_pixel(mode):
     images = read_idx("t10k-images-idx3-ubyte")[:200, ..., 0]
     written = 255 - images if mode == "black on white" else images
     pictures = [Image.fromarray(image) for image in written]
     if mode == "RGB":
         pictures = [picture.convert("RGB") for picture in pictures]
-    ours = np.stack([digits.mnist_form(saved(picture, "PNG")) for picture in pictures])
+    ours = np.stack([mnist_form(saved(picture, "PNG")) for picture in pictures])
     assert ours.dtype == np.uint8 and (ours == images).all()
 
 
-def test_an_mnist_image_with_more_paper_around_it_stays_nearly_what_it_is():
+def test_mnist_image_with_more_paper_around_it_hardly_changes():
     images = read_idx("t10k-images-idx3-ubyte")[:200, ..., 0]
-    ours = np.stack([digits.mnist_form(Image.fromarray(np.pad(image, 1))) for image in images])
+    ours = np.stack([mnist_form(Image.fromarray(np.pad(image, 1))) for image in images])
     assert ours.shape == images.shape and np.abs(ours.astype(int) - images).mean() < 1.5
 
 
 @pytest.mark.parametrize("change", ["fainter", "smaller", "high", "to the left", "on grey"])
-def test_what_is_not_quite_in_mnists_form_is_brought_to_it(five, change):
+def test_image_almost_in_mnist_form_is_brought_to_it(five, change):
     picture = {
         "fainter": five // 2,
         "smaller": np.pad(np.asarray(Image.fromarray(five[4:24, 4:24]).resize((14, 14))), 7),
@@ -70,21 +71,21 @@ def test_what_is_not_quite_in_mnists_form_is_brought_to_it(five, change):
         "to the left": np.roll(five, -3, axis=1),
         "on grey": np.maximum(five, 40),
     }[change]
-    assert (picture != digits.mnist_form(Image.fromarray(picture))).any()
-    assert distance(digits.mnist_form(Image.fromarray(picture)), five) < 12
+    assert (picture != mnist_form(Image.fromarray(picture))).any()
+    assert distance(mnist_form(Image.fromarray(picture)), five) < 12
 
 
-def test_the_digit_fills_20_by_20_and_its_mass_is_in_the_middle(page):
-    form = digits.mnist_form(page).astype(float)
+def test_digit_fills_20_by_20_with_its_centre_of_mass_in_the_middle(page):
+    form = mnist_form(page).astype(float)
     rows, columns = np.nonzero(form)
     assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
     assert rows @ form[rows, columns] / form.sum() == pytest.approx(14, abs=0.5)
     assert columns @ form[rows, columns] / form.sum() == pytest.approx(14, abs=0.5)
 
 
-@pytest.mark.parametrize("kind", digits.FORMATS)
-def test_every_kind_of_file_is_read(page, five, kind):
-    assert distance(digits.mnist_form(saved(page.convert("RGB"), kind)), five) < 12
+@pytest.mark.parametrize("kind", pictures.FORMATS)
+def test_every_file_format_is_read(page, five, kind):
+    assert distance(mnist_form(saved(page.convert("RGB"), kind)), five) < 12
 
 
 def transparent(page, ink):
@@ -137,40 +138,39 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_and_colour_gives_the_same_digit(page, five, mode):
-    assert distance(digits.mnist_form(MODES[mode](page)), five) < 16
+    assert distance(mnist_form(MODES[mode](page)), five) < 16
 
 
-def test_exif_rotation_is_honoured(page, five):
+def test_exif_rotation_is_applied(page, five):
     turned, exif = page.rotate(90, expand=True), Image.Exif()
-    assert distance(digits.mnist_form(saved(turned, "JPEG")), five) > 30
+    assert distance(mnist_form(saved(turned, "JPEG")), five) > 30
     exif[0x0112] = 6
-    assert distance(digits.mnist_form(saved(turned, "JPEG", exif=exif)), five) < 12
+    assert distance(mnist_form(saved(turned, "JPEG", exif=exif)), five) < 12
 
 
-def test_the_first_frame_of_a_gif_counts(page, five):
+def test_first_frame_of_a_gif_is_read(page, five):
     other = Image.new("L", page.size, 255)
-    assert distance(
-        digits.mnist_form(saved(page, "GIF", save_all=True, append_images=[other])), five
-    ) < 12  # fmt: skip
+    gif = saved(page, "GIF", save_all=True, append_images=[other])
+    assert distance(mnist_form(gif), five) < 12
 
 
-def test_specks_and_a_table_edge_are_not_the_digit(page, five):
+def test_specks_and_the_edge_of_a_table_are_ignored(page, five):
     draw = ImageDraw.Draw(page := page.copy())
     draw.rectangle((0, 0, 300, 12), fill=40)
     for x, y in ((20, 60), (60, 150), (90, 100)):
         draw.rectangle((x, y, x + 3, y + 3), fill=0)
-    assert distance(digits.mnist_form(page), five) < 16
+    assert distance(mnist_form(page), five) < 16
 
 
-def test_a_hairline_gets_a_stroke_of_mnists_width():
+def test_hairline_is_thickened_to_the_width_of_mnists_strokes():
     image = Image.new("L", (600, 600), 255)
     ImageDraw.Draw(image).ellipse((100, 60, 420, 540), outline=0, width=3)
-    form = digits.mnist_form(image)
-    assert 1.8 < digits.stroke_width(form.astype(np.float32) / 255) < 3.2
+    form = mnist_form(image)
+    assert 1.8 < stroke_width(form.astype(np.float32) / 255) < 3.2
 
 
 def striped():
-    """A stroke half darker and half lighter than the paper: no tone in common."""
+    """A stroke that is half darker and half lighter than the paper."""
     values = np.full((120, 120), 128, np.uint8)
     values[30:90, 50:60] -= 100
     values[30:90, 60:70] += 100
@@ -189,26 +189,26 @@ def striped():
     ],
     ids=["white", "transparent", "one pixel", "noise", "a shadow", "stripes"],
 )
-def test_a_page_without_a_digit_is_said_to_have_none(image):
+def test_page_without_a_digit_is_refused(image):
     with pytest.raises(PictureError, match="digit"):
-        digits.mnist_form(image)
+        mnist_form(image)
 
 
-def test_a_damaged_file_is_refused(page):
-    for kind in digits.FORMATS:
+def test_damaged_file_is_refused(page):
+    for kind in pictures.FORMATS:
         file = io.BytesIO()
         page.convert("RGB").save(file, kind)
         whole = file.getvalue()
         with pytest.raises(PictureError):
-            digits.decode(io.BytesIO(whole[: len(whole) // 2]))
+            pictures.decode(io.BytesIO(whole[: len(whole) // 2]))
     with pytest.raises(PictureError, match="empty"):
-        digits.decode(io.BytesIO())
+        pictures.decode(io.BytesIO())
     with pytest.raises(PictureError, match="expected PNG, JPEG"):
-        digits.decode(io.BytesIO(b"%PDF-1.7 and so on"))
+        pictures.decode(io.BytesIO(b"%PDF-1.7 and so on"))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_bomb_is_refused_before_it_is_unpacked():
+def test_decompression_bomb_is_refused_before_it_is_unpacked():
     def chunk(kind, content):
         check = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
@@ -216,5 +216,5 @@ def test_a_bomb_is_refused_before_it_is_unpacked():
     for side in (10_001, 2**31 - 1):
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
         png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-        with pytest.raises(PictureError, match="larger than the 100,000,000 pixels"):
-            digits.decode(io.BytesIO(png))
+        with pytest.raises(PictureError, match="larger than the limit of 100,000,000 pixels"):
+            pictures.decode(io.BytesIO(png))

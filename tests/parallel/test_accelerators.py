@@ -1,6 +1,6 @@
-"""The programs of a run, lowered for TPU and GPU on this machine: what can be seen without one.
+"""The programs of a run, lowered for TPU and GPU on this machine: what can be checked without one.
 
-What is lowered is what a run jits; the mesh has eight devices that nobody needs to own.
+The programs are those that a run jits; the mesh has eight devices that need not exist.
 """
 
 import functools
@@ -22,12 +22,13 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
 import mnist_cnn
 from mnist_cnn.models.apply import forward
 from mnist_cnn.models.layers import Conv, Dense, max_pool
-from mnist_cnn.parallel.mesh import replicas
+from mnist_cnn.parallel.mesh import peak_memory
+from mnist_cnn.parallel.programs import training_program
 from mnist_cnn.runner.console import Console
 from mnist_cnn.training import batches
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.scoring import score
-from mnist_cnn.training.state import create_state
+from mnist_cnn.training.state import Metrics, create_state
 from mnist_cnn.training.step import train_step, train_steps
 
 ACCELERATORS = ["tpu", "cuda"]
@@ -42,7 +43,7 @@ def lowered(name, platform, **changes):
     eight on one device.
     """
     config = mnist_cnn.experiment(**changes)
-    state, sums = jax.eval_shape(lambda: (create_state(config), train.Metrics.zero()))
+    state, sums = jax.eval_shape(lambda: (create_state(config), Metrics.zero()))
     images = jax.ShapeDtypeStruct((600, 28, 28, 1), np.uint8)
     labels = jax.ShapeDtypeStruct((600,), np.int32)
     rows = jax.ShapeDtypeStruct((32,), np.int32)
@@ -51,7 +52,7 @@ def lowered(name, platform, **changes):
     data = Split(images, labels)
     if name == "train_step":
         function = train_step
-        arguments = (state, jax.eval_shape(batches.take, images, labels, rows))
+        arguments = (state, jax.eval_shape(batches.take, data, rows))
     elif name == "train_steps":
         function, arguments = train_steps, (state, sums, data, order, index, index)
     elif name == "evaluation":
@@ -62,7 +63,7 @@ def lowered(name, platform, **changes):
         count = 8 if name == "8 together" else shape[0]
         mesh = AbstractMesh(shape, ("replica", "data"))
         by_replica, by_batch = P("replica"), P("replica", None, "data")
-        function = replicas.training_program(mesh)
+        function = training_program(mesh)
         arguments = (
             *(lay(tree, mesh, by_replica, count) for tree in (state, sums)),
             lay(data, mesh, P()),
@@ -92,7 +93,7 @@ every_accelerator = pytest.mark.parametrize("platform", ACCELERATORS)
 
 @every_accelerator
 @every_program
-def test_no_program_calls_back_to_the_host_or_moves_anything_there(name, platform):
+def test_no_program_leaves_the_device(name, platform):
     text = lowered(name, platform)
     # Callbacks, and placement in the host's memory, are custom calls; there is none at all.
     for operation in ("custom_call", "infeed", "outfeed", "send", "recv"):
@@ -111,7 +112,7 @@ def test_no_program_has_a_64_bit_number(name, platform):
 
 @every_accelerator
 @every_program
-def test_convolutions_are_native_there_and_no_gradient_scatters_on_a_gpu(name, platform):
+def test_convolutions_are_xlas_own_and_no_gradient_scatters_on_a_gpu(name, platform):
     forward, kernel, images = (  # the layouts of lax's own convolution and of its two gradients
         "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]",
         "[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]",
@@ -124,14 +125,14 @@ def test_convolutions_are_native_there_and_no_gradient_scatters_on_a_gpu(name, p
         )
     found = operations(lowered(name, platform))
     assert found.count("stablehlo.convolution") in ((5, 6) if training else (2,))
-    # Where a GPU must be deterministic, XLA sorts what a gradient of its own pooling scatters.
+    # If a GPU must be deterministic, XLA sorts for the scatter of its own pooling gradient.
     pooling = 2 if platform == "tpu" else 0
     assert found.count("stablehlo.reduce_window") == pooling
     assert found.count("stablehlo.select_and_scatter") == (pooling if training else 0)
 
 
 @pytest.mark.parametrize("program", ["train_steps", "evaluation"])
-def test_on_a_cpu_they_are_products(program):
+def test_convolutions_are_matrix_products_on_a_cpu(program):
     found = operations(lowered(program, "cpu"))
     assert "stablehlo.dot_general" in found
     assert not {"stablehlo.convolution", "stablehlo.select_and_scatter"} & set(found)
@@ -151,9 +152,7 @@ def layouts(text):
         ("8 together", None),
     ],
 )
-def test_gradients_and_metrics_cross_between_the_parts_of_a_batch_and_nothing_else(
-    mesh, groups, platform
-):
+def test_only_gradients_and_metrics_cross_between_the_parts_of_a_batch(mesh, groups, platform):
     text = lowered(mesh, platform)
     crossing = [
         operation
@@ -171,12 +170,12 @@ def test_any_number_of_steps_is_one_loop_on_the_device(name, platform):
     assert operations(lowered(name, platform)).count("stablehlo.while") == 1
 
 
-# Numbers of 16 bits.
+# bfloat16.
 
 
-def test_in_bfloat16_the_products_are_and_what_is_kept_and_summed_is_float32():
+def test_bfloat16_is_for_products_and_the_state_and_sums_are_float32():
     config = mnist_cnn.experiment(compute_dtype="bfloat16")
-    state, sums = jax.eval_shape(lambda: (create_state(config), train.Metrics.zero()))
+    state, sums = jax.eval_shape(lambda: (create_state(config), Metrics.zero()))
     kept = jax.tree.leaves((state.params, state.opt_state, sums))
     assert {leaf.dtype.name for leaf in kept} == {"float32", "int32"}
     pixels = jax.ShapeDtypeStruct((4, 28, 28, 1), np.uint8)
@@ -189,7 +188,7 @@ def test_in_bfloat16_the_products_are_and_what_is_kept_and_summed_is_float32():
     assert len(products) == 8 + 3  # the last layer's, forward and backward, are float32
 
 
-def test_a_network_of_ones_own_says_itself_what_it_computes_in(tiny_experiment):
+def test_compute_dtype_is_refused_for_a_custom_module(tiny_experiment):
     _, err = run(
         "mnist_cnn.main", "--config", tiny_experiment, "--config.compute_dtype=bfloat16", status=2
     )
@@ -197,7 +196,7 @@ def test_a_network_of_ones_own_says_itself_what_it_computes_in(tiny_experiment):
     assert err.count("\n") == 1
 
 
-def test_the_logits_of_a_network_of_ones_own_are_made_float32_for_the_loss():
+def test_the_logits_of_a_custom_module_become_float32_for_the_loss():
     class Half(nn.Module):
         @nn.compact
         def __call__(self, images):
@@ -207,26 +206,27 @@ def test_the_logits_of_a_network_of_ones_own_are_made_float32_for_the_loss():
     assert forward(Half(), variables, np.zeros((2, 28, 28, 1), np.uint8)).dtype == np.float32
 
 
-def test_the_memory_that_was_used_is_said_where_the_device_tells(monkeypatch, capsys):
-    told = {"peak_bytes_in_use": 312_000_000, "bytes_limit": 16_000_000_000, "num_allocs": 7}
+def test_the_peak_memory_is_printed_if_the_device_reports_it(monkeypatch, capsys):
+    reported = {"peak_bytes_in_use": 312_000_000, "bytes_limit": 16_000_000_000, "num_allocs": 7}
     devices = [
-        types.SimpleNamespace(memory_stats=lambda stats=stats: stats) for stats in (None, told)
+        types.SimpleNamespace(memory_stats=lambda stats=stats: stats) for stats in (None, reported)
     ]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
     Console().memory(peak_memory())
     assert capsys.readouterr().out == "device memory: at most 0.31 GB of 16.00 GB a device\n"
     monkeypatch.undo()
-    Console().memory(peak_memory())  # a CPU does not
+    Console().memory(peak_memory())  # a CPU does not report it
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("given", "got"), [(None, "false"), ("true", "true")])
-def test_a_command_takes_of_a_gpu_what_it_needs_unless_told_otherwise(given, got, tmp_path):
+def test_a_command_does_not_preallocate_gpu_memory_unless_configured(given, got, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, sys\nfrom mnist_cnn import command\n"
-        "command.command(lambda arguments: print(os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'],"
-        " 'jax' in sys.modules), command.parse_flags)\n"
+        "import os, sys\nfrom mnist_cnn import command_line\n"
+        "def show(arguments):\n"
+        "    print(os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'], 'jax' in sys.modules)\n"
+        "command_line.run_command(show, command_line.parse_flags)\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "XLA_PYTHON_CLIENT_PREALLOCATE"}
     environment |= {"PYTHONPATH": str(ROOT)}
@@ -239,7 +239,7 @@ def test_a_command_takes_of_a_gpu_what_it_needs_unless_told_otherwise(given, got
 
 
 class Small(nn.Module):
-    """About 99.0 %, with seeds that differ by less than 0.1 points: three can tell 0.2."""
+    """About 99.0 %, with seeds that differ by less than 0.1 points: three show a change of 0.2."""
 
     dtype: str
 

@@ -1,0 +1,83 @@
+"""The networks of the experiments are what their files say."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from mnist_cnn.models import summary
+from mnist_cnn.training import batches
+from mnist_cnn.training.state import create_state
+from mnist_cnn.training.step import train_step
+
+
+def module_of(name):
+    """The module of an experiment file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def accuracy():
+    return module_of("accuracy")
+
+
+def test_the_accuracy_network_answers_by_the_mean_probability_of_eleven_views(
+    accuracy, hundred_images, monkeypatch
+):
+    images = hundred_images.images[:4] / 255.0
+    seen = accuracy.views(images)
+    assert seen.shape == (11, 4, 28, 28, 1)
+    assert jnp.array_equal(seen[0], images)
+    assert len({np.asarray(view).tobytes() for view in seen}) == 11
+    # Each change has its opposite: a spot to the upper right of the middle moves there and back.
+    rows, columns = jnp.meshgrid(jnp.arange(28.0), jnp.arange(28.0), indexing="ij")
+    spot = jnp.exp(-((rows - 8) ** 2 + (columns - 18) ** 2) / 4)[None, ..., None]
+    centres = jnp.stack(
+        [(accuracy.views(spot) * axis[..., None]).sum((1, 2, 3, 4)) for axis in (rows, columns)], -1
+    ) / accuracy.views(spot).sum((1, 2, 3, 4))[:, None]  # fmt: skip
+    moved = (centres - centres[0])[1:].reshape(5, 2, 2)  # change, way, axis
+    assert (jnp.abs(moved).max((1, 2)) > 0.2).all()
+    assert (jnp.abs(moved.sum(1)) < 0.1).all()
+    model = accuracy.Thin()
+    variables = model.init(jax.random.key(0), images)
+    answer = model.apply(variables, images)
+    monkeypatch.setattr(accuracy, "views", lambda images: images[None])
+    alone = [jax.nn.softmax(model.apply(variables, view)) for view in seen]
+    np.testing.assert_allclose(jnp.exp(answer), jnp.mean(jnp.stack(alone), 0), atol=1e-6)
+    np.testing.assert_allclose(jnp.exp(answer).sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "ensemble"])
+def test_the_cost_of_a_tested_image_counts_its_eleven_views(name):
+    model = module_of(name).get_config()["model"]
+    tested, trained = summary.summarize(model), summary.summarize(model, train=True)
+    assert [layer.multiply_adds for layer in tested] == [
+        11 * layer.multiply_adds for layer in trained
+    ]
+    assert [layer[:3] for layer in tested] == [layer[:3] for layer in trained]
+    assert sum(layer.parameters for layer in trained) == 177_386
+
+
+def test_the_first_layer_of_the_speedrun_is_gabor_filters_and_is_not_trained(hundred_images):
+    state = create_state(module_of("speedrun").get_config())
+    before = jax.tree.map(np.array, state.params)
+    kernel = before["conv1"]["kernel"]  # of blocks of 2 x 2 pixels
+    bank = kernel.reshape(3, 3, 2, 2, 16).transpose(0, 2, 1, 3, 4).reshape(6, 6, 16)
+    np.testing.assert_allclose((bank**2).sum((0, 1)), 1, atol=1e-6)
+    np.testing.assert_allclose(bank.sum((0, 1)), 0, atol=1e-6)  # blind to even brightness
+    np.testing.assert_allclose(bank[..., :8], -bank[::-1, ::-1, :8], atol=1e-6)
+    np.testing.assert_allclose(bank[..., 8:], bank[::-1, ::-1, 8:], atol=1e-6)
+    batch = batches.take(hundred_images, jnp.arange(32))
+    for _ in range(2):
+        state, _ = train_step(state, batch)
+    moved = jax.tree.map(lambda old, new: (old != new).any().item(), before, dict(state.params))
+    assert moved == {
+        layer: dict.fromkeys(("bias", "kernel"), layer != "conv1")
+        for layer in ("conv1", "conv2", "dense1", "dense2")
+    }

@@ -1,0 +1,124 @@
+"""Many seeds in one run: each network is what it would be alone, and the statistics are right."""
+
+import contextlib
+import io
+import json
+import signal
+
+import numpy as np
+import pytest
+from conftest import config_of, metrics_of, read_idx, result_of, run, same_end, start, wait_for
+from PIL import Image
+from scipy import stats
+from training_runs import train
+
+import mnist_cnn
+from mnist_cnn.analysis.evaluation import evaluate
+from mnist_cnn.errors import CheckpointError
+from mnist_cnn.runner.checkpoint import sha256
+
+
+@pytest.fixture(scope="module")
+def three_seeds(tiny_experiment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("seeds") / "run"
+    return workdir, train(tiny_experiment, workdir, num_seeds=3, seed=1336)
+
+
+def test_a_seed_gives_the_same_bits_alone_and_among_many(three_seeds, undisturbed):
+    alone, (workdir, together) = result_of(undisturbed[0]), three_seeds
+    assert together["seeds"] == [1336, 1337, 1338]
+    assert len(set(together["params_sha256"])) == 3
+    assert together["params_sha256"][1] == alone["params_sha256"][0]
+    for key in ("accuracy", "loss", "correct"):
+        assert together["test"][key][1] == alone["test"][key][0]
+    for one, many in zip(metrics_of(undisturbed[0]), metrics_of(workdir), strict=True):
+        assert (one["step"], one["split"]) == (many["step"], many["split"])
+        assert (one["loss"], one["accuracy"]) == (many["loss"][1], many["accuracy"][1])
+
+
+def test_result_has_the_mean_its_t_interval_and_the_ensemble(three_seeds):
+    workdir, result = three_seeds
+    accuracies = result["test"]["accuracy"]
+    low, high = stats.t.interval(0.95, 2, np.mean(accuracies), stats.sem(accuracies))
+    assert result["test_mean"]["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert result["test_mean"]["ci95"] == pytest.approx((high - low) / 2)
+    assert result["test_mean"]["loss"] == pytest.approx(np.mean(result["test"]["loss"]))
+    with np.load(workdir / "predictions.npz") as kept:
+        logits, labels = kept["logits"], kept["labels"]
+    p = np.mean([np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in logits], axis=0)
+    assert result["ensemble"]["correct"] == int((p.argmax(-1) == labels).sum())
+    assert result["ensemble"]["accuracy"] == result["ensemble"]["correct"] / 250
+    loss = -np.log(p[np.arange(250), labels]).mean()
+    assert result["ensemble"]["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_each_network_can_be_loaded_and_evaluated_by_its_seed(three_seeds, tiny_experiment):
+    workdir, result = three_seeds
+    config = config_of(tiny_experiment)
+    for place, seed in enumerate(result["seeds"]):
+        network = mnist_cnn.load(workdir, config, seed=seed)
+        assert network.seed == seed
+        assert sha256(network.params) == result["params_sha256"][place]
+        metrics = evaluate(workdir, config=config, seed=seed)
+        assert [metrics[key] for key in ("seed", "accuracy", "loss", "correct")] == [
+            seed, *(result["test"][key][place] for key in ("accuracy", "loss", "correct")),
+        ]  # fmt: skip
+    assert mnist_cnn.load(workdir, config).seed == 1336
+    with pytest.raises(CheckpointError, match="got seed 7, expected one of its: 1336 to 1338"):
+        mnist_cnn.load(workdir, config, seed=7)
+
+
+def test_the_commands_select_a_network_by_its_seed(three_seeds, tiny_experiment, tmp_path):
+    workdir, result = three_seeds
+    images = read_idx("t10k-images-idx3-ubyte")[:1]
+    Image.fromarray(images[0, ..., 0]).save(digit := tmp_path / "digit.png")
+    given = ("--workdir", workdir, "--config", tiny_experiment, "--seed=1338")
+    assert json.loads(run("mnist_cnn.evaluate", *given, "--json")[0])["loss"] == pytest.approx(
+        result["test"]["loss"][2], rel=1e-6
+    )
+    config = config_of(tiny_experiment)
+    wanted = [
+        mnist_cnn.load(workdir, config, seed=seed).probabilities(images).max()
+        for seed in (1336, 1338)
+    ]
+    answer = json.loads(run("mnist_cnn.predict", *given, "--json", digit)[0])
+    assert answer["probability"] == pytest.approx(wanted[1], abs=1e-6) != wanted[0]
+    out, _ = run("mnist_cnn.export", *given, "--format=safetensors", f"--output={tmp_path}/out")
+    assert "seed 1338" in out
+    for command, *pictures in (["predict", digit], ["demo"]):
+        _, err = run(f"mnist_cnn.{command}", *given, "--seed=7", *pictures, status=1)
+        assert "got seed 7, expected one of its: 1336 to 1338" in err
+
+
+def test_a_killed_run_of_seeds_ends_with_the_same_bits(three_seeds, tiny_experiment, tmp_path):
+    command = (
+        "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path,
+        "--config.num_seeds=3", "--config.seed=1336",
+    )  # fmt: skip
+    process = start(*command)
+    wait_for(lambda: (tmp_path / "checkpoints" / "10").exists() or process.poll() is not None)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    out, _ = run(*command)
+    assert "resuming from the checkpoint of step" in out and "Student's t" in out
+    same_end(tmp_path, three_seeds[0])
+
+
+def test_resuming_with_other_groups_is_noted(three_seeds, tiny_experiment, tmp_path):
+    config = config_of(tiny_experiment)
+    config.update(num_seeds=3, seed=1336, num_steps=20)
+    mnist_cnn.run(config, tmp_path)
+    config.update(num_steps=40, replicas_at_once=3)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        mnist_cnn.run(config, tmp_path)
+    assert "note: the run began with other replicas_at_once" in " ".join(output.getvalue().split())
+
+
+def test_an_incomplete_group_of_seeds_changes_no_result(three_seeds, tiny_experiment, tmp_path):
+    """Two at a time, computed together: the same networks but for rounding, in the same order."""
+    grouped = train(tiny_experiment, tmp_path, num_seeds=3, seed=1336, replicas_at_once=2)
+    expected = three_seeds[1]
+    assert grouped["seeds"] == expected["seeds"] and len(set(grouped["params_sha256"])) == 3
+    np.testing.assert_allclose(grouped["test"]["loss"], expected["test"]["loss"], rtol=1e-3)
