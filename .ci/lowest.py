@@ -1,4 +1,4 @@
-"""Prints name==version for the lower bound of every dependency: the oldest that is allowed."""
+"""Prints name==version for the oldest allowed version of every dependency."""
 
 import re
 import tomllib

@@ -1,1 +1,1 @@
-"""How fast it is, beside Keras, PyTorch and plain Flax: `python -m benchmarks.training`."""
+"""Timings beside other programs, and the results' table and plot. Not part of the package."""

@@ -1,19 +1,17 @@
-"""How fast the tutorial's network trains on a GPU, beside peers in the same environment.
+"""Training speed of the tutorial's network on a GPU, beside peers in the same environment.
 
     pip install 'jax[cuda13]' torch keras
     python -m benchmarks.accelerator
 
-Everything is timed in one run, in turn, several rounds: the peers, then replicas that are computed
-together.  A table and `accelerator.json` come out.  Nothing else should run meanwhile.
+Every round times the peers in turn, then replicas that are computed together. The command prints
+a table and writes accelerator.json. Run nothing else meanwhile.
 """
-
-from __future__ import annotations
 
 import os
 
 import rich.console
 
-from benchmarks import command, growth
+from benchmarks import record, scaling
 from benchmarks.peer import Peer
 from benchmarks.training import compare, table
 
@@ -24,21 +22,21 @@ PEERS = (
     Peer("Keras on JAX", ("keras_fit", "jax")),
     Peer("plain Flax loop", ("flax_loop",)),
 )
-STEPS = {32: 480, 128: 240}  # batch size -> steps a round
+STEPS = {32: 480, 128: 240}  # batch size -> steps per round
 REPLICAS = (1, 4, 16, 64)
 
 
 def main() -> None:
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peers share its memory
-    arguments = command.parse(__doc__, rounds=5)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peers share the memory
+    arguments = record.parse_arguments(__doc__, rounds=5)
     console = rich.console.Console(width=120, soft_wrap=True)
-    environment = command.environment("accelerator", arguments)
+    environment = record.environment("accelerator", arguments)
     compared = compare(PEERS, arguments.rounds, STEPS, limit=False)
     console.print(table(compared))
-    together = growth.replicas(arguments.rounds, REPLICAS, steps=16 * max(REPLICAS))
-    console.print(growth.say("replicas", together))
-    result = {"environment": environment, "peers": compared, "replicas": together}
-    console.print(command.write("accelerator", arguments, result))
+    replicas = scaling.replicas(arguments.rounds, REPLICAS, steps=16 * max(REPLICAS))
+    console.print(scaling.describe("replicas", replicas))
+    result = {"environment": environment, "peers": compared, "replicas": replicas}
+    console.print(record.write("accelerator", arguments, result))
 
 
 if __name__ == "__main__":

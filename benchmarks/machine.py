@@ -1,12 +1,9 @@
-"""What the machine could do: its rates, measured, and the least time that a training step takes.
+"""The machine's measured rates, and the least time of a training step at these rates.
 
-The rates are those of float32 matrix products (JAX's and NumPy's, the better one) and of memory.
-The least time counts what no program that multiplies directly can avoid: the multiply-adds of
-each layer, forward and for both gradients, and the bytes that Adam reads and writes.  It knows
-nothing of how anybody computes them.
+The rates are those of float32 matrix products (the faster of JAX and NumPy) and of memory. The
+least time counts what a program with ordinary convolutions cannot avoid: the multiply-adds of each
+layer, forward and for both gradients, and the bytes that Adam reads and writes.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import time
@@ -20,20 +17,22 @@ from jax import lax
 from mnist_cnn.models import summary
 from mnist_cnn.models.cnn import CNN
 
-LIMIT = "ordinary convolutions at best"  # what the least time stands for
+LIMIT = "ordinary convolutions at best"  # the name of this limit in tables and plots
 
 _SIZE = 2048  # of the square matrices
-_FLOATS = 2**23  # of an array, 34 MB, about what Adam keeps: three are more than most caches hold
-_PASSES = 10  # over the arrays in one program, so that their memory is not new
+_FLOATS = 2**23  # of an array: 34 MB, like one of Adam's; three exceed most caches
+_PASSES = 10  # over the arrays in one program, so that their memory is already mapped
 
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """What one training step cannot avoid.
+    """The operations of one training step.
 
     Attributes:
-      multiply_adds: by layer and by what it is for: forward, the kernel's gradient, the input's.
-      adam_bytes: parameters, gradients and both averages read; all but the gradients written.
+      multiply_adds: for each layer those of the forward pass, of the kernel's gradient and of the
+        input's gradient.
+      adam_bytes: Adam reads parameters, gradients and two averages, and writes all but the
+        gradients.
     """
 
     multiply_adds: dict[str, dict[str, int]]
@@ -45,7 +44,7 @@ class StepCost:
 
 
 def step_cost(batch_size: int) -> StepCost:
-    """Counts a step of the tutorial's network.  The first layer's input needs no gradient."""
+    """The cost for the tutorial's network. The first layer's input needs no gradient."""
     layers = summary.summarize(CNN())
     multiply_adds = {}
     for index, layer in enumerate(layers):
@@ -59,18 +58,18 @@ def step_cost(batch_size: int) -> StepCost:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """What the machine did just now."""
+    """The machine's rates at the time of measurement."""
 
     flops_per_second: float
     bytes_per_second: float
 
     def least_seconds(self, cost: StepCost) -> float:
-        """Of a step: its products at full rate, then Adam at full rate."""
+        """The seconds of a step: its products at full rate, then Adam at full rate."""
         return cost.flops / self.flops_per_second + cost.adam_bytes / self.bytes_per_second
 
 
 def measure(repetitions: int = 5) -> Rates:
-    """The best of some products and of some passes over memory; about two seconds on two cores."""
+    """The best of several products and passes over memory; about two seconds on two cores."""
     matrix = np.random.default_rng(0).standard_normal((_SIZE, _SIZE), np.float32)
     on_device = jnp.asarray(matrix)
     x, y = jnp.ones(_FLOATS), jnp.ones(_FLOATS)

@@ -1,6 +1,4 @@
-"""A peer as a process: its environment made, started, asked for some steps."""
-
-from __future__ import annotations
+"""Runs a peer as a process in its own virtual environment."""
 
 import dataclasses
 import json
@@ -21,10 +19,10 @@ class Peer:
     """A program of `benchmarks/peers`.
 
     Attributes:
-      title: for tables and pictures.
-      program: the module's name, and its arguments.
-      environment: the name of its virtual environment; None: the one that this runs in.
-      packages: what is in that, beside what they need; with JAX, all in our own versions.
+      title: its name in tables and plots.
+      program: the module and its arguments.
+      environment: the name of its virtual environment; None is the current one.
+      packages: the packages to install there. With JAX, constraints.txt pins their versions.
     """
 
     title: str
@@ -45,26 +43,26 @@ PEERS = (
 )  # fmt: skip
 
 
-class Running:
-    """A peer's process, which sleeps until it is asked."""
+class PeerProcess:
+    """The process of a peer, which sleeps between requests."""
 
     def __init__(self, peer: Peer) -> None:
-        """Starts it; its environment is made if it is not there yet.
+        """Starts the process, and first makes its environment if it does not exist.
 
         Raises:
           RuntimeError: the environment cannot be made, or the peer does not start.
         """
         self.peer = peer
         command = [python(peer), "-m", f"benchmarks.peers.{peer.program[0]}", *peer.program[1:]]
-        self._said = tempfile.TemporaryFile("w+")
+        self._stderr = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             command, cwd=_ROOT, text=True, bufsize=1,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
         )  # fmt: skip
         self.versions: dict[str, str] = self._answer()["versions"]
 
     def train(self, batch_size: int, steps: int) -> dict[str, float]:
-        """{"seconds": of the next steps, "loss": their mean training loss}."""
+        """Takes the next steps: {"seconds": wall time, "loss": mean training loss}."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"batch_size": batch_size, "steps": steps}) + "\n")
         return self._answer()
@@ -72,26 +70,27 @@ class Running:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
-        self._said.close()
+        self._stderr.close()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            self._said.seek(0)
-            raise RuntimeError(f"{self.peer.title} ended: {self._said.read().strip()[-500:]}")
+            self._stderr.seek(0)
+            message = self._stderr.read().strip()[-500:]
+            raise RuntimeError(f"{self.peer.title} ended unexpectedly: {message}")
         return json.loads(line)
 
 
 def python(peer: Peer) -> str:
-    """The interpreter of the peer's environment."""
+    """The interpreter of the peer's environment, which is made if it does not exist."""
     if peer.environment is None:
         return sys.executable
     folder = _ENVIRONMENTS / peer.environment
     python, complete = folder / "bin" / "python", folder / "complete"
     if not complete.exists():
-        print(f"making the environment of {peer.title} ({', '.join(peer.packages)})", flush=True)
+        print(f"making an environment for {peer.title} ({', '.join(peer.packages)})", flush=True)
         venv.create(folder, clear=True, with_pip=True)
         install = [python, "-m", "pip", "install", "-q"]
         if "jax" in peer.packages:

@@ -1,11 +1,9 @@
-"""The shortest whole process to 99 %: experiments/speedrun.py beside PyTorch.
+"""Seconds to 99 % from the command to its end: experiments/speedrun.py beside PyTorch.
 
     python -m benchmarks.speedrun
 
-Every round starts each program once, in turn: from the command to its end.
+Every round runs each program once, in turn.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -21,7 +19,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from benchmarks import command
+from benchmarks import record
 from benchmarks.peer import PEERS, python
 
 PARTS = ("imports", "data", "compile", "train", "evaluate")
@@ -30,7 +28,7 @@ _TORCH = next(peer for peer in PEERS if peer.environment == "pytorch")
 
 
 def ours(cache: str, seed: int) -> dict[str, Any]:
-    """Seconds and accuracy of the real command, and the parts that it counts itself."""
+    """Seconds and accuracy of the command, and the seconds of its parts from result.json."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = _seconds(
             [sys.executable, "-m", "mnist_cnn.main", "--config", "experiments/speedrun.py",
@@ -39,17 +37,19 @@ def ours(cache: str, seed: int) -> dict[str, Any]:
         )[0]  # fmt: skip
         result = json.loads(pathlib.Path(folder, "run", "result.json").read_text())
     parts = result["seconds"]
-    parts["imports"] = seconds - parts["total"]  # the program's clock begins after them
+    parts["imports"] = seconds - parts["total"]  # the program's clock starts after them
     return {"seconds": seconds, "accuracy": result["test"]["accuracy"][0], "parts": parts}
 
 
 def torch(recipe: str, seed: int) -> dict[str, Any]:
+    """Seconds and accuracy of PyTorch, with the recipe "published" or "ours"."""
     program = [python(_TORCH), "-m", "benchmarks.peers.torch_speedrun", recipe, str(seed)]
-    seconds, said = _seconds(program)
-    return {"seconds": seconds, "accuracy": float(said)}
+    seconds, output = _seconds(program)
+    return {"seconds": seconds, "accuracy": float(output)}
 
 
 def _seconds(program: list[str], **environment: str) -> tuple[float, str]:
+    """The wall seconds and the standard output of a program."""
     began = time.perf_counter()
     done = subprocess.run(
         program, cwd=_ROOT, env=os.environ | environment, check=True, text=True,
@@ -59,7 +59,7 @@ def _seconds(program: list[str], **environment: str) -> tuple[float, str]:
 
 
 def main() -> None:
-    arguments = command.parse(__doc__, rounds=7)
+    arguments = record.parse_arguments(__doc__, rounds=7)
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as cache:
@@ -71,8 +71,8 @@ def main() -> None:
             }
         for name, one in measured.items():
             found.setdefault(name, []).append(one)
-    environment = command.environment("speedrun", arguments)
-    command.write("speedrun", arguments, {"environment": environment, "programs": found})
+    environment = record.environment("speedrun", arguments)
+    record.write("speedrun", arguments, {"environment": environment, "programs": found})
     table = rich.table.Table(box=rich.box.ASCII2)
     for name in ("", "seconds", "min to max", "accuracy", ", ".join(PARTS)):
         table.add_column(name, justify="left" if not name else "right")

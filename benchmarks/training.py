@@ -1,15 +1,12 @@
-"""How fast the tutorial's network trains: beside its peers, beside what the machine would allow
-with ordinary convolutions, and how the cost grows.
+"""Training speed of the tutorial's network beside peers and a limit, and how its cost scales.
 
     python -m benchmarks.training
 
-Everything is timed in one run, in turn, several rounds: first the peers (`peers/`, each a process
-in an environment of its own, which is made at the first use), the machine's own rates in every
-round, then what grows (`growth.py`).  A table, `training.json` and `training.png` come out.
-Nothing else should run meanwhile.
+Every round times the peers in turn (`peers/`, each in its own environment, which is made at the
+first use) and the machine's rates, which give a limit for ordinary convolutions. Then the scaling
+is measured (`scaling.py`). The command prints a table and writes training.json and training.png.
+Run nothing else meanwhile.
 """
-
-from __future__ import annotations
 
 import contextlib
 import statistics
@@ -21,35 +18,35 @@ import rich.console
 import rich.progress
 import rich.table
 
-from benchmarks import command, growth, machine, picture
-from benchmarks.peer import PEERS, Peer, Running
+from benchmarks import machine, plot, record, scaling
+from benchmarks.peer import PEERS, Peer, PeerProcess
 
-STEPS = {32: 96, 128: 32}  # batch size -> steps a round; their number is a multiple of no epoch
-_BAND = 0.35  # how far a peer's early loss may be from the median of all, as a part of it
+STEPS = {32: 96, 128: 32}  # batch size -> steps per round
+_LOSS_TOLERANCE = 0.35  # of a peer's early loss, relative to the median of all peers
 
 
 def compare(
     peers: Sequence[Peer], rounds: int, steps: dict[int, int], limit: bool = True
 ) -> dict[str, Any]:
-    """Trains all peers in turn, the first of which is ours.
+    """Times all peers in turn.
 
     Args:
-      peers: what is timed.
-      rounds: how often.
-      steps: of each batch size, in a round.
-      limit: whether the machine's own rates are measured beside them.
+      peers: the programs; the first is this package.
+      rounds: the number of repetitions.
+      steps: the steps per round for each batch size.
+      limit: whether the machine's rates are measured too.
 
     Returns:
-      For each batch size the images a second of every peer in every round, their early losses and
-      what the machine would allow with ordinary convolutions in each round.
+      For each batch size the images per second of every peer in every round, their early losses,
+      and the limit of ordinary convolutions in every round.
 
     Raises:
-      RuntimeError: a peer cannot be started, or does not learn as the others do.
+      RuntimeError: a peer does not start, or does not learn as the others do.
     """
     with contextlib.ExitStack() as stack:
         running = []
         for peer in peers:
-            one = Running(peer)
+            one = PeerProcess(peer)
             stack.callback(one.close)
             running.append(one)
         result: dict[str, Any] = {
@@ -81,17 +78,17 @@ def compare(
 
 
 def _check_learning(batch_size: int, losses: dict[str, float]) -> None:
-    middle = statistics.median(losses.values())
+    median = statistics.median(losses.values())
     for title, loss in losses.items():
-        if not abs(loss - middle) <= _BAND * middle:
+        if not abs(loss - median) <= _LOSS_TOLERANCE * median:
             raise RuntimeError(
                 f"{title} does not learn as the others do: mean loss {loss:.3f} at batch size "
-                f"{batch_size}, the median is {middle:.3f}"
+                f"{batch_size}, the median is {median:.3f}"
             )
 
 
 def table(compared: dict[str, Any]) -> rich.table.Table:
-    """Every peer: images a second, and how many times that ours is."""
+    """The images per second of every peer, and the speed of this package relative to it."""
     table = rich.table.Table(box=rich.box.ASCII2, title="images a second", title_justify="left")
     table.add_column("")
     for batch_size in compared["batch_sizes"]:
@@ -113,13 +110,13 @@ def table(compared: dict[str, Any]) -> rich.table.Table:
 
 
 def ratios(part: dict[str, Any], rates: Sequence[float]) -> list[float]:
-    """Ours to `rates`, round by round."""
+    """The speed of this package relative to `rates` in every round."""
     ours = next(iter(part["images_per_second"].values()))
     return [a / b for a, b in zip(ours, rates, strict=True)]
 
 
-def _say_limit(console: rich.console.Console, compared: dict[str, Any]) -> None:
-    """Where the limit comes from."""
+def _print_limit(console: rich.console.Console, compared: dict[str, Any]) -> None:
+    """Prints how the limit is computed."""
     for batch_size, part in compared["batch_sizes"].items():
         cost = machine.step_cost(int(batch_size))
         flops, memory = (statistics.median(rates) for rates in zip(*part["rates"], strict=True))
@@ -131,19 +128,19 @@ def _say_limit(console: rich.console.Console, compared: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    arguments = command.parse(__doc__, rounds=7)
+    arguments = record.parse_arguments(__doc__, rounds=7)
     console = rich.console.Console(width=120, soft_wrap=True)
-    result: dict[str, Any] = {"environment": command.environment("training", arguments)}
+    result: dict[str, Any] = {"environment": record.environment("training", arguments)}
     compared = result["peers"] = compare(PEERS, arguments.rounds, STEPS)
     console.print(table(compared))
-    _say_limit(console, compared)
+    _print_limit(console, compared)
     result["growth"] = {}
-    for name, measure in growth.MEASURES.items():
+    for name, measure in scaling.MEASUREMENTS.items():
         with console.status(name):
             result["growth"][name] = measure(arguments.rounds)
-        console.print(growth.say(name, result["growth"][name]))
-    path = command.write("training", arguments, result)
-    picture.draw(result, path.with_suffix(".png"))
+        console.print(scaling.describe(name, result["growth"][name]))
+    path = record.write("training", arguments, result)
+    plot.draw(result, path.with_suffix(".png"))
     console.print(f"{path}, {path.with_suffix('.png')}")
 
 

@@ -1,13 +1,16 @@
-"""The most accurate single network for at most an hour of a CPU.
+"""The most accurate single network that trains in at most an hour on a CPU.
 
     python -m mnist_cnn.main --config experiments/accuracy.py --workdir runs/accuracy
 
-Five convolutions, thin where the image is large, with batch normalisation after the ReLU and
-dropout as in Deotte's network ("25 Million Images! [0.99757] MNIST"), trained on images that are
-turned, scaled, sheared and shifted; the average of its weights is what is tested, on eleven views
-of an image.  Everything was chosen on the last 10,000 training images, with the first 50,000 to
-train on, in 5 to 8 epochs.  25 epochs make the training cost half of Deotte's multiply-adds, and
-about 1/100 of An et al.'s (arXiv 2008.10400).
+Result: 99.71 ± 0.02 % test accuracy, mean of 5 seeds; 99.74 % as one ensemble.
+Cost: 115 min on 2 cores of an AMD EPYC, for all seeds.
+
+Five convolutions, with few filters where the image is large, with batch normalization after the
+ReLU and with dropout, as in Deotte's network ("25 Million Images! [0.99757] MNIST"). The training
+images are rotated, scaled, sheared and shifted. The averaged weights are tested, on eleven views
+of each image. Everything was chosen on the last 10,000 training images, with trainings of 5 to 8
+epochs on the first 50,000. With 25 epochs the training takes half of the multiply-adds of Deotte's,
+and about 1/100 of those of An et al. (arXiv 2008.10400).
 """
 
 import jax
@@ -23,7 +26,7 @@ VIEWED = {"rotation": 5.0, "zoom": 0.06, "shear": 0.1, "down": 0.5, "right": 0.5
 
 
 def views(images):
-    """Each image as it is, and with each change of VIEWED, both ways: [11, B, 28, 28, 1]."""
+    """Each image unchanged, and with each change of VIEWED both ways: [11, B, 28, 28, 1]."""
     count = images.shape[0]
 
     def changed(rotation=0.0, zoom=0.0, shear=0.0, down=0.0, right=0.0):
@@ -33,20 +36,20 @@ def views(images):
         offset = jnp.broadcast_to(jnp.array([down, right]), (count, 2))
         return augment.warp(images, matrix, offset)
 
-    changes = [{name: way * size} for name, size in VIEWED.items() for way in (1, -1)]
+    changes = [{name: sign * size} for name, size in VIEWED.items() for sign in (1, -1)]
     return jnp.stack([changed(**change) for change in [{}, *changes]])
 
 
 class Thin(nn.Module):
-    """177,000 parameters, 9.9 M multiply-adds a view; while it is trained it sees one."""
+    """177,000 parameters, 9.9 M multiply-adds per view; training uses one view."""
 
     def __call__(self, images, train=False):  # float32 [B, 28, 28, 1], 0..1
         if train:
             return self.network(images, train)
-        seen = views(images)
-        logits = self.network(seen.reshape(-1, *images.shape[1:]), train)
-        each = jax.nn.log_softmax(logits).reshape(*seen.shape[:2], -1)
-        return jax.nn.logsumexp(each, axis=0) - jnp.log(seen.shape[0])  # of the mean probability
+        viewed = views(images)
+        logits = self.network(viewed.reshape(-1, *images.shape[1:]), train)
+        log_p = jax.nn.log_softmax(logits).reshape(*viewed.shape[:2], -1)
+        return jax.nn.logsumexp(log_p, axis=0) - jnp.log(viewed.shape[0])  # mean probability
 
     @nn.compact
     def network(self, images, train):

@@ -1,10 +1,13 @@
-"""The base experiment, which is the tutorial's, with every field that can be set.
+"""The tutorial's experiment, and the list of all fields.
 
     python -m mnist_cnn.main --config experiments/base.py
 
-One epoch of Adam on all 60,000 training images.  To change a field, give it on the command line,
-such as --config.learning_rate=3e-4, or write an experiment file that states only the changes:
-mnist_cnn.experiment(name="mine", num_epochs=5).
+One epoch of Adam on all 60,000 training images.
+Result: 98.52 % test accuracy with seed 1337; experiments/seeds.py has the mean of 30 seeds.
+Cost: 35 s on 2 cores of an AMD EPYC.
+
+Every field can be given on the command line, as in --config.learning_rate=3e-4. Another experiment
+is a file that states what differs: mnist_cnn.experiment(name="mine", num_epochs=5).
 """
 
 import mnist_cnn

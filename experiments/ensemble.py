@@ -2,12 +2,15 @@
 
     python -m mnist_cnn.main --config experiments/ensemble.py --workdir runs/ensemble
 
-The network of accuracy.py, but that it pools before ReLU and normalisation, which is faster, and is
-trained by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for longer.  Chosen on the
-last 10,000 training images as well: five that pool early made 33.2 mistakes there on average and 28
-together, five that pool as those of accuracy.py do 36.4 and 31.  30 epochs of all ten cost 6.8
-times Deotte's one network in multiply-adds, with the 4 % that Muon's own products add; the result
-has each network's figures, and the ensemble's.
+Result: 99.70 ± 0.03 % test accuracy, mean of 10 seeds; 99.80 % as one ensemble.
+Cost: 219 min on 2 cores of an AMD EPYC, for all seeds.
+
+The network of accuracy.py, but it pools before ReLU and normalization, which is faster, and Muon
+(Jordan et al. 2024, kellerjordan.github.io/posts/muon) trains it for more epochs. This too was
+chosen on the last 10,000 training images: five networks that pool early made 33.2 mistakes there
+on average and 28 as an ensemble; five that pool as in accuracy.py made 36.4 and 31. 30 epochs of
+all ten take 6.8 times the multiply-adds of Deotte's single network, including 4 % for Muon's own
+products.
 """
 
 import pathlib
@@ -23,7 +26,7 @@ ACCURACY = runpy.run_path(pathlib.Path(__file__).with_name("accuracy.py"))
 
 
 class Thin(ACCURACY["Thin"]):
-    """177,000 parameters, 9.9 M multiply-adds a view."""
+    """177,000 parameters, 9.9 M multiply-adds per view."""
 
     @nn.compact
     def network(self, images, train):
@@ -43,7 +46,7 @@ class Thin(ACCURACY["Thin"]):
 
 
 def optimizer(learning_rate):
-    """Muon for the convolutions, Adam for all else."""
+    """Muon for the convolutions, Adam for everything else."""
 
     def matrices(params):  # a kernel [h, w, in, out] is a matrix [h * w * in, out]
         kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
@@ -66,7 +69,7 @@ def get_config():
         num_seeds=10,
         model=Thin(),
         learning_rate=0.03,
-        b2=0.999,  # the default: an optimiser of one's own does not take it
+        b2=0.999,  # the default: a custom optimizer does not use it
         warmup_steps=480,
         num_epochs=30,
     )

@@ -1,9 +1,10 @@
-"""Which learning rate?  Seven of them, three seeds each, judged on held-out training images.
+"""A sweep of seven learning rates with three seeds each, judged on held-out training images.
 
     python -m mnist_cnn.main --config experiments/learning_rate_sweep.py
 
-The test images are read for the chosen rate alone.  `sweep` takes any number of the recipe
-(`mnist_cnn.config.HYPERPARAMETERS`); of several, their grid.
+The test images are read for the chosen rate only. `sweep` takes any of
+`mnist_cnn.config.HYPERPARAMETERS`; several of them span a grid.
+Cost: with --config.num_steps=300 3 min on 2 cores of an AMD EPYC.
 """
 
 import mnist_cnn

@@ -1,4 +1,10 @@
-"""A network of one's own: two dense layers, trained with momentum instead of Adam."""
+"""Your own network and optimizer: two dense layers, trained with momentum instead of Adam.
+
+    python -m mnist_cnn.main --config experiments/mlp.py
+
+Result: 2.93 percentage points less test accuracy than experiments/base.py, with seed 1337.
+Cost: 102 k multiply-adds per image; base has 13.9 M.
+"""
 
 import functools
 

@@ -1,11 +1,14 @@
-"""99 % on the test images in the fewest seconds of a CPU, from the command to the printed accuracy.
+"""99 % test accuracy in the fewest seconds on a CPU, from the command to the printed accuracy.
 
     python -m mnist_cnn.main --config experiments/speedrun.py
 
-A small network on quarter-size images of four channels, 0.64 of an epoch.  Its first layer is a
-bank of Gabor filters that stays as it is, which saves half of a step: the gradients of convolution
-and pooling where the images are large.  Everything was chosen on the last 5,000 training images,
-with the first 55,000 to train on.
+Result: 99.06 ± 0.02 % test accuracy, mean of 30 seeds (--config.num_seeds=30).
+Cost: one seed takes 4.3 s on 2 cores of an AMD EPYC, or 2.9 s with a full compile cache.
+
+A small network on images of a quarter of the size with four channels, trained for 0.64 of an
+epoch. Its first layer is a fixed bank of Gabor filters. This saves half of a step: the gradients
+of convolution and pooling where the images are large. Everything was chosen on the last 5,000
+training images, with trainings on the first 55,000.
 """
 
 import jax
@@ -21,10 +24,10 @@ STEPS = 300
 
 
 def gabor(key, shape, dtype=jnp.float32):
-    """A bank of Gabor filters (Daugman 1985) of 6 x 6 pixels, of norm 1: a kernel [3, 3, 4, 16].
+    """A bank of Gabor filters (Daugman 1985) of 6 x 6 pixels and norm 1: a kernel [3, 3, 4, 16].
 
-    Eight edges, in as many directions, and a bright and a dark line in each of four.  They are
-    chosen, not drawn: `key` is not used.
+    Edges in eight directions, and a bright and a dark line in each of four directions. They are
+    not random: `key` is ignored.
     """
     del key
     y, x = np.mgrid[-2.5:3.0, -2.5:3.0]
@@ -36,7 +39,7 @@ def gabor(key, shape, dtype=jnp.float32):
 
     edges = [wave(np.sin, angle) for angle in 2 * np.pi * np.arange(8) / 8]
     lines = [wave(np.cos, angle) for angle in np.pi * np.arange(4) / 4]
-    lines = [line - (envelope * line).sum() for line in lines]  # blind to even brightness
+    lines = [line - (envelope * line).sum() for line in lines]  # no response to uniform brightness
     bank = np.stack([*edges, *lines, *(-line for line in lines)], -1) * envelope[..., None]
     bank /= np.sqrt((bank**2).sum((0, 1)))
     blocks = bank.reshape(3, 2, 3, 2, -1).transpose(0, 2, 1, 3, 4)
@@ -44,7 +47,7 @@ def gabor(key, shape, dtype=jnp.float32):
 
 
 class Small(nn.Module):
-    """0.32 M multiply-adds an image."""
+    """0.32 M multiply-adds per image."""
 
     @nn.compact
     def __call__(self, images):  # float32 [B, 28, 28, 1], 0..1
@@ -58,10 +61,10 @@ class Small(nn.Module):
 
 
 def optimizer(learning_rate):
-    """Adam (Kingma & Ba 2014), one cycle (Smith 2018)."""
+    """Adam (Kingma & Ba 2014) with a one-cycle schedule (Smith 2018)."""
     schedule = optax.cosine_onecycle_schedule(STEPS, learning_rate, pct_start=0.1)
-    # Not in optax.flatten: XLA's code for one long vector reads, masked, far behind small arrays,
-    # and takes three times as long for a step where no memory is mapped there.
+    # Without optax.flatten: XLA's code for one long vector reads, masked, far beyond small arrays,
+    # and a step takes three times as long if no memory is mapped there.
     adam = optax.adam(schedule, b1=0.7, b2=0.9)
     return optax.masked(adam, {"conv1": False, "conv2": True, "dense1": True, "dense2": True})
 

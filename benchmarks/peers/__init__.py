@@ -1,5 +1,5 @@
-"""The same training, one program a file, each as its own users would write it.
+"""The same training in several libraries, one program per file, as their users would write it.
 
-Each is started as `python -m benchmarks.peers.NAME` in an environment of its own, and told over
-its standard input what to do (`serve.py`).
+Each runs as `python -m benchmarks.peers.NAME` in its own environment and reads requests from its
+standard input (`serve.py`).
 """

@@ -1,10 +1,8 @@
-"""Flax linen as its MNIST example writes it: a Python loop, one jitted step a call.
+"""Flax linen as in its MNIST example: a Python loop that calls one jitted step.
 
 https://github.com/google/flax/tree/main/examples/mnist, with Adam, the tutorial's widths, the
-gradient and its application in one jitted function, and the old state's memory donated.
+gradient and its application in one jitted function, and a donated state.
 """
-
-from __future__ import annotations
 
 import functools
 

@@ -1,6 +1,4 @@
-"""Keras 3, `model.fit`: `python -m benchmarks.peers.keras_fit tensorflow` (or jax)."""
-
-from __future__ import annotations
+"""Keras 3 with `model.fit`: `python -m benchmarks.peers.keras_fit tensorflow` (or jax)."""
 
 import os
 import sys

@@ -1,6 +1,4 @@
-"""This package: the compiled program that a run uses, driven as a run drives it."""
-
-from __future__ import annotations
+"""This package: the compiled program of a run, called as a run calls it."""
 
 from typing import Any
 
@@ -16,7 +14,7 @@ from mnist_cnn.training import batches
 
 
 class Trainer:
-    """The base experiment, with some fields changed."""
+    """Trains the base experiment with some fields changed."""
 
     def __init__(
         self, images: np.ndarray, labels: np.ndarray, batch_size: int, **changes: Any
@@ -31,10 +29,10 @@ class Trainer:
         self.step = 0
 
     def train(self, rows: slice) -> float:
-        return self.take((rows.stop - rows.start) // self.batch_size)
+        return self.take_steps((rows.stop - rows.start) // self.batch_size)
 
-    def take(self, steps: int) -> float:
-        """The next steps: the mean loss over them and the replicas."""
+    def take_steps(self, steps: int) -> float:
+        """Takes the next steps; returns the mean loss over them and over the replicas."""
         self.replicas.clear_sums()
         end = self.step + steps
         while self.step < end:

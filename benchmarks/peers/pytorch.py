@@ -1,9 +1,7 @@
-"""PyTorch with its fused Adam, on a GPU where there is one.
+"""PyTorch with its fused Adam, on a GPU if there is one.
 
-`channels_last` as an argument for that memory format, `compiled` for CUDA graphs.
+The argument `channels_last` selects that memory format, `compiled` selects CUDA graphs.
 """
-
-from __future__ import annotations
 
 import sys
 
@@ -16,7 +14,7 @@ from benchmarks.peers.serve import serve
 FORMAT = torch.channels_last if "channels_last" in sys.argv else torch.contiguous_format
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cuda":
-    torch.set_float32_matmul_precision("high")  # TF32, as JAX's default there
+    torch.set_float32_matmul_precision("high")  # TF32, as JAX does by default
 
 
 class Trainer:

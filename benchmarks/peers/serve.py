@@ -1,13 +1,11 @@
-"""What the peers have in common: MNIST as arrays, and "train so many steps now" answered.
+"""What all peers share: MNIST as arrays, and the answers to requests for training steps.
 
-A request is a line {"batch_size": 32, "steps": 100} on standard input; the answer, on standard
-output, is {"seconds": 1.9, "loss": 0.31}: the wall time and the mean training loss of those steps.
-The first line, before any request, names the versions.  Between two requests a peer sleeps.
+A request is a line {"batch_size": 32, "steps": 100} on standard input. The answer on standard
+output is {"seconds": 1.9, "loss": 0.31}: the wall time and the mean training loss of those steps.
+The first output line, before any request, has the versions.
 
-It runs in every peer's environment, so it may import NumPy and nothing else.
+This file runs in every peer's environment, so it imports only NumPy.
 """
-
-from __future__ import annotations
 
 import gzip
 import importlib.metadata
@@ -25,25 +23,25 @@ _MNIST = pathlib.Path(__file__).parents[2] / "mnist_cnn" / "data" / "mnist"
 
 
 class Trainer(Protocol):
-    """A network in training, with batches of one size; the first call may compile."""
+    """Trains a network with batches of one size."""
 
     def train(self, rows: slice) -> float:
-        """One pass over these training images, shuffled: the mean loss.
+        """Trains on these images once, shuffled; returns the mean loss. The first call may compile.
 
-        `rows` holds a whole number of batches.  A program that has an order of its own over all
-        images takes as many steps of that.
+        `rows` is a whole number of batches. A program with its own order of all images takes
+        that number of steps of it.
         """
 
 
 def serve(make: Callable[[np.ndarray, np.ndarray, int], Trainer], *packages: str) -> None:
-    """Answers requests until there are no more.
+    """Answers requests until the input ends.
 
     Args:
       make: (images uint8 [60000, 28, 28, 1], labels int32 [60000], batch_size) -> trainer.
-      packages: what the versions are told of.
+      packages: the packages whose versions are reported.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # libraries print elsewhere
     versions = {name: importlib.metadata.version(name) for name in packages}
     answers.write(json.dumps({"versions": versions}) + "\n")
     images, labels = read("train-images-idx3-ubyte", 16), read("train-labels-idx1-ubyte", 8)
@@ -52,16 +50,16 @@ def serve(make: Callable[[np.ndarray, np.ndarray, int], Trainer], *packages: str
     for line in sys.stdin:
         request = json.loads(line)
         batch_size, count = request["batch_size"], request["batch_size"] * request["steps"]
-        trainer, place = trainers.get(batch_size) or (make(images, labels, batch_size), 0)
-        if place + count > len(labels):
-            place = 0
+        trainer, first = trainers.get(batch_size) or (make(images, labels, batch_size), 0)
+        if first + count > len(labels):
+            first = 0
         began = time.perf_counter()
-        loss = trainer.train(slice(place, place + count))
+        loss = trainer.train(slice(first, first + count))
         seconds = time.perf_counter() - began
-        trainers[batch_size] = trainer, place + count
+        trainers[batch_size] = trainer, first + count
         answers.write(json.dumps({"seconds": seconds, "loss": float(loss)}) + "\n")
 
 
 def read(name: str, header: int) -> np.ndarray:
-    """The bytes of one of the embedded IDX files, uint8."""
+    """The content of one of the package's IDX files after its header, uint8."""
     return np.frombuffer(gzip.decompress((_MNIST / f"{name}.gz").read_bytes()), np.uint8)[header:]

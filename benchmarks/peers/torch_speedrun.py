@@ -1,12 +1,10 @@
-"""MNIST to 99 % in PyTorch, from the start of the process to the printed test accuracy.
+"""99 % on MNIST with PyTorch; prints the test accuracy.
 
     python -m benchmarks.peers.torch_speedrun published|ours [SEED]
 
-`published` is the recipe of https://github.com/tuomaso/train_mnist_fast; `ours` that of
+`published` is the recipe of https://github.com/tuomaso/train_mnist_fast, `ours` the one of
 experiments/speedrun.py.
 """
-
-from __future__ import annotations
 
 import sys
 

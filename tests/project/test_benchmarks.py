@@ -1,4 +1,4 @@
-"""The benchmark of training compares, counts and draws; how fast anything is, no test says."""
+"""The benchmarks compare, count and draw; no test depends on how fast anything is."""
 
 import json
 
@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import accelerator, growth, machine, picture, training
-from benchmarks.peer import PEERS, Peer, Running
+from benchmarks import accelerator, machine, plot, scaling, training
+from benchmarks.peer import PEERS, Peer, PeerProcess
 
 SMALL = {16: 3}  # batch size -> steps
 OURS, FLAX = PEERS[0], Peer("plain Flax loop", ("flax_loop",))  # in this environment
 
 
-def test_the_work_of_a_step_is_counted_as_by_hand():
+def test_the_operations_of_a_step_are_those_counted_by_hand():
     cost = machine.step_cost(32)
     conv1, conv2 = 28 * 28 * 25 * 32, 14 * 14 * 25 * 32 * 64
     dense = 7 * 7 * 64 * 1024 + 1024 * 10
@@ -25,8 +25,8 @@ def test_the_work_of_a_step_is_counted_as_by_hand():
 
 
 @pytest.mark.slow
-def test_peers_are_compared_and_drawn_and_what_grows_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_BAND", 1.0)  # three steps say little
+def test_peers_are_compared_and_plotted_and_the_scaling_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_LOSS_TOLERANCE", 1.0)  # three steps teach little
     compared = training.compare([OURS, FLAX], rounds=2, steps=SMALL)
     part = compared["batch_sizes"]["16"]
     assert list(part["images_per_second"]) == ["mnist_cnn", "plain Flax loop"]
@@ -38,9 +38,9 @@ def test_peers_are_compared_and_drawn_and_what_grows_is_measured(tmp_path, monke
     assert training.table(compared).row_count == 3
 
     found = {
-        "batch size": growth.batch_sizes(1, (8, 16)),
-        "replicas": growth.replicas(1, (1, 2), steps=2),
-        "input": growth.input_wait(1, steps=2),
+        "batch size": scaling.batch_sizes(1, (8, 16)),
+        "replicas": scaling.replicas(1, (1, 2), steps=2),
+        "input": scaling.input_wait(1, count=2),
         "start-up": {"cold": [2.0], "warm": [1.0]},
         "epochs": {
             "epochs": (1, 2), "seconds": (3.0, 4.0), "peak_megabytes": (1.0, 1.0),
@@ -48,21 +48,21 @@ def test_peers_are_compared_and_drawn_and_what_grows_is_measured(tmp_path, monke
         },
         "base": {"seconds": 60.0, "peak_megabytes": 700.0},
     }  # fmt: skip
-    assert found.keys() == growth.MEASURES.keys()
+    assert found.keys() == scaling.MEASUREMENTS.keys()
     assert all(len(part) == 1 for part in found["batch size"]["images_per_second"])
     for name, values in found.items():
-        assert "\n" not in growth.say(name, values)
+        assert "\n" not in scaling.describe(name, values)
     environment = {"processor": "a processor", "cpu_count": 2}
     result = {"peers": compared, "growth": found, "environment": environment}
     assert json.loads(json.dumps(result))["peers"] == json.loads(json.dumps(compared))
-    picture.draw(result, tmp_path / "training.png")
+    plot.draw(result, tmp_path / "training.png")
     with Image.open(tmp_path / "training.png") as drawn:
         assert np.asarray(drawn.convert("L")).std() > 10
 
 
 @pytest.mark.slow
-def test_an_accelerators_benchmark_writes_its_record(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "_BAND", 1.0)
+def test_the_accelerator_benchmark_writes_its_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "_LOSS_TOLERANCE", 1.0)
     monkeypatch.setattr(accelerator, "PEERS", (OURS, FLAX))
     monkeypatch.setattr(accelerator, "STEPS", SMALL)
     monkeypatch.setattr(accelerator, "REPLICAS", (1, 2))
@@ -86,5 +86,5 @@ def test_a_peer_that_does_not_learn_is_named():
 
 
 def test_a_peer_that_does_not_start_says_why():
-    with pytest.raises(RuntimeError, match=r"nobody ended: .*No module named"):
-        Running(Peer("nobody", ("nobody",)))
+    with pytest.raises(RuntimeError, match=r"nobody ended unexpectedly: .*No module named"):
+        PeerProcess(Peer("nobody", ("nobody",)))

@@ -1,4 +1,4 @@
-"""docs/from-keras.md: every line of code in it runs."""
+"""Every line of code in docs/from-keras.md runs."""
 
 import os
 import re
@@ -18,8 +18,8 @@ TEXT = (ROOT / "docs" / "from-keras.md").read_text()
 BLOCKS = re.findall(r"^```(\w+) ?(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_every_line_of_python_runs_in_the_guides_order(monkeypatch, capsys):
-    """The Keras lines on 320 images, because their own data set is downloaded."""
+def test_every_line_of_python_runs_in_order(monkeypatch, capsys):
+    """The Keras lines use 320 images of the package instead of downloading the dataset."""
 
     def load_data():
         return tuple(
@@ -43,7 +43,7 @@ def test_every_line_of_python_runs_in_the_guides_order(monkeypatch, capsys):
     np.testing.assert_array_equal(probabilities.argmax(-1), logits.argmax(-1))
 
 
-def test_the_commands_are_the_projects(tiny_experiment, tmp_path):
+def test_the_commands_run(tiny_experiment, tmp_path):
     lines = [code.strip() for language, _, code in BLOCKS if language == "sh"]
     assert lines == [
         "python -m mnist_cnn.main --config experiments/base.py --workdir runs/base",

@@ -1,6 +1,7 @@
-"""The Colab notebook: what it holds, and the whole of it executed as a runtime would."""
+"""The Colab notebook: its contents, and an execution of all cells in a fresh environment."""
 
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from conftest import ROOT, result_of
 from mnist_cnn import report
 
 NOTEBOOK = ROOT / "notebooks" / "mnist_cnn_colab.ipynb"
-RUNTIMES_JAX = "0.10.1"  # another than the one that constraints.txt pins
+RUNTIMES_JAX = "0.10.1"  # not the version that constraints.txt pins
 
 
 @pytest.fixture(scope="module")
@@ -36,35 +37,39 @@ def test_its_outputs_are_stripped(notebook):
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code(notebook))
 
 
-def test_it_defines_nothing_and_shows_what_the_package_has(notebook):
+def test_it_defines_nothing_and_imports_the_package(notebook):
     nodes = [node for cell in code(notebook) for node in ast.walk(tree(cell))]
     assert not [
         node
         for node in nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda)
     ]
-    imported = {alias.name for node in nodes if isinstance(node, ast.ImportFrom)
-                and node.module == "mnist_cnn" for alias in node.names}  # fmt: skip
-    assert imported == {"smoke", "report", "data", "digits", "predict", "demo"}
+    imported = {f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom)
+                and node.module.startswith("mnist_cnn") for alias in node.names}  # fmt: skip
+    assert {name.removeprefix("mnist_cnn.") for name in imported} == {
+        "runner.smoke", "report", "data.dataset", "digits.pictures", "predict", "demo"
+    }  # fmt: skip
+    for name in imported:
+        assert importlib.util.find_spec(name)
 
 
-def test_before_every_cell_stands_what_to_expect(notebook):
+def test_every_code_cell_follows_an_explanation(notebook):
     kinds = [cell.cell_type for cell in notebook.cells]
-    for place, kind in enumerate(kinds):
+    for index, kind in enumerate(kinds):
         if kind == "code":
-            assert kinds[place - 1] == "markdown", notebook.cells[place].source
+            assert kinds[index - 1] == "markdown", notebook.cells[index].source
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert re.findall("^## ([0-9])", text, re.MULTILINE) == list("12345678")
     assert len(re.findall("seconds|minute", text)) >= 6
 
 
-def test_every_setting_is_a_field_of_the_form(notebook):
+def test_every_setting_is_a_form_field(notebook):
     (cell,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
     lines = cell.source.splitlines()
     assert all(re.fullmatch(r"[A-Z_]+ = \S+  # @param \{type:\"\w+\"\}", line) for line in lines)
 
 
-def test_a_notebook_shows_the_pictures_of_the_report(undisturbed):
+def test_a_notebook_shows_the_plots_of_the_report(undisturbed):
     shown = report.pictures(undisturbed[0])
     html = shown._repr_html_()
     assert re.findall("<h2>(.*?)</h2>", html) == [
@@ -76,7 +81,7 @@ def test_a_notebook_shows_the_pictures_of_the_report(undisturbed):
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory):
-    """A fresh environment that has a kernel and a JAX of its own, and nothing of this project."""
+    """A fresh environment with a kernel and another JAX version, without this project."""
     folder = tmp_path_factory.mktemp("runtime")
     python = folder / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
@@ -99,38 +104,38 @@ def runtime(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_whole_notebook_runs_in_a_fresh_runtime_and_leaves_its_jax_alone(
+def test_the_whole_notebook_runs_in_a_fresh_environment_and_keeps_its_jax(
     notebook, runtime, tmp_path, monkeypatch
 ):
     import nbclient
 
     source = tmp_path / "uploaded" / "mnist_cnn"  # the folder, as a user uploads it
-    left = shutil.ignore_patterns(".*", "runs", "build", "docs", "tests", "*.egg-info")
-    shutil.copytree(ROOT, source, ignore=left)
+    ignored = shutil.ignore_patterns(".*", "runs", "build", "docs", "tests", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=ignored)
     settings = {
         "SOURCE": str(source), "STEPS": 60, "SEEDS": 3, "SEED_STEPS": 20,
         "SAVE_TO": str(tmp_path / "kept"), "RUNS": "runs",
     }  # fmt: skip
-    place = next(
-        place for place, cell in enumerate(notebook.cells)
+    index = next(
+        index for index, cell in enumerate(notebook.cells)
         if "parameters" in cell.metadata.get("tags", [])
     )  # fmt: skip
     injected = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
     cells = [*notebook.cells]
-    cells.insert(place + 1, nbformat.v4.new_code_cell(injected))
+    cells.insert(index + 1, nbformat.v4.new_code_cell(injected))
 
     monkeypatch.setenv("JUPYTER_PATH", str(runtime / "jupyter"))
     monkeypatch.setenv("PIP_CONSTRAINT", str(runtime / "constraints.txt"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
     work = tmp_path / "content"
     work.mkdir()
-    filled = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+    executed = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
     nbclient.NotebookClient(
-        filled, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(work)}}
+        executed, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(work)}}
     ).execute()
-    nbformat.write(filled, tmp_path / "executed.ipynb")  # to look at it
+    nbformat.write(executed, tmp_path / "executed.ipynb")  # for inspection
 
-    shown = {cell.id: cell.outputs for cell in filled.cells if cell.cell_type == "code"}
+    shown = {cell.id: cell.outputs for cell in executed.cells if cell.cell_type == "code"}
     text = {
         name: "".join(
             output.get("text", "") + output.get("data", {}).get("text/plain", "")

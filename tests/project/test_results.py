@@ -1,7 +1,7 @@
-"""The tables and the speeds that the documents quote are those of the records."""
+"""The tables, results and speeds in the documents are those of the records."""
 
+import ast
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,23 +9,51 @@ import scipy.stats
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import training
+from benchmarks import results_plot, results_table, training
 
-sys.path.insert(0, str(ROOT / "experiments"))
-import picture
-import table
+RECORDS = {path.stem: json.loads(path.read_text()) for path in results_table.RESULTS.glob("*.json")}
 
-RECORDS = {path.stem: json.loads(path.read_text()) for path in table.RESULTS.glob("*.json")}
+
+def text_of(page):
+    """The text of a page in one line, or of an experiment's docstring."""
+    text = (ROOT / page).read_text()
+    return " ".join((ast.get_docstring(ast.parse(text)) if page.endswith(".py") else text).split())
+
+
+def benchmark_record(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
 
 
 def test_the_readmes_table_is_the_one_of_the_records():
-    assert table.table() in (ROOT / "README.md").read_text()
+    assert results_table.table() in (ROOT / "README.md").read_text()
 
 
-def test_the_picture_shows_the_records(tmp_path):
+@pytest.mark.parametrize("name", RECORDS)
+def test_an_experiment_opens_with_the_result_and_the_cost_of_its_record(name):
+    result = RECORDS[name]["result"]
+    accuracy, half = (100 * result["test_mean"][key] for key in ("accuracy", "ci95"))
+    text = text_of(f"experiments/{name}.py")
+    assert f"Result: {accuracy:.2f} ± {half:.2f} % test accuracy" in text
+    if name == "speedrun":  # its record is of 30 seeds, its cost that of the benchmark
+        return
+    assert f"Cost: {result['seconds']['total'] / 60:.0f} min on 2 cores" in text
+    if "ensemble" in text:
+        assert f"{100 * result['ensemble']['accuracy']:.2f} % as one ensemble" in text
+
+
+def test_the_readmes_run_of_base_is_the_first_of_the_seeds():
+    result = RECORDS["seeds"]["result"]
+    accuracy, correct = (result["test"][key][0] for key in ("accuracy", "correct"))
+    page = text_of("README.md")
+    assert f"{result['seeds'][0]} {100 * accuracy:.2f}%" in page
+    assert f"{correct:,} of 10,000" in page and result["params_sha256"][0] in page
+    assert f"Result: {100 * accuracy:.2f} % test accuracy" in text_of("experiments/base.py")
+
+
+def test_the_plot_shows_the_records(tmp_path):
     shown = {
-        name: (accuracy, half, together)
-        for name, accuracy, half, _, (_, together, _) in picture.points()
+        point.name: (point.accuracy, point.half_interval, point.ensemble_accuracy)
+        for point in results_plot.points()
     }
     assert shown == {
         name: tuple(
@@ -38,8 +66,8 @@ def test_the_picture_shows_the_records(tmp_path):
         )
         for name, result in ((name, record["result"]) for name, record in RECORDS.items())
     }
-    picture.draw(tmp_path / "picture.png")
-    with Image.open(tmp_path / "picture.png") as drawn, Image.open(picture.PATH) as committed:
+    results_plot.draw(tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as drawn, Image.open(results_plot.PATH) as committed:
         assert drawn.size == committed.size
         drawn, committed = np.asarray(drawn), np.asarray(committed)
     inked = ((drawn < 255) | (committed < 255)).any(-1)
@@ -47,7 +75,7 @@ def test_the_picture_shows_the_records(tmp_path):
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_is_of_all_its_seeds_and_adds_up(name):
+def test_a_record_contains_all_its_seeds_and_adds_up(name):
     environment, result = RECORDS[name]["environment"], RECORDS[name]["result"]
     accuracies = result["test"]["accuracy"]
     first, count = result["seeds"][0], len(result["seeds"])
@@ -62,95 +90,95 @@ def test_a_record_is_of_all_its_seeds_and_adds_up(name):
     assert f"experiments/{name}.py" in environment["command"]
 
 
-def test_the_readme_quotes_one_network_and_all_together():
-    readme = " ".join((ROOT / "README.md").read_text().split())
+def test_the_results_page_quotes_single_networks_and_ensembles():
+    page, speed = text_of("docs/results.md"), text_of("docs/speed.md")
     one, many = {}, {}
     for name in ("accuracy", "ensemble", "speedrun"):
         mean = RECORDS[name]["result"]["test_mean"]
         one[name] = f"{100 * mean['accuracy']:.3f} ± {100 * mean['ci95']:.3f} %"
-        assert one[name] in readme
+        assert one[name] in (speed if name == "speedrun" else page)
         many[name] = f"{100 * RECORDS[name]['result']['ensemble']['accuracy']:.2f} %"
     result, trained = RECORDS["ensemble"]["result"], RECORDS["ensemble"]["trained"]
     for key in ("seeds", "params_sha256"):
         assert [value for part in trained for value in part[key]] == result[key]
     first, second = (f"{100 * part['ensemble']['accuracy']:.2f} %" for part in trained)
     mistakes = result["test"]["examples"] - result["ensemble"]["correct"]
-    assert f"all ten together have {many['ensemble']}: {mistakes} mistakes" in readme
+    assert f"all ten together have {many['ensemble']}: {mistakes} mistakes" in page
     assert (
         f"The first five together have {first}, the second five {second}, and the five of the "
         f"first command {many['accuracy']}"
-    ) in readme
-    work = len(result["seeds"]) * table.cost("experiments/ensemble.py", result["steps"])[2]
+    ) in page
+    work = (
+        len(result["seeds"])
+        * results_table.cost("experiments/ensemble.py", result["steps"]).multiply_adds_of_training
+    )
     hours = result["seconds"]["total"] / 3600
-    assert f"{work / 1e12:.0f} T multiply-adds and {hours:.1f} hours" in readme
+    assert f"{work / 1e12:.0f} T multiply-adds and {hours:.1f} hours" in page
 
 
 @pytest.mark.parametrize("name", ["seeds", "tutorial"])
 def test_the_guide_quotes_the_records(name):
     mean = RECORDS[name]["result"]["test_mean"]
     accuracy, half = (100 * mean[key] for key in ("accuracy", "ci95"))
-    said = f"{accuracy:.2f} ± {half:.2f} %, loss {mean['loss']:.4f}"
-    assert said in (ROOT / "docs" / "from-keras.md").read_text().replace("\n", " ")
+    quote = f"{accuracy:.2f} ± {half:.2f} %, loss {mean['loss']:.4f}"
+    assert quote in text_of("docs/from-keras.md")
 
 
-def test_the_readme_quotes_how_many_times_faster_than_its_peers_training_is():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    record = json.loads((ROOT / "benchmarks" / "results" / "training.json").read_text())
+def test_the_speed_page_quotes_how_many_times_faster_than_its_peers_training_is():
+    page, record = text_of("docs/speed.md"), benchmark_record("training")
     found = {}
     for part in record["peers"]["batch_sizes"].values():
         rates = part["images_per_second"] | {"limit": part["limit"]}
-        median = {
-            title: np.median(training.ratios(part, rates[title])) for title in rates
-        }  # of PyTorch's two layouts the faster one
+        median = {title: np.median(training.ratios(part, rates[title])) for title in rates}
+        # The faster one of PyTorch's two layouts.
         median["PyTorch"] = min(median[title] for title in median if "PyTorch" in title)
         for title, ratio in median.items():
             found.setdefault(title, []).append(f"{ratio:.2f}")
     assert list(record["peers"]["batch_sizes"]) == ["32", "128"]
     for title in ("PyTorch", "Keras on TensorFlow", "Keras on JAX", "the plain Flax loop"):
-        said = f"{' and '.join(found[title.removeprefix('the ')])} times {title}"
-        assert said in readme
-    assert "{} of it at 32 and {} at 128".format(*found["limit"]) in readme
+        assert f"{' and '.join(found[title.removeprefix('the ')])} times {title}" in page
+    assert "{} of it at 32 and {} at 128".format(*found["limit"]) in page
 
 
-def test_the_readme_quotes_the_rates_and_runs_on_a_gpu():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    record = json.loads((ROOT / "benchmarks" / "results" / "accelerator.json").read_text())
+def test_the_gpu_page_quotes_the_rates_and_runs_on_a_gpu():
+    page, record = text_of("docs/gpu-and-tpu.md"), benchmark_record("accelerator")
     rates = [part["images_per_second"] for part in record["peers"]["batch_sizes"].values()]
     names = {"mnist_cnn": "this program", "plain Flax loop": "the plain Flax loop",
              "PyTorch, channels_last": "PyTorch, channels_last, TF32"}  # fmt: skip
     for title in rates[0]:
         row = [f"{1000 * round(np.median(part[title]) / 1000):,.0f}" for part in rates]
-        assert f"| {names.get(title, title)} | {' | '.join(row)} |" in readme
+        assert f"| {names.get(title, title)} | {' | '.join(row)} |" in page
     theirs, ours = (record["pooling_images_per_second"][name] for name in ("XLA's", "ours"))
     ratio = theirs["16 together, batch 32"] / theirs["alone, batch 32"]
-    assert f"at {ratio:.1f} times the rate of one alone" in readme
+    assert f"at {ratio:.1f} times the rate of one alone" in page
     for count in ("alone", "16 together"):
-        said = [f"{part[f'{count}, batch 32'] / 1000:.0f},000" for part in (ours, theirs)]
-        assert " ".join((said[0], "images a second against", said[1])) in readme or (
-            f"{said[0]} against {said[1]}" in readme
+        quote = [f"{part[f'{count}, batch 32'] / 1000:.0f},000" for part in (ours, theirs)]
+        assert " ".join((quote[0], "images a second against", quote[1])) in page or (
+            f"{quote[0]} against {quote[1]}" in page
         )
     free, again, warm, *deterministic = record["base"]
     assert len({one["params_sha256"] for one in (free, again, warm)}) == 1
     assert len({one["params_sha256"] for one in deterministic}) == 1
-    assert "takes {total:.1f} s, {train:.1f} of them training".format(**warm["seconds"]) in readme
+    assert "takes {total:.1f} s, {train:.1f} of them training".format(**warm["seconds"]) in page
     slow, quick = (one["seconds"]["train"] for one in (deterministic[-1], warm))
-    assert f"{slow:.1f} s of training instead of {quick:.1f}" in readme
-    assert f"{100 * warm['accuracy']:.2f} % of the test images" in readme
+    assert f"{slow:.1f} s of training instead of {quick:.1f}" in page
+    assert f"{100 * warm['accuracy']:.2f} % of the test images" in page
 
 
-def test_the_readme_quotes_the_times_of_the_speedrun():
-    readme = (ROOT / "README.md").read_text()
-    record = json.loads((ROOT / "benchmarks" / "results" / "speedrun.json").read_text())
+def test_the_speed_page_quotes_the_times_of_the_speedrun():
+    page, record = text_of("docs/speed.md"), benchmark_record("speedrun")
     assert len(record["programs"]) == 4 and record["environment"]["versions"]["jax"]
     for rounds in record["programs"].values():
         seconds = [one["seconds"] for one in rounds]
-        said = f"| {np.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) | "
+        quote = f"| {np.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) | "
         parts = [np.median([one["parts"][name] for one in rounds])
                  for name in ("imports", "data", "compile", "train", "evaluate")
                  if "parts" in rounds[0]]  # fmt: skip
-        assert said + " | ".join(f"{part:.2f}" for part in parts) in readme
+        assert quote + " | ".join(f"{part:.2f}" for part in parts) in page
     cold, warm, published, _ = (
         np.median([one["seconds"] for one in rounds]) for rounds in record["programs"].values()
     )
-    said = f"{cold / published:.2f} of the published recipe's time, {warm / published:.2f} where"
-    assert said in readme
+    quote = f"{cold / published:.2f} of the published recipe's time, {warm / published:.2f} where"
+    assert quote in page
+    cost = f"one seed takes {cold:.1f} s on 2 cores of an AMD EPYC, or {warm:.1f} s"
+    assert cost in text_of("experiments/speedrun.py")

@@ -1,9 +1,7 @@
-"""How the cost grows: with the batch size, replicas and epochs; what start-up and input cost.
+"""Cost over batch size, replicas and epochs, and the cost of start-up and input.
 
-Each measure takes a number of rounds and returns plain lists for `training.json`.
+Each measurement takes the number of rounds and returns lists for training.json.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
@@ -24,14 +22,14 @@ from jax import lax
 import mnist_cnn
 from benchmarks.peers.ours import Trainer
 from benchmarks.peers.serve import read
-from mnist_cnn.models import layers
+from mnist_cnn.models.kernels.compiler import compiler_options
 from mnist_cnn.training import batches
 from mnist_cnn.training.batches import Split
-from mnist_cnn.training.state import create_state
-from mnist_cnn.training.step import epoch_order, step
+from mnist_cnn.training.state import Metrics, create_state
+from mnist_cnn.training.step import step, steps
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_PATIENCE = 600.0  # seconds that a command may take to its first step
+_TIMEOUT = 600.0  # seconds until a command has taken its first step
 
 
 @functools.cache
@@ -41,18 +39,18 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interleaved(trainers: dict[int, Trainer], steps: dict[int, int], rounds: int) -> list[Any]:
-    """For each trainer the seconds of so many steps, in every round; one before is not counted."""
+    """The seconds of each trainer's steps in every round, after one round that is not counted."""
     seconds: dict[int, list[float]] = {key: [] for key in trainers}
     for _ in range(rounds + 1):
         for key, trainer in trainers.items():
             began = time.perf_counter()
-            trainer.take(steps[key])
+            trainer.take_steps(steps[key])
             seconds[key].append(time.perf_counter() - began)
     return [values[1:] for values in seconds.values()]
 
 
 def batch_sizes(rounds: int, sizes: tuple[int, ...] = tuple(2**n for n in range(3, 11))) -> Any:
-    """Images a second over the batch size."""
+    """Images per second for each batch size."""
     trainers = {size: Trainer(*_mnist(), size) for size in sizes}
     steps = {size: max(2, 1024 // size) for size in sizes}
     seconds = _interleaved(trainers, steps, rounds)
@@ -64,9 +62,9 @@ def batch_sizes(rounds: int, sizes: tuple[int, ...] = tuple(2**n for n in range(
 
 
 def replicas(rounds: int, counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), steps: int = 96) -> Any:
-    """Seconds of a step of one replica, over their number; the work of a round is the same.
+    """Seconds per step and replica, for each number of replicas.
 
-    Of 32 each takes 3 steps a call, as in a run.
+    Every number does the same work in a round. 32 replicas take 3 steps per call, as in a run.
     """
     trainers = {count: Trainer(*_mnist(), 32, num_seeds=count) for count in counts}
     taken = {count: max(1, steps // count) for count in counts}
@@ -78,17 +76,17 @@ def replicas(rounds: int, counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), steps:
     return {"replicas": counts, "seconds_a_step": each}
 
 
-def input_wait(rounds: int, steps: int = 96) -> Any:
-    """A step with the real pipeline, beside one that has a single batch for ever."""
+def input_wait(rounds: int, count: int = 96) -> Any:
+    """Seconds of a step with the real input, and of one that always uses the same batch."""
     config = mnist_cnn.experiment()
     images, labels = _mnist()
-    data = Split(*jax.device_put((images, labels)))
-    order = epoch_order(np.uint32(config.seed), np.int32(0), len(labels), config.batch_size)
-    state, sums = create_state(config), train.Metrics.zero()
+    split = Split(*jax.device_put((images, labels)))
+    order = batches.epoch_order(np.uint32(config.seed), np.int32(0), len(labels), config.batch_size)
+    state, sums = create_state(config), Metrics.zero()
 
     def constant(state: Any, sums: Any, batch: Any, start: Any, stop: Any) -> Any:
         def body(index: Any, carry: Any) -> Any:
-            # Adds 0, which the compiler cannot know: else it prepares the batch before the loop.
+            # Adds 0, which the compiler cannot know; otherwise it scales the batch before the loop.
             same = batch.replace(images=batch.images + (index >> 30).astype(batch.images.dtype))
             state, metrics = step(carry[0], same)
             return state, carry[1] + metrics
@@ -96,26 +94,26 @@ def input_wait(rounds: int, steps: int = 96) -> Any:
         return lax.fori_loop(start, stop, body, (state, sums))
 
     index = np.int32(0)
-    options = layers.compiler_options(jax.devices()[0].platform)
-    batch = batches.take(images, labels, np.asarray(order)[0])
-    real = jax.jit(steps).lower(state, sums, data, order, index, index)
+    options = compiler_options(jax.devices()[0].platform)
+    batch = batches.take(split, order[0])
+    real = jax.jit(steps).lower(state, sums, split, order, index, index)
     same = jax.jit(constant).lower(state, sums, batch, index, index)
     programs: dict[str, Callable[[int], Any]] = {
-        "real": functools.partial(real.compile(options), state, sums, data, order, index),
+        "real": functools.partial(real.compile(options), state, sums, split, order, index),
         "constant": functools.partial(same.compile(options), state, sums, batch, index),
     }
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds + 1):
         for name, program in programs.items():
             began = time.perf_counter()
-            jax.block_until_ready(program(np.int32(steps)))
-            seconds[name].append((time.perf_counter() - began) / steps)
+            jax.block_until_ready(program(np.int32(count)))
+            seconds[name].append((time.perf_counter() - began) / count)
     return {name: values[1:] for name, values in seconds.items()}
 
 
 def epochs(rounds: int, counts: tuple[int, ...] = (1, 2, 4, 8)) -> Any:
-    """Whole commands on 6,000 images, over the number of epochs: seconds and peak memory."""
-    del rounds  # one command each, after one that leaves its compiled programs behind
+    """Seconds and peak memory of whole commands on 6,000 images, for each number of epochs."""
+    del rounds  # one command each, after one that fills the compile cache
     results = [
         _command(f"--config.num_epochs={count}", "--config.train_split=train[:6000]")
         for count in (counts[0], *counts)
@@ -129,14 +127,14 @@ def epochs(rounds: int, counts: tuple[int, ...] = (1, 2, 4, 8)) -> Any:
 
 
 def base(rounds: int) -> Any:
-    """The base experiment: the command from beginning to end."""
+    """Seconds and peak memory of the base experiment's command."""
     del rounds
     seconds, memory = _command()
     return {"seconds": seconds, "peak_megabytes": memory}
 
 
 def start_up(rounds: int) -> Any:
-    """From the command to its first training step written down, without and with compiled code."""
+    """Seconds from the command to its first logged step, with an empty and a full compile cache."""
     cold, warm = [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
@@ -160,8 +158,8 @@ def _first_step(cache: str) -> float:
         process = _start(folder, "--config.log_every=1", XDG_CACHE_HOME=cache)
         try:
             while not (metrics.exists() and metrics.stat().st_size):
-                if process.poll() is not None or time.perf_counter() - began > _PATIENCE:
-                    raise RuntimeError("the command came to no first step")
+                if process.poll() is not None or time.perf_counter() - began > _TIMEOUT:
+                    raise RuntimeError("the command ended, or timed out, before its first step")
                 time.sleep(0.005)
             return time.perf_counter() - began
         finally:
@@ -174,18 +172,18 @@ def _command(*changes: str) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         began, peak = time.perf_counter(), 0
         process = _start(folder, *changes)
-        # The kernel's own peak; what `wait4` tells begins with the memory of whoever started it.
+        # The kernel's peak. The one of `wait4` includes the memory of the parent process.
         status = pathlib.Path("/proc", str(process.pid), "status")
         while process.poll() is None:
             with contextlib.suppress(OSError, IndexError):
                 peak = int(status.read_text().partition("VmHWM:")[2].split()[0])
             time.sleep(0.02)
         if process.returncode:
-            raise RuntimeError(f"the command ended with {process.returncode}")
+            raise RuntimeError(f"the command failed with exit status {process.returncode}")
         return time.perf_counter() - began, peak * 1024 / 1e6
 
 
-MEASURES: dict[str, Callable[[int], Any]] = {
+MEASUREMENTS: dict[str, Callable[[int], Any]] = {
     "batch size": batch_sizes,
     "replicas": replicas,
     "input": input_wait,
@@ -195,31 +193,31 @@ MEASURES: dict[str, Callable[[int], Any]] = {
 }
 
 
-def say(name: str, found: Any) -> str:
-    """A measure in one line."""
-    middle = statistics.median
+def describe(name: str, found: Any) -> str:
+    """A measurement in one line."""
+    median = statistics.median
     if name == "batch size":
         pairs = zip(found["batch_size"], found["images_per_second"], strict=True)
-        text = ", ".join(f"{size}: {middle(rates):,.0f}" for size, rates in pairs)
-        return f"images a second over the batch size: {text}"
+        text = ", ".join(f"{size}: {median(rates):,.0f}" for size, rates in pairs)
+        return f"images per second by batch size: {text}"
     if name == "replicas":
         alone, *_ = each = found["seconds_a_step"]
-        costs = [middle(a / b for a, b in zip(part, alone, strict=True)) for part in each]
+        costs = [median(a / b for a, b in zip(part, alone, strict=True)) for part in each]
         pairs = zip(found["replicas"], costs, strict=True)
-        return "cost of a replica over their number: " + ", ".join(
+        return "cost of a replica by number of replicas: " + ", ".join(
             f"{n}: {c:.2f}" for n, c in pairs
         )
     if name == "input":
-        wait = middle(a / b for a, b in zip(found["real"], found["constant"], strict=True))
-        return f"input: a step takes {wait:.3f} of one on a constant batch"
+        wait = median(a / b for a, b in zip(found["real"], found["constant"], strict=True))
+        return f"input: a step takes {wait:.3f} times one on a constant batch"
     if name == "start-up":
-        cold, warm = middle(found["cold"]), middle(found["warm"])
+        cold, warm = median(found["cold"]), median(found["warm"])
         return f"start-up to the first step: {cold:.1f} s cold, {warm:.1f} s warm"
     if name == "epochs":
         pairs = zip(found["epochs"], found["seconds"], found["peak_megabytes"], strict=True)
         text = ", ".join(f"{n}: {s:.1f} s, {m:,.0f} MB" for n, s, m in pairs)
         return (
-            f"epochs of 6,000 images: {text}; {found['seconds_apart']:.1f} s and "
-            f"{found['seconds_an_epoch']:.2f} s an epoch"
+            f"epochs of 6,000 images: {text}; {found['seconds_apart']:.1f} s plus "
+            f"{found['seconds_an_epoch']:.2f} s per epoch"
         )
-    return f"base: {found['seconds']:.1f} s, at most {found['peak_megabytes']:,.0f} MB resident"
+    return f"base: {found['seconds']:.1f} s, peak memory {found['peak_megabytes']:,.0f} MB"

@@ -1,6 +1,4 @@
-"""`training.json` as a picture."""
-
-from __future__ import annotations
+"""Plots training.json."""
 
 import pathlib
 import statistics
@@ -16,8 +14,8 @@ _OURS, _PEER, _LIMIT = "#0072b2", "#b8bfc8", "#d55e00"
 
 
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:
-    """Peers and limit, one panel a batch size; below, what grows."""
-    compared, growth = result["peers"]["batch_sizes"], result["growth"]
+    """Draws peers and limit, one panel per batch size, and below them the scaling."""
+    compared, measured = result["peers"]["batch_sizes"], result["growth"]
     figure = Figure(figsize=(11, 7.2), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.1))
@@ -25,10 +23,10 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
     for axes, (batch_size, part) in zip(panels, compared.items(), strict=True):
         _peers(axes, batch_size, part)
     over_batch, over_epochs, over_replicas = below.subplots(1, 3)
-    found = growth["batch size"]
+    found = measured["batch size"]
     _curve(over_batch, found["batch_size"], found["images_per_second"])
     over_batch.set(title="images a second", xlabel="batch size", ylim=(0, None))
-    found = growth["epochs"]
+    found = measured["epochs"]
     _curve(over_epochs, found["epochs"], [[one] for one in found["seconds"]], linear=True)
     reach = [0, found["epochs"][-1]]
     line = [found["seconds_apart"] + found["seconds_an_epoch"] * one for one in reach]
@@ -37,7 +35,7 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
         title="seconds of a whole command", xlabel="epochs of 6,000 images", xlim=(0, None),
         ylim=(0, None),
     )  # fmt: skip
-    found = growth["replicas"]
+    found = measured["replicas"]
     milliseconds = [[1000 * one for one in part] for part in found["seconds_a_step"]]
     _curve(over_replicas, found["replicas"], milliseconds)
     over_replicas.set(
@@ -54,13 +52,13 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
 def _peers(axes: Axes, batch_size: str, part: dict[str, Any]) -> None:
     titles = list(part["images_per_second"])
     for place, rates in enumerate(part["images_per_second"].values()):
-        middle = statistics.median(rates)
+        median = statistics.median(rates)
         axes.barh(
-            place, middle, color=_PEER if place else _OURS, height=0.7,
-            xerr=[[middle - min(rates)], [max(rates) - middle]], ecolor="#555555",
+            place, median, color=_PEER if place else _OURS, height=0.7,
+            xerr=[[median - min(rates)], [max(rates) - median]], ecolor="#555555",
         )  # fmt: skip
         axes.text(
-            middle / 2, place, f"{middle:,.0f}", va="center", ha="center",
+            median / 2, place, f"{median:,.0f}", va="center", ha="center",
             color="black" if place else "white",
         )  # fmt: skip
     limit = statistics.median(part["limit"])
@@ -76,12 +74,12 @@ def _peers(axes: Axes, batch_size: str, part: dict[str, Any]) -> None:
 
 
 def _curve(axes: Axes, values: Any, rounds: list[list[float]], linear: bool = False) -> None:
-    middle = [statistics.median(part) for part in rounds]
+    median = [statistics.median(part) for part in rounds]
     spread = [
-        [m - min(part) for m, part in zip(middle, rounds, strict=True)],
-        [max(part) - m for m, part in zip(middle, rounds, strict=True)],
+        [m - min(part) for m, part in zip(median, rounds, strict=True)],
+        [max(part) - m for m, part in zip(median, rounds, strict=True)],
     ]
-    axes.errorbar(values, middle, yerr=spread, color=_OURS, marker="o", capsize=3, zorder=2)
+    axes.errorbar(values, median, yerr=spread, color=_OURS, marker="o", capsize=3, zorder=2)
     if not linear:
         axes.set_xscale("log", base=2)
     axes.set_xticks(values, [f"{value:,}" for value in values])

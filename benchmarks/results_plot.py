@@ -1,25 +1,30 @@
-"""Accuracy against what training cost: the records, and published networks, as a picture.
+"""Plots test accuracy over the cost of training: the records and published networks.
 
-python experiments/picture.py
+    python -m benchmarks.results_plot
+
+It writes docs/images/accuracy.png.
 """
 
 import json
 import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from table import HERE, RESULTS, cost
 
-PATH = HERE.parent / "docs" / "images" / "accuracy.png"
+from benchmarks.results_table import RESULTS, ROOT, cost
+
+PATH = ROOT / "docs" / "images" / "accuracy.png"
 OURS, THEIRS = "#0072b2", "#6b7480"
-# name, accuracy in %, training multiply-adds, whether chosen on the test set
+# name, accuracy in %, multiply-adds of training, whether chosen on the test set
 PUBLISHED = (
     ("Deotte, mean of 100", 99.641, 3 * 15.2e6 * 60_000 * 30, False),
     ("An et al.,\nmean of 30 logs", 99.70, 3 * 155e6 * 60_000 * 150, False),
     ("An et al.,\n3 voting", 99.87, 3 * 3 * 155e6 * 60_000 * 150, True),
 )
-# Where a name stands beside its point, if not below it to the right.
-PLACES = {
+# The offset and the alignment of a label; by default it is below its point, to the right.
+OFFSETS = {
     "accuracy": ((-8, 2), "right"),
     "5 of accuracy": ((8, -8), "left"),
     "ensemble": ((-2, -15), "right"),
@@ -30,15 +35,27 @@ PLACES = {
 }
 
 
-def points():
-    """Of each record: its experiment, accuracy and half interval in %, multiply-adds of a seed;
-    and of all its seeds as one ensemble, what they are called, accuracy and multiply-adds."""
+class Point(NamedTuple):
+    """A record in the plot; accuracies in %, work in multiply-adds of training."""
+
+    name: str
+    accuracy: float  # the mean of all seeds
+    half_interval: float
+    work: float  # of one seed
+    ensemble_name: str
+    ensemble_accuracy: float
+    ensemble_work: float  # of all seeds
+
+
+def points() -> Iterator[Point]:
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())["result"]
         mean, seeds = result["test_mean"], len(result["seeds"])
-        work = cost(f"experiments/{path.stem}.py", result["steps"])[2]
-        together = f"{seeds} of {path.stem}", 100 * result["ensemble"]["accuracy"], seeds * work
-        yield path.stem, 100 * mean["accuracy"], 100 * mean["ci95"], work, together
+        work = cost(f"experiments/{path.stem}.py", result["steps"]).multiply_adds_of_training
+        yield Point(
+            path.stem, 100 * mean["accuracy"], 100 * mean["ci95"], work,
+            f"{seeds} of {path.stem}", 100 * result["ensemble"]["accuracy"], seeds * work,
+        )  # fmt: skip
 
 
 def draw(path: pathlib.Path) -> None:
@@ -46,20 +63,21 @@ def draw(path: pathlib.Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
 
-    def name_it(name, work, accuracy, colour):
-        place, side = PLACES.get(name, ((4, -13), "left"))
-        axes.annotate(name, (work, 100 - accuracy), place, textcoords="offset points",
+    def label(name: str, work: float, accuracy: float, colour: str) -> None:
+        offset, side = OFFSETS.get(name, ((4, -13), "left"))
+        axes.annotate(name, (work, 100 - accuracy), offset, textcoords="offset points",
                       color=colour, ha=side, fontsize=9)  # fmt: skip
 
-    for name, accuracy, half, work, together in points():
-        axes.errorbar(work, 100 - accuracy, half, fmt="o", color=OURS, capsize=3)
-        name_it(name, work, accuracy, OURS)
-        name, accuracy, work = together
-        axes.plot(work, 100 - accuracy, "D", color=OURS, markersize=4)
-        name_it(name, work, accuracy, OURS)
+    for point in points():
+        axes.errorbar(point.work, 100 - point.accuracy, point.half_interval, fmt="o", color=OURS,
+                      capsize=3)  # fmt: skip
+        label(point.name, point.work, point.accuracy, OURS)
+        axes.plot(point.ensemble_work, 100 - point.ensemble_accuracy, "D", color=OURS,
+                  markersize=4)  # fmt: skip
+        label(point.ensemble_name, point.ensemble_work, point.ensemble_accuracy, OURS)
     for name, accuracy, work, chosen in PUBLISHED:
         axes.plot(work, 100 - accuracy, "s", color=THEIRS, mfc="none" if chosen else THEIRS)
-        name_it(name, work, accuracy, THEIRS)
+        label(name, work, accuracy, THEIRS)
     axes.axhline(100 - 97.33, color=THEIRS, linewidth=1, linestyle=":")
     axes.annotate("the tutorial's picture, one run", (1, 100 - 97.33), (-4, 4), color=THEIRS,
                   ha="right", xycoords=("axes fraction", "data"), fontsize=9,
