@@ -127,7 +127,7 @@ def evaluate(
         "origin": source.origin,
         "split": split,
         **summarize(logits, losses, labels),
-        **statistics.figures(logits, labels),
+        **statistics.classification_metrics(logits, labels),
     }
 
 

@@ -1,63 +1,20 @@
-"""The result of one run, or the comparison of several, as one HTML page with pictures.
+"""The result of one run, or the comparison of several, as one HTML page with plots.
 
     python -m mnist_cnn.report --workdir DIR [DIR ...] [--output FILE]
 
-It needs the run directories alone: no data, no network.  Exit status: 0 done; 1 an error, said in
-one line; 2 bad usage.
+It needs only the run directories, no data and no network. In a notebook,
+`report.pictures("runs/base")` displays the plots of a run. Exit status: 0 done; 1 an error, printed
+in one line; 2 bad usage.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
 
-import numpy as np
 from absl import flags
 
-from mnist_cnn.analysis import finished_runs as runs_lib, page
-from mnist_cnn.errors import CheckpointError
-from mnist_cnn.files import write_atomically
+from mnist_cnn.analysis.html_report import pictures, write
 
-
-def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
-    """Reads the runs and writes the page.
-
-    Raises:
-      CheckpointError: a run has no result to show, or they were tested on different images.
-    """
-    runs = [runs_lib.read(workdir) for workdir in workdirs]
-    for run in runs[1:]:
-        if not np.array_equal(run.tested.labels, runs[0].tested.labels):
-            raise CheckpointError(
-                f"{run.path} and {runs[0].path} were tested on different images; compare runs of "
-                "the same dataset"
-            )
-    settings = runs_lib.settings_of(runs)
-    text = page.single(settings[0]) if len(runs) == 1 else page.comparison(settings)
-    path = pathlib.Path(output).absolute()
-    write_atomically(path, text.encode("utf-8", "backslashreplace"))
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """HTML that a notebook shows where it is the value of a cell."""
-
-    html: str = dataclasses.field(repr=False)
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-
-def pictures(workdir: str | os.PathLike[str]) -> Pictures:
-    """The report's pictures of a run, for a notebook: `report.pictures("runs/base")` in a cell.
-
-    Raises:
-      CheckpointError: the run has no result to show.
-    """
-    (setting,) = runs_lib.settings_of([runs_lib.read(workdir)])
-    return Pictures(page.pictures(setting))
+__all__ = ["pictures", "write"]
 
 
 def main(arguments: list[str]) -> int:
@@ -68,10 +25,10 @@ def main(arguments: list[str]) -> int:
     if not workdirs:
         raise ConfigError("expected --workdir DIR [DIR ...]; see --helpshort")
     if len(set(map(os.path.realpath, workdirs))) < len(workdirs):
-        raise ConfigError("--workdir: a directory is given twice; give each run once")
+        raise ConfigError("--workdir: got the same directory twice, expected each run once")
     command_line.silence_libraries()
-    alone = pathlib.Path(workdirs[0]) if len(workdirs) == 1 else pathlib.Path()
-    output = pathlib.Path(flags.FLAGS.output or alone / "report.html")
+    folder = workdirs[0] if len(workdirs) == 1 else ""
+    output = pathlib.Path(flags.FLAGS.output or pathlib.Path(folder, "report.html"))
     if flags.FLAGS.output:
         command_line.check_output(output)
     write(workdirs, output)
@@ -79,9 +36,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":  # the flags are the command's alone: importing this module adds none
+if __name__ == "__main__":  # importing this module defines no flags
     from mnist_cnn import command_line
 
-    flags.DEFINE_string("workdir", None, "The run directory; more of them may follow.")
-    flags.DEFINE_string("output", None, "The page; DIR/report.html, of several ./report.html.")
+    flags.DEFINE_string("workdir", None, "The run directory, or the first of several.")
+    flags.DEFINE_string("output", None, "The page; default: DIR/report.html, or ./report.html.")
     command_line.command(main, command_line.parse_flags)

@@ -234,7 +234,7 @@ class _Run:
                 logged, logged_at = step, time.monotonic()
             if self.validate is not None and self.due(step, config["eval_every"]):
                 self.validated = step, self.validate(self.all)[0]
-                self.log(step, "validation", results.together(self.validated[1]))
+                self.log(step, "validation", results.stack_metrics(self.validated[1]))
                 self.console.validation(*self.validated)
                 logged_at = time.monotonic()
             if step % config["checkpoint_every"] == 0 or step == self.total or signal:
@@ -320,22 +320,24 @@ class _Run:
             if step != self.total:  # this process did not come to it
                 assert self.validate is not None  # the configuration was checked
                 figures = self.validate(self.all)[0]
-            swept = {"sweep": results.sweep(config, figures, self.replicas.finite().tolist())}
+            swept = {
+                "sweep": results.sweep_result(config, figures, self.replicas.finite().tolist())
+            }
             first = swept["sweep"]["chosen"] * config["num_seeds"]
             members = range(first, first + config["num_seeds"])
         figures, logits, labels, images = self.test(members)
         networks = self.replicas.variables(members)
         if not processes.is_primary():
             return {}
-        tested = results.together(figures)
+        tested = results.stack_metrics(figures)
         self.log(self.total, "test", tested)
         self.checkpoints.wait()
         self.checkpoints.close()
         found = {
             "seeds": [self.replicas.members[member].seed for member in members],
             "test": tested,
-            "test_mean": results.mean(figures),
-            **({"ensemble": results.ensemble(logits, labels)} if len(members) > 1 else {}),
+            "test_mean": results.mean_metrics(figures),
+            **({"ensemble": results.ensemble_metrics(logits, labels)} if len(members) > 1 else {}),
             **swept,
             "params_sha256": [sha256(one) for one in networks],
         }

@@ -81,12 +81,12 @@ class Journal:
         if not processes.is_primary():
             return
         line = {"step": step, "epoch": round(epoch, 6), "split": split}
-        line |= {key: results.plain(value) for key, value in metrics.items()}
+        line |= {key: results.to_json(value) for key, value in metrics.items()}
         series = {"": slice(None)}
         if self._config["sweep"] and split != "test":
             seeds, settings = self._config["num_seeds"], config_lib.settings(self._config)
             series = {
-                results.name_of(setting): slice(index * seeds, (index + 1) * seeds)
+                results.setting_label(setting): slice(index * seeds, (index + 1) * seeds)
                 for index, setting in enumerate(settings)
             }
         self._directory.log(line | others, series)

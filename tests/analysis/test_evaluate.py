@@ -124,7 +124,7 @@ def test_per_class_figures_are_those_counted_by_hand():
     labels = np.array([0, 0, 0, 1, 1, 2])
     predicted = np.array([0, 0, 1, 1, 0, 0])
     logits = np.where(np.arange(10) == predicted[:, None], 5.0, 0.0).astype(np.float32)
-    classes = statistics.figures(logits, labels)["classes"]
+    classes = statistics.classification_metrics(logits, labels)["classes"]
     assert classes[0] == {"precision": 2 / 4, "recall": 2 / 3, "examples": 3, "predicted": 4}
     assert classes[1] == {"precision": 1 / 2, "recall": 1 / 2, "examples": 2, "predicted": 2}
     assert classes[2] == {"precision": None, "recall": 0.0, "examples": 1, "predicted": 0}
@@ -139,7 +139,7 @@ def test_calibration_and_likelihood_are_those_of_their_definitions():
 
     logits = np.stack([row(0.8, 3)] * 8 + [row(0.3, 5)] * 2)
     labels = np.array([3] * 6 + [4] * 4)
-    figures = statistics.figures(logits, labels)
+    figures = statistics.classification_metrics(logits, labels)
     expected = (8 * abs(0.8 - 6 / 8) + 2 * abs(0.3 - 0)) / 10
     assert figures["expected_calibration_error"] == pytest.approx(expected)
     likelihood = -(6 * np.log(0.8) + 2 * np.log(0.2 / 9) + 2 * np.log(0.7 / 9)) / 10
@@ -156,7 +156,7 @@ def test_seeds_are_compared_by_students_t():
     from scipy import stats
 
     a, b = np.array([0.981, 0.985, 0.983]), np.array([0.984, 0.987, 0.988])
-    ours = statistics.over_seeds(a, b)
+    ours = statistics.compare_over_seeds(a, b)
     theirs = stats.ttest_rel(b, a)
     interval = theirs.confidence_interval(0.95)
     assert ours.p == pytest.approx(theirs.pvalue)
@@ -167,7 +167,7 @@ def test_seeds_are_compared_by_students_t():
 def test_an_ensemble_that_is_sure_of_what_is_wrong_still_has_a_result():
     logits = np.zeros((2, 1, 10), np.float32)
     logits[:, :, 3] = 2000  # its probability of anything else is 0 in float64
-    found = results.ensemble(logits, np.array([4]))
+    found = results.ensemble_metrics(logits, np.array([4]))
     assert found["loss"] is None and found["correct"] == 0
     json.dumps(found, allow_nan=False)
 
@@ -177,9 +177,9 @@ def test_images_are_compared_by_mcnemars_exact_test():
 
     a = np.array([True] * 90 + [False] * 10)
     b = np.array([True] * 85 + [False] * 5 + [True] * 8 + [False] * 2)  # 8 mended, 5 lost
-    ours = statistics.over_images(a, b)
+    ours = statistics.compare_over_images(a, b)
     assert ours.mean == pytest.approx(0.03)
     assert ours.p == pytest.approx(stats.binomtest(5, 13).pvalue)
     assert ours.low < 0 < ours.high and "McNemar" in ours.method
-    same = statistics.over_images(a, a)
+    same = statistics.compare_over_images(a, a)
     assert same.p == 1 and same.mean == 0 and same.low < 0 < same.high
