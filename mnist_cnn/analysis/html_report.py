@@ -157,7 +157,7 @@ def _summary(run: Run) -> str:
     """The result in a sentence."""
     seeds, examples = run.correct.shape
     if seeds == 1:
-        text = f"test accuracy: {(~run.correct).sum():,} of {examples:,} images are wrong."
+        text = f"test accuracy: {(~run.correct).sum():,} of {examples:,} images are misclassified."
     else:
         half = statistics.mean_interval(run.correct.mean(1))
         text = (

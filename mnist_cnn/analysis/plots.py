@@ -152,7 +152,7 @@ def _learning_curve(settings: Sequence[Setting], metric: str, caption: str) -> P
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.set(xlabel="training step", ylabel="loss" if metric == "loss" else "images wrong (%)")
+        axes.set(xlabel="training step", ylabel="loss" if metric == "loss" else "error (%)")
         axes.grid(axis="y")
         if len(curves) > 3:
             columns = 1 if max(len(curve[0]) for curve in curves) > 28 else 2
@@ -221,7 +221,7 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
             _log_y(axes, pooled.min() / 1.5, pooled.max() * 1.3)  # the points, but not the band
         else:
             axes.set_ylim(0, pooled.max() * 1.1 or 1)
-        axes.set(xlabel=name, ylabel=f"{split} images wrong (%)")
+        axes.set(xlabel=name, ylabel=f"{split} error (%)")
         axes.grid(axis="y")
         if len(lines) > 1:
             axes.legend()
@@ -237,8 +237,8 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
 
 
 def pooled_seeds_note(run: Run) -> str:
-    """Names a metric of all seeds' predictions, which may differ from the mean of their metrics."""
-    return f", all {len(run.seeds)} seeds together" if len(run.seeds) > 1 else ""
+    """Marks a metric of all seeds' predictions, which may differ from the mean of their metrics."""
+    return f", pooled over {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
 
 
 def confusion_matrix(run: Run) -> Plot:
@@ -262,7 +262,7 @@ def confusion_matrix(run: Run) -> Plot:
                     color=theme.background if dark_cell else theme.text,
                     alpha=0.65 if row == column else 1,
                 )  # fmt: skip
-        axes.set(xticks=range(10), yticks=range(10), xlabel="network's answer", ylabel="true digit")
+        axes.set(xticks=range(10), yticks=range(10), xlabel="predicted digit", ylabel="true digit")
         axes.tick_params(which="both", length=0)
         axes.spines[:].set_visible(False)
         axes.set_xticks(np.arange(-0.5, 10), minor=True)
@@ -284,18 +284,18 @@ def reliability_diagram(run: Run) -> Plot:
     def draw(figure: Figure, theme: Theme) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         blue, orange = theme.series[:2]
-        upper.plot([0, 100], [0, 100], color=theme.text, lw=1, ls=_DASHES, label="as sure as right")
-        upper.vlines(confidence, confidence, accuracy, color=orange, lw=2, alpha=0.8)
         upper.plot(
-            confidence, accuracy, "o", color=blue, ms=6, clip_on=False, label="images of a bin"
+            [0, 100], [0, 100], color=theme.text, lw=1, ls=_DASHES, label="perfectly calibrated"
         )
-        upper.set(ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
+        upper.vlines(confidence, confidence, accuracy, color=orange, lw=2, alpha=0.8)
+        upper.plot(confidence, accuracy, "o", color=blue, ms=6, clip_on=False, label="bins")
+        upper.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
         upper.grid()
         upper.legend(loc="upper left")
         centres = (np.arange(statistics.BINS) + 0.5) * width
         lower.bar(centres, calibration.count, width * 0.9, color=blue)
         _log_y(lower, 0.8, 3 * calibration.count.max(), subs=(1,))
-        lower.set(xlabel="probability of the answer (%)", ylabel="images")
+        lower.set(xlabel="confidence (%)", ylabel="images")
 
     caption = (
         f"Test images in {statistics.BINS} bins by confidence, the probability of the predicted "
@@ -314,7 +314,7 @@ def worst_mistakes(run: Run) -> Plot:
     mistakes = np.flatnonzero(predicted != true)
     order = mistakes[np.argsort(p[mistakes, true[mistakes]], kind="stable")][:_MAX_DIGITS]
     digits = [
-        (stored.images[i], f"true {true[i]}, said {guess}", f"{100 * p[i, guess]:.1f} %")
+        (stored.images[i], f"{true[i]} predicted as {guess}", f"{100 * p[i, guess]:.1f} %")
         for i, guess in zip(order, predicted[order], strict=True)
     ]
     caption = (
@@ -336,7 +336,7 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
         f"{other_seed}. Each with the wrong prediction; the first of each kind in test order."
     )
     return _digits(
-        f"Test images that change sides: {other.label}",
+        f"Changed predictions: {other.label}",
         caption,
         gained[: max(half, _MAX_DIGITS - len(lost))] + lost[: max(half, _MAX_DIGITS - len(gained))],
     )
@@ -351,7 +351,7 @@ def corrected_digits(
     predicted = stored.logits[run.seeds.index(wrong_seed)].argmax(-1)
     changed = np.flatnonzero(~wrong.correct(wrong_seed) & correct.correct(correct_seed))
     return [
-        (stored.images[place], f"true {stored.labels[i]}, said {predicted[i]}", note)
+        (stored.images[place], f"{stored.labels[i]} predicted as {predicted[i]}", note)
         for i, place in zip(changed, np.searchsorted(stored.wrong, changed), strict=True)
     ]
 

@@ -327,7 +327,7 @@ def test_a_sweeps_files_are_json_and_its_report_a_page(sweep):
         entry = json.loads(line, parse_constant=pytest.fail)
         assert len(np.atleast_1d(entry["loss"])) == (2 if entry["split"] == "test" else 6)
     page = (workdir / "report.html").read_text()
-    assert "The sweep, judged on train[400:]" in page and "Mistakes over learning_rate" in page
+    assert "Sweep, validated on train[400:]" in page and "Error over learning_rate" in page
     assert "diverged" in page and "chosen" in page
 
 
