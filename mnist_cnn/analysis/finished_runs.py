@@ -1,6 +1,7 @@
 """Finished runs, read from their directories and compared; needs no data and no network."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -74,8 +75,8 @@ class Setting:
 
     def accuracies(self) -> dict[int, float]:
         """Seed -> test accuracy."""
-        seeds = [seed for run in self.runs for seed in run.seeds]
-        return {seed: float(self.correct(seed).mean()) for seed in seeds}
+        pairs = [zip(run.seeds, run.correct.mean(1).tolist(), strict=True) for run in self.runs]
+        return dict(itertools.chain(*pairs))
 
     def series(self, split: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """The logged steps [T] that all runs share, and the values [R, T] of all seeds.
@@ -101,15 +102,12 @@ def read(workdir: str | os.PathLike[str]) -> Run:
     """Reads a finished run.
 
     Raises:
-      CheckpointError: there is no run, it is unfinished or diverged, or its files contradict one
-        another.
+      CheckpointError: no run, an unfinished or diverged one, or files that contradict one another.
     """
     directory = run_directory.RunDirectory(workdir)
     config, result = directory.read("config.json"), directory.read("result.json")
     if config is None:
-        raise CheckpointError(
-            f"{directory}: no run there (config.json is missing); give a run directory"
-        )
+        raise CheckpointError(f"{directory}: no run there; expected a directory with a config.json")
     metrics = directory.read_metrics()
     status = "unfinished" if result is None else result.get("status")
     if result is None or status != "finished":
@@ -150,7 +148,8 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     if len(runs) == 1:
         return [Setting(names[0], list(runs))]
     if len(groups) == 1:
-        return [Setting(f"{names[0]}, seed {str(run.seeds)[1:-1]}", [run]) for run in runs]
+        seeds = [", ".join(map(str, run.seeds)) for run in runs]
+        return [Setting(f"{names[0]}, seed {s}", [run]) for s, run in zip(seeds, runs, strict=True)]
     varying = _varying_fields([group[0] for group in groups.values()])
     settings = []
     for name, group in zip(names, groups.values(), strict=True):

@@ -198,12 +198,9 @@ def comparison_page(settings: Sequence[Setting]) -> str:
         values = np.array(list(accuracies.values()))
         accuracy = _percent(values.mean(), statistics.mean_interval(values))
         rows.append([setting.label, ", ".join(map(str, accuracies)), accuracy])
-    shown = [
-        plots.differences(first.label, differences),
-        *plots.error_across_settings(settings),
-        *plots.learning_curves(settings),
-        *(plots.changed_predictions(first, other) for other in others),
-    ]
+    shown = [plots.differences(first.label, differences), *plots.error_across_settings(settings)]
+    shown += plots.learning_curves(settings)
+    shown += [plots.changed_predictions(first, other) for other in others]
     return _page(
         " / ".join(setting.label for setting in settings),
         f"{', '.join(other.label for other in others)} compared with {first.label}",

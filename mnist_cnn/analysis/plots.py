@@ -330,16 +330,14 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
     gained = corrected_digits(first, seed, other, other_seed, "gained")
     lost = corrected_digits(other, other_seed, first, seed, "lost")
     half = _MAX_DIGITS // 2
+    shown = gained[: max(half, _MAX_DIGITS - len(lost))]
+    shown += lost[: max(half, _MAX_DIGITS - len(gained))]
     caption = (
         f"{len(gained):,} images that {first.label} misclassifies and {other.label} classifies "
         f"correctly (gained), {len(lost):,} the other way round (lost); seeds {seed} and "
         f"{other_seed}. Each with the wrong prediction; the first of each kind in test order."
     )
-    return _digits(
-        f"Changed predictions: {other.label}",
-        caption,
-        gained[: max(half, _MAX_DIGITS - len(lost))] + lost[: max(half, _MAX_DIGITS - len(gained))],
-    )
+    return _digits(f"Changed predictions: {other.label}", caption, shown)
 
 
 def corrected_digits(
