@@ -1,11 +1,11 @@
-"""The report of one run, or the comparison of several, as one HTML page with plots.
+"""The result of one run, or the comparison of several, as one HTML page with plots.
 
     python -m mnist_cnn.report --workdir DIR [DIR ...] [--output FILE]
 
-Only the run directories are needed, not the data. Exit status: 0 done; 1 an error; 2 bad usage.
+It needs only the run directories, no data and no network. In a notebook,
+`report.pictures("runs/base")` displays the plots of a run. Exit status: 0 done; 1 an error, printed
+in one line; 2 bad usage.
 """
-
-from __future__ import annotations
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[
 
 
 def pictures(workdir: str | os.PathLike[str]) -> Any:
-    """The plots of a run's report, which a notebook shows as the value of a cell."""
+    """The plots of a run's report, which a notebook displays as the value of a cell."""
     from mnist_cnn.analysis import html_report
 
     return html_report.pictures(workdir)
@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> int:
     if not workdirs:
         raise ConfigError("expected --workdir DIR [DIR ...]; see --helpshort")
     if len(set(map(os.path.realpath, workdirs))) < len(workdirs):
-        raise ConfigError("--workdir: a directory is given twice; give each run once")
+        raise ConfigError("--workdir: got the same directory twice, expected each run once")
     command_line.silence_libraries()
-    alone = pathlib.Path(workdirs[0]) if len(workdirs) == 1 else pathlib.Path()
-    output = pathlib.Path(flags.FLAGS.output or alone / "report.html")
+    folder = workdirs[0] if len(workdirs) == 1 else ""
+    output = pathlib.Path(flags.FLAGS.output or pathlib.Path(folder, "report.html"))
     if flags.FLAGS.output:
         command_line.check_output(output)
     write(workdirs, output)
@@ -48,9 +48,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":  # the flags are the command's alone: importing this module adds none
+if __name__ == "__main__":  # importing this module defines no flags
     from mnist_cnn import command_line
 
-    flags.DEFINE_string("workdir", None, "The run directory; more of them may follow.")
-    flags.DEFINE_string("output", None, "The page; DIR/report.html, of several ./report.html.")
+    flags.DEFINE_string("workdir", None, "The run directory, or the first of several.")
+    flags.DEFINE_string("output", None, "The page; default: DIR/report.html, or ./report.html.")
     command_line.run_command(main, command_line.parse_flags)

@@ -1,9 +1,4 @@
-"""What can be said of a test beyond its accuracy: classes, calibration, comparison.
-
-NumPy alone: no network, no disk, no pictures.
-"""
-
-from __future__ import annotations
+"""Statistics of test predictions: per-class metrics, calibration, and comparison of networks."""
 
 import dataclasses
 import math
@@ -12,30 +7,30 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-BINS = 15  # of confidence, as Guo et al. 2017 have it (https://arxiv.org/abs/1706.04599)
+BINS = 15  # bins of confidence, as in Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
 
 
 def log_probabilities(logits: Float[np.ndarray, "*N 10"]) -> Float[np.ndarray, "*N 10"]:
-    """Log-softmax in float64, so that the sure ones are not rounded to 0."""
+    """Log-softmax in float64, so that probabilities near 1 are not rounded to 1."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def confusion_matrix(labels: Int[np.ndarray, "N"], predicted: Int[np.ndarray, "N"]) -> np.ndarray:
-    """int64 [10, 10]: how many images of class `row` were taken for class `column`."""
+    """int64 [10, 10]: the number of images of class `row` predicted as class `column`."""
     return np.bincount(labels.astype(np.int64) * 10 + predicted, minlength=100).reshape(10, 10)
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Images in bins of equal width by the probability of the predicted class.
+    """Images grouped by confidence, the probability of the predicted class.
 
     Attributes:
-      count: int [BINS], images in each.
-      confidence: float [BINS], their mean probability; NaN in an empty bin, as `accuracy`.
-      accuracy: float [BINS], the part that is right.
-      error: the expected calibration error, 0 to 1: mean |accuracy - confidence| over images; NaN
-        where a logit is.
+      count: int [BINS], the number of images in each bin.
+      confidence: float [BINS], mean confidence, 0 to 1; NaN in an empty bin.
+      accuracy: float [BINS], fraction of correct predictions, 0 to 1; NaN in an empty bin.
+      error: the expected calibration error, 0 to 1: |accuracy - confidence| averaged over the
+        images; NaN if a logit is NaN.
     """
 
     count: np.ndarray
@@ -45,86 +40,84 @@ class Calibration:
 
 
 def calibration(logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"]) -> Calibration:
-    """How far the probabilities can be taken at their word."""
+    """Compares confidence with accuracy in bins of equal width (Guo et al. 2017)."""
     probability = np.exp(log_probabilities(logits).max(-1))
-    right = logits.argmax(-1) == labels
     # Bin i is (i / 15, (i + 1) / 15], as in the paper.
     index = np.clip(np.ceil(np.nan_to_num(probability) * BINS).astype(int) - 1, 0, BINS - 1)
     count = np.bincount(index, minlength=BINS)
-    sure = np.bincount(index, weights=probability, minlength=BINS)
-    good = np.bincount(index, weights=right, minlength=BINS)
+    confidence = np.bincount(index, weights=probability, minlength=BINS)
+    correct = np.bincount(index, weights=logits.argmax(-1) == labels, minlength=BINS)
     with np.errstate(invalid="ignore"):
-        error = float(np.abs(good - sure).sum() / len(labels))
-        return Calibration(count, sure / count, good / count, error)
+        error = float(np.abs(correct - confidence).sum() / len(labels))
+        return Calibration(count, confidence / count, correct / count, error)
 
 
 def classification_metrics(
     logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"]
 ) -> dict[str, Any]:
-    """Negative log-likelihood (nats an image), expected calibration error, and each class.
+    """Negative log-likelihood (nats per image), expected calibration error, per-class metrics.
 
-    A precision without predictions, or a recall without images, is None.
+    The precision of a class that is never predicted and the recall of a class without images are
+    None.
     """
     log_p = log_probabilities(logits)
-    table = confusion_matrix(labels, logits.argmax(-1))
-    examples, predicted = table.sum(1).tolist(), table.sum(0).tolist()
+    matrix = confusion_matrix(labels, logits.argmax(-1))
+    examples, predicted = matrix.sum(1).tolist(), matrix.sum(0).tolist()
     return {
         "negative_log_likelihood": float(-log_p[np.arange(len(labels)), labels].mean()),
-        "expected_calibration_error": float(calibration(logits, labels).error),
+        "expected_calibration_error": calibration(logits, labels).error,
         "classes": [
             {
-                "precision": hits / predicted[c] if predicted[c] else None,
-                "recall": hits / examples[c] if examples[c] else None,
+                "precision": correct / predicted[c] if predicted[c] else None,
+                "recall": correct / examples[c] if examples[c] else None,
                 "examples": examples[c],
                 "predicted": predicted[c],
             }
-            for c, hits in enumerate(table.diagonal().tolist())
+            for c, correct in enumerate(matrix.diagonal().tolist())
         ],
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """An accuracy minus another: -1 to 1, with the half-width or ends of its 95 % interval."""
+    """The difference of two accuracies, -1 to 1, with the ends of its 95 % confidence interval."""
 
     mean: float
     low: float
     high: float
     p: float  # two-sided
-    method: str
+    method: str  # the test and the interval in words
 
 
 def mean_interval(values: Float[np.ndarray, "R"]) -> float:
-    """Half-width of the 95 % interval of a mean by Student's t; NaN for one value."""
+    """Half-width of the 95 % confidence interval of a mean (Student's t); NaN if R < 2."""
     if len(values) < 2:
-        return float("nan")
-    from scipy import special  # scipy.stats would take a second to import
+        return math.nan
+    from scipy import special  # scipy.stats takes a second to import
 
     error = np.std(values, ddof=1) / np.sqrt(len(values))
     return float(special.stdtrit(len(values) - 1, 0.975) * error)
 
 
 def compare_over_seeds(a: Float[np.ndarray, "R"], b: Float[np.ndarray, "R"]) -> Difference:
-    """`b` - `a`, paired by seed, R >= 2: Student's t on the differences."""
+    """Accuracies `b` - `a`, paired by seed (R >= 2): Student's t on the differences."""
     from scipy import special
 
     differences = np.asarray(b, np.float64) - np.asarray(a, np.float64)
     mean, half = float(differences.mean()), mean_interval(differences)
     error = np.std(differences, ddof=1) / np.sqrt(len(differences))
-    if error > 0:
-        p = float(2 * special.stdtr(len(differences) - 1, -abs(mean) / error))
-    else:
-        p = 1.0 if mean == 0 else 0.0
+    t = abs(mean) / error if error > 0 else np.inf if mean else 0.0
+    p = float(2 * special.stdtr(len(differences) - 1, -t))
     method = f"paired over {len(differences)} seeds, Student's t"
     return Difference(mean, mean - half, mean + half, p, method)
 
 
 def compare_over_images(a: Bool[np.ndarray, "N"], b: Bool[np.ndarray, "N"]) -> Difference:
-    """Right `b` - right `a` over the same images: exact McNemar test, Bonett-Price interval.
+    """Accuracy of `b` - accuracy of `a` (true where correct), paired by image: exact McNemar test.
 
-    The interval is the adjusted Wald one of Bonett & Price ("Adjusted Wald Confidence Interval for
-    a Difference of Binomial Proportions Based on Paired Data", 2012), which keeps its 95 % where
-    few images change sides.
+    The interval is the adjusted Wald interval of Bonett & Price ("Adjusted Wald Confidence Interval
+    for a Difference of Binomial Proportions Based on Paired Data", 2012). It keeps its 95 %
+    coverage when the two networks differ on few images.
     """
     from scipy import special
 
@@ -133,7 +126,5 @@ def compare_over_images(a: Bool[np.ndarray, "N"], b: Bool[np.ndarray, "N"]) -> D
     centre = p_gained - p_lost
     half = 1.959963984540054 * math.sqrt((p_gained + p_lost - centre**2) / (n + 2))
     p = min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
-    if gained == lost == 0:
-        p = 1.0
     method = f"paired over {n:,} test images, exact McNemar test, Bonett-Price interval"
     return Difference((gained - lost) / n, centre - half, centre + half, p, method)

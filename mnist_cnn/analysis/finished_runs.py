@@ -1,11 +1,7 @@
-"""Finished runs, read from their directories, and what can be compared between them.
-
-No data, no network, no pictures: the run directory is enough.
-"""
-
-from __future__ import annotations
+"""Finished runs, read from their directories and compared; needs no data and no network."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +10,21 @@ import numpy as np
 
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.errors import CheckpointError, printable
-from mnist_cnn.runner import predictions, run_directory
+from mnist_cnn.runner import predictions as predictions_lib, run_directory
+
+DEFAULTS = {key: field.default for key, field in config_lib.FIELDS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run, read from its directory."""
+    """A finished run of R seeds, tested on N images."""
 
     path: str
     config: dict[str, Any]
     environment: dict[str, Any]
     result: dict[str, Any]
     metrics: list[dict[str, Any]]
-    tested: predictions.Predictions
+    predictions: predictions_lib.Predictions
 
     @property
     def seeds(self) -> list[int]:
@@ -34,153 +32,171 @@ class Run:
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What decides its numbers besides the seeds; of a sweep, with the chosen values."""
-        free = ("name", "seed", "num_seeds", "sweep", *config_lib.FREE_ON_RESUME)
+        """The fields that decide the result, without the seeds; of a sweep, the chosen values."""
+        excluded = ("name", "seed", "num_seeds", "sweep", *config_lib.FREE_ON_RESUME)
         sweep = self.result.get("sweep")
         chosen = sweep["settings"][sweep["chosen"]]["setting"] if sweep else {}
-        default = {key: field.default for key, field in config_lib.FIELDS.items()}
-        fields = default | self.config | chosen
-        return {key: fields[key] for key in config_lib.FIELDS if key not in free}
+        fields = DEFAULTS | self.config | chosen
+        return {key: fields[key] for key in DEFAULTS if key not in excluded}
 
     @property
-    def right(self) -> np.ndarray:
-        """bool [R, N]: which seed got which test image right."""
-        return self.tested.logits.argmax(-1) == self.tested.labels
+    def replicas(self) -> slice:
+        """The range of the chosen setting in the lists of metrics.jsonl; the test has no others."""
+        sweep = self.result.get("sweep")
+        first = sweep["chosen"] * len(self.seeds) if sweep else 0
+        return slice(first, first + len(self.seeds))
+
+    @property
+    def correct(self) -> np.ndarray:
+        """bool [R, N]: which seed classifies which test image correctly."""
+        return self.predictions.logits.argmax(-1) == self.predictions.labels
+
+    @property
+    def pooled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Logits [R * N, 10] and labels [R * N] of all seeds."""
+        logits, labels = self.predictions.logits, self.predictions.labels
+        return logits.reshape(-1, 10), np.tile(labels, len(logits))
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seeds."""
 
     label: str
     runs: list[Run]
 
-    def accuracies(self) -> dict[int, float]:
-        """Seed -> test accuracy."""
-        return {
-            seed: float(accuracy)
-            for run in self.runs
-            for seed, accuracy in zip(run.seeds, run.right.mean(1), strict=True)
-        }
-
     def run(self, seed: int) -> Run:
         return next(run for run in self.runs if seed in run.seeds)
 
-    def right(self, seed: int) -> np.ndarray:
-        """bool [N], of one seed."""
+    def correct(self, seed: int) -> np.ndarray:
+        """bool [N]: which test images the seed classifies correctly."""
         run = self.run(seed)
-        return run.right[run.seeds.index(seed)]
+        return run.correct[run.seeds.index(seed)]
+
+    def accuracies(self) -> dict[int, float]:
+        """Seed -> test accuracy."""
+        pairs = [zip(run.seeds, run.correct.mean(1).tolist(), strict=True) for run in self.runs]
+        return dict(itertools.chain(*pairs))
+
+    def series(self, split: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """The logged steps [T] that all runs share, and the values [R, T] of all seeds.
+
+        `metric` is "loss", or "error" for the percentage of misclassified images.
+        """
+        key = "accuracy" if metric == "error" else metric
+        logged = []
+        for run in self.runs:
+            replicas = slice(None) if split == "test" else run.replicas
+            entries = [entry for entry in run.metrics if entry["split"] == split]
+            logged.append({e["step"]: np.atleast_1d(e[key])[replicas] for e in entries})
+        steps = sorted(set.intersection(*map(set, logged)))
+        if not steps:
+            return np.zeros(0), np.zeros((0, 0))
+        values = np.concatenate(
+            [np.stack([entries[step] for step in steps], axis=1) for entries in logged]
+        ).astype(float)  # a loss that is null becomes NaN
+        return np.array(steps), 100 * (1 - values) if metric == "error" else values
 
 
 def read(workdir: str | os.PathLike[str]) -> Run:
-    """A finished run.
+    """Reads a finished run.
 
     Raises:
-      CheckpointError: there is none, it is unfinished or diverged, or its files contradict.
+      CheckpointError: no run, an unfinished or diverged one, or files that contradict one another.
     """
     directory = run_directory.RunDirectory(workdir)
     config, result = directory.read("config.json"), directory.read("result.json")
     if config is None:
-        raise CheckpointError(f"{directory}: no run there (config.json is missing)")
+        raise CheckpointError(f"{directory}: no run there; expected a directory with a config.json")
     metrics = directory.read_metrics()
     status = "unfinished" if result is None else result.get("status")
-    if status != "finished":
-        done = max((entry["step"] for entry in metrics), default=0)
+    if result is None or status != "finished":
+        step = max((entry["step"] for entry in metrics), default=0)
         raise CheckpointError(
-            f"{directory}: the run is {status} (step {done:,}), so there is no result to show; "
-            "let it go on to its end first"
+            f"{directory}: the run is {status} (step {step:,}), expected a finished run; resume it "
+            "or train again"
         )
-    assert result is not None
-    tested = predictions.read(directory)
-    run = Run(str(directory), config, directory.read("environment.json") or {}, result, metrics,
-              tested)  # fmt: skip
+    predictions = predictions_lib.read(directory)
+    environment = directory.read("environment.json") or {}
+    run = Run(str(directory), config, environment, result, metrics, predictions)
     try:
         if "sweep" in result:
-            run = dataclasses.replace(run, metrics=_of_chosen(result["sweep"], metrics))
-        same = result["test"]["correct"] == run.right.sum(1).tolist()
-        whole = len(run.seeds) == len(tested.logits) == len(result["test"]["loss"])
+            result["sweep"]["settings"][result["sweep"]["chosen"]]["validation_mean"]["accuracy"]
+        losses = result["test"]["loss"]
+        consistent = (
+            result["test"]["correct"] == run.correct.sum(1).tolist()
+            and len(run.seeds) == len(predictions.logits) == len(losses)
+            and all(isinstance(value, int | float) for value in [*run.seeds, *losses])
+        )
         float(result["steps"]), float(result["seconds"]["total"])
-        whole &= all(isinstance(x, int | float) for x in [*run.seeds, *result["test"]["loss"]])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-        same = whole = False
-    if not (same and whole):
+        consistent = False
+    if not consistent:
         raise CheckpointError(
-            f"{directory}: result.json and predictions.npz do not belong together; restore them, "
+            f"{directory}: result.json and predictions.npz do not belong together; restore them "
             "or train again"
         )
     return run
 
 
-def _of_chosen(sweep: dict[str, Any], metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The metrics of a sweep's chosen setting; its other settings are in `sweep` itself."""
-    sweep["settings"][sweep["chosen"]]["validation_mean"]["accuracy"]
-    first = sweep["chosen"] * len(sweep["seeds"])
-    rows = slice(first, first + len(sweep["seeds"]))
-    return [
-        entry
-        if entry["split"] == "test"
-        else {
-            key: value[rows] if isinstance(value, list) else value for key, value in entry.items()
-        }
-        for entry in metrics
-    ]
-
-
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
-    """Runs of the same configuration but for the seed together; all of one: each by itself."""
+    """Groups runs that differ only in their seeds; if all of them do, each run is a setting."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(repr(run.setting), []).append(run)
-    together = list(groups.values())
-    names = [printable(str(group[0].config.get("name"))) for group in together]
-    if len(together) == 1:
-        if len(runs) == 1:
-            return [Setting(names[0], together[0])]
-        return [
-            Setting(f"{names[0]}, seed {', '.join(map(str, run.seeds))}", [run]) for run in runs
-        ]
-    settings = [group[0].setting for group in together]
-    varying = [key for key in settings[0] if len({repr(one[key]) for one in settings}) > 1]
-    labels = []
-    for setting, name in zip(settings, names, strict=True):
-        values = [printable(f"{key}={setting[key]}") for key in varying]
-        labels.append(name if names.count(name) == 1 else ", ".join([name, *values]))
-    return [Setting(label, group) for label, group in zip(labels, together, strict=True)]
+    names = [printable(str(group[0].config.get("name"))) for group in groups.values()]
+    if len(runs) == 1:
+        return [Setting(names[0], list(runs))]
+    if len(groups) == 1:
+        seeds = [", ".join(map(str, run.seeds)) for run in runs]
+        return [Setting(f"{names[0]}, seed {s}", [run]) for s, run in zip(seeds, runs, strict=True)]
+    varying = _varying_fields([group[0] for group in groups.values()])
+    settings = []
+    for name, group in zip(names, groups.values(), strict=True):
+        values = [printable(f"{key}={group[0].setting[key]}") for key in varying]
+        label = name if names.count(name) == 1 else ", ".join([name, *values])
+        settings.append(Setting(label, group))
+    return settings
 
 
-def swept(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
-    """The one number in which three settings or more differ, and its value in each; else None."""
-    fields = [setting.runs[0].setting for setting in settings]
-    keys = [key for key in fields[0] if len({repr(one[key]) for one in fields}) > 1]
-    if len(keys) != 1 or len(settings) < 3:
+def _varying_fields(runs: Sequence[Run]) -> list[str]:
+    settings = [run.setting for run in runs]
+    return [key for key in settings[0] if len({repr(setting[key]) for setting in settings}) > 1]
+
+
+def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
+    """The field that alone differs between the settings, and its value in each.
+
+    None if there are fewer than three settings, several fields differ, or a value is no number.
+    """
+    runs = [setting.runs[0] for setting in settings]
+    varying = _varying_fields(runs)
+    if len(varying) != 1 or len(settings) < 3:
         return None
-    values = [one[keys[0]] for one in fields]
-    numbers = [value for value in values if isinstance(value, int | float)]
-    return (keys[0], numbers) if len(numbers) == len(values) else None
+    values = [run.setting[varying[0]] for run in runs]
+    return (varying[0], values) if all(isinstance(v, int | float) for v in values) else None
 
 
 def compare(first: Setting, other: Setting) -> statistics.Difference:
-    """`other`'s accuracy minus `first`'s: over the seeds they share, or over the test images."""
+    """Test accuracy of `other` minus that of `first`.
+
+    Paired over the seeds that both have; if they share fewer than two, over the test images.
+    """
     a, b = first.accuracies(), other.accuracies()
     shared = [seed for seed in a if seed in b]
     if len(shared) > 1:
-        return statistics.compare_over_seeds(
-            np.array([a[seed] for seed in shared]), np.array([b[seed] for seed in shared])
-        )
-    chosen = pair(first, other)
-    difference = statistics.compare_over_images(*map(right_of, chosen))
+        pairs = np.array([[a[seed], b[seed]] for seed in shared])
+        return statistics.compare_over_seeds(*pairs.T)
+    seed, other_seed = paired_seeds(first, other)
+    difference = statistics.compare_over_images(first.correct(seed), other.correct(other_seed))
     if len(a) == len(b) == 1:
         return difference
-    of = " against ".join(f"seed {seed:,}" for _, seed in reversed(chosen))
-    return dataclasses.replace(difference, method=f"{of} alone, {difference.method}")
+    method = f"only seed {other_seed:,} against seed {seed:,}, {difference.method}"
+    return dataclasses.replace(difference, method=method)
 
 
-def pair(first: Setting, other: Setting) -> tuple[tuple[Setting, int], tuple[Setting, int]]:
-    """A seed of each: the first that they share, else each one's first."""
+def paired_seeds(first: Setting, other: Setting) -> tuple[int, int]:
+    """One seed of each setting: the first shared one, else the first of each."""
     a, b = list(first.accuracies()), list(other.accuracies())
     shared = [seed for seed in a if seed in b]
-    return (first, (shared or a)[0]), (other, (shared or b)[0])
-
-
-def right_of(chosen: tuple[Setting, int]) -> np.ndarray:
-    return chosen[0].right(chosen[1])
+    return (shared or a)[0], (shared or b)[0]

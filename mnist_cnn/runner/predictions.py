@@ -1,17 +1,15 @@
-"""What a finished run keeps of its test: enough for every picture, without data or network.
+"""The test predictions of a finished run, stored so that a report needs no data and no network.
 
 `predictions.npz` holds
 
-    logits   float32 [R, N, 10]  of every test image, for each of R seeds
+    logits   float32 [R, N, 10]  of the N test images, for each of R seeds
     labels   uint8   [N]
-    wrong    int32   [M]         the images that some seed gets wrong, ascending
+    wrong    int32   [M]         indices of the images that some seed misclassifies, ascending
     images   uint8   [M, 28, 28] those images
-    filters  float32 [F, H, W]   the first layer's, of the first seed; F = 0 if it has none
+    filters  float32 [F, H, W]   of the first layer, first seed; F = 0 if it has no image filters
 
-Two runs differ only on images that one of them gets wrong, so those suffice to compare them.
+Two runs differ only on images that one of them misclassifies, so these suffice to compare them.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from typing import Any
@@ -27,7 +25,7 @@ NAME = "predictions.npz"
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The arrays of predictions.npz, checked."""
+    """The arrays of predictions.npz; a ValueError if they do not fit together."""
 
     logits: Float32[np.ndarray, "R N 10"]
     labels: UInt8[np.ndarray, "N"]
@@ -45,7 +43,7 @@ class Predictions:
         )
         types = [array.dtype.str[1:] for array in dataclasses.astuple(self)]
         if not all(shapes) or types != ["f4", "u1", "i4", "u1", "f4"]:
-            raise ValueError("the arrays' shapes or types do not fit")
+            raise ValueError("the arrays have unexpected shapes or types")
         mistakes = np.flatnonzero((self.logits.argmax(-1) != self.labels).any(0))
         if self.labels.max() > 9 or not np.array_equal(mistakes, self.wrong):
             raise ValueError("the arrays contradict one another")
@@ -57,7 +55,7 @@ def collect(
     images: UInt8[np.ndarray, "N 28 28 1"],
     params: Any,
 ) -> dict[str, np.ndarray]:
-    """The arrays to keep; `params` are the first seed's."""
+    """The arrays of predictions.npz; `params` are those of the first seed."""
     wrong = np.flatnonzero((logits.argmax(-1) != labels).any(0)).astype(np.int32)
     return {
         "logits": np.asarray(logits, np.float32),
@@ -69,23 +67,23 @@ def collect(
 
 
 def read(directory: RunDirectory) -> Predictions:
-    """What the run in `directory` kept.
+    """Reads the predictions of a run.
 
     Raises:
-      CheckpointError: the file is missing, damaged, or not what a run writes.
+      CheckpointError: the file is missing, damaged, or not written by a run.
     """
     arrays = directory.read_arrays(NAME)
     try:
         return Predictions(**arrays)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{directory.path / NAME}: not what a run writes ({error}); train again"
+            f"{directory.path / NAME}: expected the arrays that a run writes ({error}); train again"
         ) from None
 
 
 def first_filters(params: Any) -> Float32[np.ndarray, "F H W"]:
-    """The first kernel that looks at pixels: known by its shape, whatever its name."""
-    import jax  # the loop's, who calls this; the report does without
+    """The first kernel applied to pixels, recognised by its shape."""
+    import jax  # only a training run calls this function
 
     for kernel in map(np.asarray, jax.tree_util.tree_leaves(params)):
         if kernel.ndim == 4 and kernel.shape[2] == 1:  # convolution: [H, W, 1, F]

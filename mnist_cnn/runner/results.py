@@ -1,9 +1,4 @@
-"""What result.json says: each network's test, their mean and its interval, the chosen setting.
-
-Pure: figures and logits in, JSON-ready values out.
-"""
-
-from __future__ import annotations
+"""The contents of result.json: test metrics, their mean, the ensemble, the result of a sweep."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,48 +9,51 @@ from jaxtyping import Float, Int
 
 from mnist_cnn import config as config_lib, statistics
 
-Figures = Mapping[str, Any]  # of one network, as `evaluate.summarize` has them
+Metrics = Mapping[str, Any]  # of one network, as returned by `evaluate.summarize`
 
 
 def to_json(value: Any) -> Any:
-    """A number, or the list of several, for JSON; None for a number that is not finite."""
+    """A number or a list of numbers for JSON: a NaN or an infinity becomes None.
+
+    An array of one element becomes a number.
+    """
     values = [
-        None if isinstance(one, float) and not math.isfinite(one) else one
-        for one in np.atleast_1d(value).tolist()
+        None if isinstance(item, float) and not math.isfinite(item) else item
+        for item in np.atleast_1d(value).tolist()
     ]
     return values[0] if len(values) == 1 else values
 
 
-def stack_metrics(figures: Sequence[Figures]) -> dict[str, Any]:
-    """The figures of several networks on the same images: a list for each, in their order."""
-    return {
-        "examples": figures[0]["examples"],
-        "accuracy": [one["accuracy"] for one in figures],
-        "loss": [to_json(one["loss"]) for one in figures],
-        "correct": [one["correct"] for one in figures],
-        "expected_calibration_error": [
-            to_json(one["expected_calibration_error"]) for one in figures
-        ],
+def stack_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
+    """The metrics of several networks on the same images, each a list with one item per network."""
+    names = ("accuracy", "loss", "correct", "expected_calibration_error")
+    return {"examples": metrics[0]["examples"]} | {
+        name: [to_json(network[name]) for network in metrics] for name in names
     }
 
 
-def mean_metrics(figures: Sequence[Figures]) -> dict[str, float | None]:
-    """Means; `ci95`, half of the mean accuracy's 95 % interval by Student's t."""
-    accuracies = np.array([one["accuracy"] for one in figures])
+def mean_metrics(metrics: Sequence[Metrics]) -> dict[str, float | None]:
+    """Means over the networks.
+
+    `ci95` is the half-width of the 95 % confidence interval of the mean accuracy (Student's t);
+    None for one network.
+    """
+    accuracy, loss, calibration_error = (
+        np.array([network[name] for network in metrics])
+        for name in ("accuracy", "loss", "expected_calibration_error")
+    )
     return {
-        "accuracy": float(accuracies.mean()),
-        "ci95": to_json(statistics.mean_interval(accuracies)),
-        "loss": to_json(float(np.mean([one["loss"] for one in figures]))),
-        "expected_calibration_error": to_json(
-            float(np.mean([one["expected_calibration_error"] for one in figures]))
-        ),
+        "accuracy": float(accuracy.mean()),
+        "ci95": to_json(statistics.mean_interval(accuracy)),
+        "loss": to_json(loss.mean()),
+        "expected_calibration_error": to_json(calibration_error.mean()),
     }
 
 
 def ensemble_metrics(
     logits: Float[np.ndarray, "R N 10"], labels: Int[np.ndarray, "N"]
 ) -> dict[str, float | int | None]:
-    """The networks as one: its probabilities are the mean of theirs."""
+    """Metrics of the ensemble, whose probabilities are the mean of the R networks' ones."""
     p = np.exp(statistics.log_probabilities(logits)).mean(0)
     correct = int((p.argmax(-1) == labels).sum())
     with np.errstate(divide="ignore"):
@@ -69,44 +67,46 @@ def ensemble_metrics(
 
 
 def sweep_result(
-    config: Mapping[str, Any], validation: Sequence[Figures], finite: Sequence[bool]
+    config: Mapping[str, Any], validation: Sequence[Metrics], finite: Sequence[bool]
 ) -> dict[str, Any]:
-    """Every setting's validation figures, and which is chosen: the best mean accuracy.
+    """The validation metrics of every setting, and the index of the chosen one.
 
-    At the same accuracy the lower loss is better.  A setting of which a network diverged has no
-    figures and is not chosen; where all did, `chosen` is None.
+    The setting with the best mean accuracy is chosen; of equals, the one with the lowest mean loss.
+    A setting with a diverged network has no metrics and is not chosen. If every setting has one,
+    `chosen` is None.
 
     Args:
       config: the configuration.
-      validation: of every replica, in the order of `config.replicas`.
-      finite: which of them have finite parameters.
+      validation: the metrics of every replica, in the order of `config.replicas`.
+      finite: whether the parameters of each replica are finite.
     """
     seeds = config["num_seeds"]
     settings: list[dict[str, Any]] = []
     for index, setting in enumerate(config_lib.settings(config)):
-        rows = slice(index * seeds, (index + 1) * seeds)
-        if not all(finite[rows]):
-            settings.append({"setting": setting, "status": "diverged"})
-            continue
-        figures = validation[rows]
-        settings.append(
-            {"setting": setting, "status": "finished", "validation": stack_metrics(figures),
-             "validation_mean": mean_metrics(figures)}
-        )  # fmt: skip
-    able = [index for index, entry in enumerate(settings) if entry["status"] == "finished"]
+        replicas = config_lib.setting_rows(seeds, index)
+        if all(finite[replicas]):
+            entry = {
+                "status": "finished",
+                "validation": stack_metrics(validation[replicas]),
+                "validation_mean": mean_metrics(validation[replicas]),
+            }
+        else:
+            entry = {"status": "diverged"}
+        settings.append({"setting": setting, **entry})
+
+    def score(index: int) -> tuple[float, float]:
+        mean = settings[index]["validation_mean"]
+        return mean["accuracy"], -(math.inf if mean["loss"] is None else mean["loss"])
+
+    finished = [index for index, entry in enumerate(settings) if entry["status"] == "finished"]
     return {
         "split": config["validation_split"],
         "seeds": list(range(config["seed"], config["seed"] + seeds)),
         "settings": settings,
-        "chosen": max(able, key=lambda index: _merit(settings[index]), default=None),
+        "chosen": max(finished, key=score, default=None),
     }
 
 
-def _merit(entry: Mapping[str, Any]) -> tuple[float, float]:
-    figures = entry["validation_mean"]
-    return figures["accuracy"], -(math.inf if figures["loss"] is None else figures["loss"])
-
-
 def setting_label(setting: Mapping[str, float]) -> str:
-    """A setting in words: "learning_rate=0.001, b1=0.9"."""
+    """A setting of a sweep as text: "learning_rate=0.001, b1=0.9"."""
     return ", ".join(f"{key}={value:g}" for key, value in setting.items())

@@ -1,4 +1,4 @@
-"""The report, as its reader has it: in a real browser, of real runs."""
+"""The report of real runs, as a user sees it in a real browser."""
 
 import json
 import pathlib
@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import imported_by, metrics_of, run
+from conftest import imported_by, metrics_of, read_idx, run
 
 import mnist_cnn
 from mnist_cnn import report
-from mnist_cnn.analysis import figures, finished_runs, gallery, page as page_lib
+from mnist_cnn.analysis import finished_runs, html_report, plots
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import predictions
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -21,9 +21,9 @@ HOSTILE = "<img src=x onerror=document.title='taken'> & \"$x_\\frac$\" \x1b[31m"
 
 @pytest.fixture(scope="module")
 def trained(tiny_experiment, tmp_path_factory):
-    """Finished runs: seeds 1 and 2 of three learning rates, keyed by (rate, seed)."""
+    """The directories of six finished runs by (learning rate, seed)."""
     folder = tmp_path_factory.mktemp("report")
-    found = {}
+    directories = {}
     for rate in (1e-3, 1e-4, 1e-2):
         for seed in (1, 2):
             config = runpy.run_path(str(tiny_experiment))["get_config"]()
@@ -32,15 +32,39 @@ def trained(tiny_experiment, tmp_path_factory):
                 config.checkpoint_every = 1000
                 config.train_split, config.validation_split = "train[:400]", "train[400:]"
             mnist_cnn.run(config, folder / f"{rate:g}-{seed}")
-            found[rate, seed] = folder / f"{rate:g}-{seed}"
-    return found
+            directories[rate, seed] = folder / f"{rate:g}-{seed}"
+    return directories
+
+
+@pytest.fixture
+def copied_run(trained, tmp_path):
+    """A copy of the run with learning rate 1e-3 and seed 1 that a test may change."""
+    return shutil.copytree(trained[1e-3, 1], tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def reported(trained, tmp_path_factory):
+    """A run copied without its checkpoints, the command's output, and the page it writes."""
+    folder = tmp_path_factory.mktemp("reported")
+    copy = shutil.copytree(
+        trained[1e-4, 2], folder / "copied elsewhere",
+        ignore=shutil.ignore_patterns("checkpoints", "lock"),
+    )  # fmt: skip
+    output = run(
+        "mnist_cnn.report", "--workdir", copy, cwd=folder, TFDS_DATA_DIR=str(folder / "none")
+    )
+    return copy, output, (copy / "report.html").read_text()
 
 
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_run_ends_with_its_report_and_without_one_matplotlib_stays_out(tiny_experiment, tmp_path):
+def settings_of(*directories):
+    return finished_runs.settings_of([finished_runs.read(path) for path in directories])
+
+
+def test_run_ends_with_its_report_and_imports_matplotlib_only_for_it(tiny_experiment, tmp_path):
     out, err = run(
         "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path / "run",
         "--config.report", "--config.num_steps=3",
@@ -56,7 +80,10 @@ def test_a_run_ends_with_its_report_and_without_one_matplotlib_stays_out(tiny_ex
     assert not (tmp_path / "other" / "report.html").exists()
 
 
-def test_a_report_that_cannot_be_made_costs_a_run_nothing(tiny_experiment, tmp_path, capsys):
+def test_failed_report_changes_neither_result_nor_status(
+    tiny_experiment, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(html_report, "run_page", lambda run: "")  # the page itself is not the point
     config = runpy.run_path(str(tiny_experiment))["get_config"]()
     with config.unlocked():
         config.report, config.num_steps = True, 3
@@ -65,38 +92,41 @@ def test_a_report_that_cannot_be_made_costs_a_run_nothing(tiny_experiment, tmp_p
     assert "note: no report.html" in capsys.readouterr().out
 
 
-def test_the_report_needs_the_copied_directory_alone(trained, tmp_path):
-    copy = tmp_path / "copied elsewhere"
-    shutil.copytree(trained[1e-3, 1], copy)
-    shutil.rmtree(copy / "checkpoints")
-    (copy / "lock").unlink()
-    out, err = run(
-        "mnist_cnn.report", "--workdir", copy, cwd=tmp_path, TFDS_DATA_DIR=str(tmp_path / "none")
-    )
+def test_report_needs_only_the_copied_directory(reported):
+    copy, (out, err), _ = reported
     assert err == "" and out == f"report: {copy}/report.html\n"
-    assert not (tmp_path / "none").exists()
+    assert not (copy.parent / "none").exists()
 
 
-def test_a_swept_number_has_its_curve_on_held_out_images(trained, monkeypatch):
-    settings = finished_runs.settings_of([finished_runs.read(path) for path in trained.values()])
-    assert finished_runs.swept(settings) == ("learning_rate", [1e-3, 1e-4, 1e-2])
-    assert finished_runs.swept(settings[:2]) is None
-    drawn = []
-    original = figures.sweep
-    monkeypatch.setattr(figures, "sweep", lambda *a: drawn.append(a) or original(*a))
-    page = page_lib.comparison(settings)
-    assert "Mistakes over learning_rate" in page and len(drawn) == 2  # light and dark
-    _, (line,), label, _ = drawn[0]
-    values, errors = line.values, line.errors
-    assert label.startswith("validation")
-    for rate, found in zip(values, errors, strict=True):
-        for seed, error in zip((1, 2), found, strict=True):
+def test_result_comes_first_and_agrees_with_result_json(reported):
+    copy, _, page = reported
+    test = json.loads((copy / "result.json").read_text())["test"]
+    body = page[page.index("<body>") :]
+    assert f'<p class="result">{test["accuracy"][0]:.2%}'.replace("%", " %") in body[:300]
+    assert f"{test['correct'][0]:,} of 250" in page and f"{test['loss'][0]:.4f}" in page
+    assert "<tr><th>learning_rate</th><td>0.001</td><td>0.0001</td></tr>" in page
+
+
+def test_varied_field_is_plotted_against_validation_error(trained, monkeypatch):
+    settings = settings_of(*trained.values())
+    assert finished_runs.swept_field(settings) == ("learning_rate", [1e-3, 1e-4, 1e-2])
+    assert finished_runs.swept_field(settings[:2]) is None
+    calls, original = [], plots.error_over_field
+    monkeypatch.setattr(plots, "error_over_field", lambda *a: calls.append(a) or original(*a))
+    monkeypatch.setattr(plots, "learning_curves", lambda settings: [])  # the others take time
+    monkeypatch.setattr(plots, "changed_predictions", lambda *_: plots.Plot("", "", b"", b""))
+    assert "<h2>Error over learning_rate</h2>" in html_report.comparison_page(settings)
+    ((name, lines, split),) = calls
+    assert (name, list(lines), split) == ("learning_rate", [""], "validation")
+    assert list(lines[""]) == [1e-3, 1e-4, 1e-2]
+    for rate, errors in lines[""].items():
+        for seed, error in zip((1, 2), errors, strict=True):
             last = [e for e in metrics_of(trained[rate, seed]) if e["split"] == "validation"][-1]
             assert error == pytest.approx(100 * (1 - last["accuracy"]))
 
 
-def test_the_report_is_whole_in_a_browser(trained, browser, tmp_path):
-    """Every picture shown in both themes, no error, no request, no scrolling, all text text."""
+def test_report_is_complete_and_safe_in_a_browser(trained, browser, tmp_path):
+    """All plots in both themes, no error, request, horizontal scrolling or injected markup."""
     hostile = tmp_path / HOSTILE.replace("/", "")
     shutil.copytree(trained[1e-3, 1], hostile)
     edit(hostile / "environment.json", command=["python", HOSTILE, "</pre></style><script>"],
@@ -107,109 +137,94 @@ def test_the_report_is_whole_in_a_browser(trained, browser, tmp_path):
         path = tmp_path / f"{name}.html"
         report.write(workdirs, path)
         assert HOSTILE not in path.read_text()
-        for width, scheme in ((390, "light"), (390, "dark"), (1200, "dark")):
+        for width, scheme in ((390, "light"), (390, "dark"), (1280, "dark")):
             page = browser.new_page()
-            said, asked = [], []
-            page.on("console", lambda message, said=said: said.append(message.text))
-            page.on("pageerror", lambda error, said=said: said.append(str(error)))
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            messages, urls = [], []
+            page.on("console", lambda message, messages=messages: messages.append(message.text))
+            page.on("pageerror", lambda error, messages=messages: messages.append(str(error)))
+            page.on("request", lambda request, urls=urls: urls.append(request.url))
             page.set_viewport_size({"width": width, "height": 844})
             page.emulate_media(color_scheme=scheme)
             page.goto(path.as_uri())
-            assert said == []
-            assert all(url.startswith(("file:", "data:")) for url in asked)
+            assert messages == []
+            assert all(url.startswith(("file:", "data:")) for url in urls)
             images = page.evaluate(
                 "[...document.images].map(i => [i.naturalWidth, i.width, i.currentSrc])"
             )
             assert len(images) == {"one": 6, "several": 4}[name]
             assert all(natural > 500 and 0 < shown <= width for natural, shown, _ in images)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert page.title() != "taken" and "<img src=x" in page.title()
             assert page.evaluate("document.scripts.length") == 0
             assert "<img src=x onerror" in page.inner_text("pre >> nth=0")
-            paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 25, 29)"}[scheme]
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 25, 29)"}[scheme]
             sources = page.evaluate("[...document.querySelectorAll('source')].map(s => s.srcset)")
             darks = [source == shown[2] for source, shown in zip(sources, images, strict=True)]
             assert all(darks) if scheme == "dark" else not any(darks)
+            for narrower in (width, 320):
+                page.set_viewport_size({"width": narrower, "height": 844})
+                assert page.evaluate("document.documentElement.scrollWidth") <= narrower
             page.close()
 
 
-def test_the_result_comes_first_and_says_what_result_json_says(trained):
-    workdir = trained[1e-4, 2]
-    report.write([workdir], workdir / "report.html")
-    page = (workdir / "report.html").read_text()
-    test = json.loads((workdir / "result.json").read_text())["test"]
-    body = page[page.index("<body>") :]
-    assert f'<p class="result">{test["accuracy"][0]:.2%}'.replace("%", " %") in body[:300]
-    assert f"{test['correct'][0]:,} of 250" in page and f"{test['loss'][0]:.4f}" in page
-    assert "<tr><th>learning_rate</th><td>0.001</td><td>0.0001</td></tr>" in page
+def test_shared_seeds_are_paired_and_single_seeds_compared_over_images(trained):
+    runs = {key: finished_runs.read(path) for key, path in trained.items()}
+    fast, slow = ([runs[rate, seed] for seed in (1, 2)] for rate in (1e-3, 1e-4))
 
+    def compare(*selected):
+        return finished_runs.compare(*finished_runs.settings_of(selected))
 
-def test_several_seeds_are_compared_pairwise_and_one_over_the_images(trained):
-    four = [finished_runs.read(path) for path in trained.values()]
-    slow, fast = four[2:4], four[:2]
-    first, second = finished_runs.settings_of([*fast, *slow])
-    assert first.label == "tiny, learning_rate=0.001"
-    assert second.label == "tiny, learning_rate=0.0001"
-    seeds = finished_runs.compare(first, second)
-    a, b = ([run.result["test"]["accuracy"][0] for run in two] for two in (fast, slow))
+    labels = [setting.label for setting in finished_runs.settings_of([*fast, *slow])]
+    assert labels == ["tiny, learning_rate=0.001", "tiny, learning_rate=0.0001"]
+    seeds = compare(*fast, *slow)
+    a, b = ([run.result["test"]["accuracy"][0] for run in pair] for pair in (fast, slow))
     assert "2 seeds" in seeds.method and seeds.mean == pytest.approx(np.mean(b) - np.mean(a))
     assert seeds.low < seeds.mean < seeds.high
-    images = finished_runs.compare(*finished_runs.settings_of([fast[0], slow[0]]))
+    images = compare(fast[0], slow[0])
     assert "McNemar" in images.method and images.mean == pytest.approx(b[0] - a[0])
-    apart = finished_runs.compare(*finished_runs.settings_of([fast[0], slow[1]]))
-    assert "McNemar" in apart.method and "alone" not in apart.method
-    some = finished_runs.compare(*finished_runs.settings_of([*fast, slow[1]]))
-    assert some.method.startswith("seed 2 against seed 2 alone")
-    alone = finished_runs.settings_of(fast[:2])  # the same but for the seed: each by itself
-    assert [setting.label for setting in alone] == ["tiny, seed 1", "tiny, seed 2"]
+    unpaired = compare(fast[0], slow[1])
+    assert "McNemar" in unpaired.method and "only" not in unpaired.method
+    one_shared = compare(*fast, slow[1])
+    assert one_shared.method.startswith("only seed 2 against seed 2, ")
+    by_seed = finished_runs.settings_of(fast)  # they differ in the seed alone: a setting each
+    assert [setting.label for setting in by_seed] == ["tiny, seed 1", "tiny, seed 2"]
 
 
-def test_the_images_that_change_sides_are_the_ones_shown(trained):
-    first, other = finished_runs.settings_of(
-        [finished_runs.read(trained[1e-3, 1]), finished_runs.read(trained[1e-4, 1])]
-    )
-    lost = gallery._flipped(other, 1, first, 1, "lost")
-    images = mnist_images(250)
-    changed = np.flatnonzero(first.right(1) & ~other.right(1))
+def test_changed_predictions_show_the_images_that_changed(trained):
+    first, other = settings_of(trained[1e-3, 1], trained[1e-4, 1])
+    lost = plots.corrected_digits(other, 1, first, 1, "lost")
+    images = read_idx("t10k-images-idx3-ubyte")[:250, :, :, 0]
+    changed = np.flatnonzero(first.correct(1) & ~other.correct(1))
     assert len(lost) == len(changed) > 0
-    for digit, index in zip(lost, changed, strict=True):
-        assert np.array_equal(digit.values, images[index])
-        assert f"true {first.runs[0].tested.labels[index]}," in digit.title
-
-
-def mnist_images(count):
-    from conftest import read_idx
-
-    return read_idx("t10k-images-idx3-ubyte")[:count, :, :, 0]
+    for (image, title, note), index in zip(lost, changed, strict=True):
+        assert np.array_equal(image, images[index]) and note == "lost"
+        assert title.startswith(f"{first.runs[0].predictions.labels[index]} predicted as ")
 
 
 @pytest.mark.parametrize("state", ["unfinished", "diverged", "nothing", "older"])
-def test_a_run_without_a_result_says_so_in_one_line(state, trained, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(trained[1e-3, 1], workdir)
+def test_run_without_a_result_is_refused_in_one_line(state, copied_run, tmp_path):
+    message = f"is {state} (step 40)"
     if state == "unfinished":
-        (workdir / "result.json").unlink()
+        (copied_run / "result.json").unlink()
     elif state == "diverged":
-        edit(workdir / "result.json", status="diverged")
+        edit(copied_run / "result.json", status="diverged")
     elif state == "nothing":
-        shutil.rmtree(workdir)
+        shutil.rmtree(copied_run)
+        message = "no run there"
     else:
-        (workdir / "predictions.npz").unlink()
-    said = {"nothing": "no run there", "older": "no predictions.npz"}
-    said = said.get(state, f"is {state} (step 40)")
-    if state == "diverged":  # once as its user meets it
-        out, err = run("mnist_cnn.report", "--workdir", workdir, status=1)
-        assert out == "" and said in err and err.count("\n") == 1
+        (copied_run / "predictions.npz").unlink()
+        message = "no predictions.npz"
+    if state == "diverged":  # one state is enough for the command itself
+        out, err = run("mnist_cnn.report", "--workdir", copied_run, status=1)
+        assert out == "" and message in err and err.count("\n") == 1
     with pytest.raises(CheckpointError) as error:
-        report.write([workdir], tmp_path / "report.html")
-    assert said in str(error.value) and "\n" not in str(error.value)
+        report.write([copied_run], tmp_path / "report.html")
+    assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "report.html").exists()
 
 
 class Trap:
-    """Unpickled, it would leave a mark."""
+    """Creates the file `mark` when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -218,16 +233,15 @@ class Trap:
         return pathlib.Path.touch, (self.mark,)
 
 
-def test_nothing_that_is_loaded_is_unpickled_and_damage_is_one_line(trained, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(trained[1e-3, 1], workdir)
-    path, mark = workdir / "predictions.npz", tmp_path / "executed"
-    good = path.read_bytes()
-    arrays = RunDirectory(workdir).read_arrays("predictions.npz")
+def test_nothing_is_unpickled_and_damaged_files_are_refused_in_one_line(copied_run, tmp_path):
+    path, mark = copied_run / "predictions.npz", tmp_path / "executed"
+    intact = path.read_bytes()
+    arrays = RunDirectory(copied_run).read_arrays("predictions.npz")
     np.savez(path, allow_pickle=True, **arrays | {"labels": np.array([Trap(mark)], object)})
-    damaged = [path.read_bytes(), b"", b"PK", good[: len(good) // 2], good[:-1], b"\x80\x04."]
-    flipped = bytearray(good)
-    flipped[len(good) // 2] ^= 1
+    half = len(intact) // 2
+    damaged = [path.read_bytes(), b"", b"PK", intact[:half], intact[:-1], b"\x80\x04."]
+    flipped = bytearray(intact)
+    flipped[half] ^= 1
     for wrong in (
         {"labels": arrays["labels"][:-1]}, {"labels": arrays["labels"][::-1]},
         {"images": arrays["images"][:1]}, {"logits": arrays["logits"][0]}, {"more": np.zeros(1)},
@@ -237,54 +251,52 @@ def test_nothing_that_is_loaded_is_unpickled_and_damage_is_one_line(trained, tmp
     for content in [*damaged, bytes(flipped)]:
         path.write_bytes(content)
         with pytest.raises(CheckpointError) as error:
-            predictions.read(RunDirectory(workdir))
+            predictions.read(RunDirectory(copied_run))
         assert "\n" not in str(error.value)
     assert not mark.exists()
-    path.write_bytes(good)
-    predictions.read(RunDirectory(workdir))
+    path.write_bytes(intact)
+    predictions.read(RunDirectory(copied_run))
 
 
-def test_a_result_of_another_run_is_not_shown(trained, tmp_path):
-    shutil.copytree(trained[1e-3, 1], tmp_path / "run")
-    test = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
+def test_result_of_another_run_is_refused(copied_run):
+    test = json.loads((copied_run / "result.json").read_text())["test"]
     for wrong in ({**test, "correct": [249]}, {**test, "loss": ["<b>"]}, {}, None):
-        edit(tmp_path / "run" / "result.json", test=wrong)
+        edit(copied_run / "result.json", test=wrong)
         with pytest.raises(CheckpointError, match="do not belong together"):
-            finished_runs.read(tmp_path / "run")
+            finished_runs.read(copied_run)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--workdir", "a", "a"), ("--wrokdir=a",)])
-def test_wrong_usage_of_report_is_one_line(arguments, tmp_path):
+def test_wrong_usage_is_one_line(arguments, tmp_path):
     out, err = run("mnist_cnn.report", *arguments, cwd=tmp_path, status=2)
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_runs_on_different_test_images_are_not_compared(trained, tmp_path):
-    other = tmp_path / "run"
-    shutil.copytree(trained[1e-3, 1], other)
-    arrays = RunDirectory(other).read_arrays("predictions.npz")
+def test_runs_on_different_test_images_are_not_compared(trained, copied_run, tmp_path):
+    arrays = RunDirectory(copied_run).read_arrays("predictions.npz")
     images = np.zeros((len(arrays["labels"]), 28, 28, 1), np.uint8)
-    turned = predictions.collect(arrays["logits"], (arrays["labels"] + 1) % 10, images, {})
-    RunDirectory(other).write_arrays("predictions.npz", turned)
-    right = int((turned["logits"][0].argmax(-1) == turned["labels"]).sum())
-    test = json.loads((other / "result.json").read_text())["test"]
-    edit(other / "result.json", test=test | {"correct": [right]})
+    relabelled = predictions.collect(arrays["logits"], (arrays["labels"] + 1) % 10, images, {})
+    RunDirectory(copied_run).write_arrays("predictions.npz", relabelled)
+    correct = int((relabelled["logits"][0].argmax(-1) == relabelled["labels"]).sum())
+    test = json.loads((copied_run / "result.json").read_text())["test"]
+    edit(copied_run / "result.json", test=test | {"correct": [correct]})
     with pytest.raises(CheckpointError, match="tested on different images"):
-        report.write([trained[1e-3, 1], other], tmp_path / "report.html")
+        report.write([trained[1e-3, 1], copied_run], tmp_path / "report.html")
 
 
-def test_a_run_without_a_mistake_has_a_report_too(trained, tmp_path):
-    perfect = tmp_path / "run"
-    shutil.copytree(trained[1e-3, 1], perfect)
-    labels = RunDirectory(perfect).read_arrays("predictions.npz")["labels"]
+def test_run_without_mistakes_has_a_report(trained, copied_run, tmp_path):
+    labels = RunDirectory(copied_run).read_arrays("predictions.npz")["labels"]
     logits = 9 * np.eye(10, dtype=np.float32)[labels][None]
     arrays = predictions.collect(logits, labels, np.zeros((len(labels), 28, 28, 1), np.uint8), {})
-    RunDirectory(perfect).write_arrays("predictions.npz", arrays)
-    test = json.loads((perfect / "result.json").read_text())["test"]
-    edit(perfect / "result.json", test=test | {"correct": [250], "accuracy": [1.0], "loss": [0.0]})
-    with open(perfect / "metrics.jsonl", "a") as file:
+    RunDirectory(copied_run).write_arrays("predictions.npz", arrays)
+    test = json.loads((copied_run / "result.json").read_text())["test"]
+    edit(
+        copied_run / "result.json", test=test | {"correct": [250], "accuracy": [1.0], "loss": [0.0]}
+    )
+    with open(copied_run / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "epoch": 1.0, "split": "test", "loss": 0.0, "accuracy": 1.0}\n')
-    report.write([perfect], tmp_path / "report.html")
+    report.write([copied_run], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "100.00 %" in page and page.count("<img ") == 5  # no filters that look at pixels
-    report.write([trained[1e-3, 1], perfect], tmp_path / "report.html")
+    assert "100.00 %" in page and page.count("<img ") == 5  # no first-layer filters
+    report.write([trained[1e-3, 1], copied_run], tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<img ") == 4

@@ -73,8 +73,8 @@ def test_a_notebook_shows_the_plots_of_the_report(undisturbed):
     shown = report.pictures(undisturbed[0])
     html = shown._repr_html_()
     assert re.findall("<h2>(.*?)</h2>", html) == [
-        "Loss while learning", "Mistakes while learning", "Which digits are mistaken for which",
-        "The worst mistakes", "Can its probabilities be trusted?", "What the first layer looks for",
+        "Loss during training", "Error during training", "Confusion matrix",
+        "Worst mistakes", "Calibration", "First-layer filters",
     ]  # fmt: skip
     assert html.count("data:image/png") == 2 * 6 and repr(shown) == "Pictures()"
 
@@ -148,7 +148,7 @@ def test_the_whole_notebook_runs_in_a_fresh_environment_and_keeps_its_jax(
     assert "test accuracy" in text["train"]
     for name in ("pictures", "seeds"):
         pages = [output.get("data", {}).get("text/html", "") for output in shown[name]]
-        for title in ("Loss while learning", "Which digits are mistaken", "The worst mistakes"):
+        for title in ("Loss during training", "Confusion matrix", "Worst mistakes"):
             assert any(title in page and "data:image/png" in page for page in pages)
     assert re.search(r"mean test accuracy of 3 networks: \d+\.\d+ ± \d+\.\d+ %", text["seeds"])
     assert re.search(r"example\.png: \d  [\d.]+%", text["predict"])

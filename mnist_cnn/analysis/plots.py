@@ -1,0 +1,430 @@
+"""The plots of a report, each drawn for a light and for a dark page.
+
+The only file that imports matplotlib. The colours are those of Okabe and Ito, which colour-blind
+readers can distinguish. Text from a run directory is drawn as it is, never interpreted as TeX.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from mnist_cnn import statistics
+from mnist_cnn.analysis.finished_runs import Run, Setting, paired_seeds, swept_field
+from mnist_cnn.runner.results import setting_label
+
+_MAX_DIGITS = 16  # in one plot
+_DASHES = (0, (4, 3))
+
+
+class Theme(NamedTuple):
+    """The colours of one version of a plot; the defaults are the light ones."""
+
+    background: str = "#ffffff"
+    text: str = "#1a1a1a"
+    grid: str = "#c9ced6"
+    series: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a37c00")
+    digits: str = "gray_r"  # a colormap whose 0 is close to the background
+    filters: str = "RdBu_r"  # a colormap
+    counts: tuple[str, str] = ("#eef4fa", "#08519c")  # from few to many
+
+
+LIGHT = Theme()
+DARK = Theme(
+    background="#16191d",
+    text="#e8eaed",
+    grid="#4a515a",
+    series=("#56b4e9", "#ff8c42", "#2fc79a", "#e39cc4", "#e6c229"),
+    digits="gray",
+    filters="berlin",
+    counts=("#1d2732", "#7cc4f4"),
+)
+
+
+class Plot(NamedTuple):
+    """A plot as two PNG files, with its title and caption."""
+
+    title: str
+    caption: str
+    light: bytes
+    dark: bytes
+
+
+Digit = tuple[np.ndarray, str, str]  # uint8 [28, 28], the text above it, the text below it
+Errors = Mapping[float, np.ndarray]  # value of a field -> the errors [R] of the seeds in %
+Draw = Callable[[Figure, Theme], None]
+
+
+def _plot(title: str, caption: str, draw: Draw, height: float = 3.6) -> Plot:
+    """Calls `draw` on an empty figure for each theme; `height` is in inches."""
+    pngs = []
+    for theme in (LIGHT, DARK):
+        style: dict[Any, Any] = {
+            "font.family": "DejaVu Sans", "font.size": 10.5, "text.parse_math": False,
+            "axes.unicode_minus": True, "axes.edgecolor": theme.text, "axes.labelcolor": theme.text,
+            "axes.facecolor": theme.background, "figure.facecolor": theme.background,
+            "text.color": theme.text, "xtick.color": theme.text, "ytick.color": theme.text,
+            "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+            "figure.constrained_layout.use": True, "grid.color": theme.grid, "grid.linewidth": 0.6,
+        }  # fmt: skip
+        content = io.BytesIO()
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=(5.4, height), dpi=170)
+            draw(figure, theme)
+            figure.savefig(content, format="png", pil_kwargs={"compress_level": 6})
+        pngs.append(content.getvalue())
+    return Plot(title, caption, *pngs)
+
+
+def _short(label: str) -> str:
+    """At most 40 characters, so that the label leaves room for the plot."""
+    return label if len(label) <= 40 else label[:39] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _shade_interval(axes: Axes, x: np.ndarray, samples: Sequence[np.ndarray], colour: str) -> None:
+    """Shades the 95 % confidence interval of the mean of each sample."""
+    if min(map(len, samples)) > 2:  # of two seeds, it is 12.7 standard errors wide
+        mean = np.array([sample.mean() for sample in samples])
+        half = np.array([statistics.mean_interval(sample) for sample in samples])
+        axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.22, lw=0)
+
+
+def _log_y(axes: Axes, low: float, high: float, subs: tuple[int, ...] = (1, 2, 5)) -> None:
+    """A logarithmic axis with ticks at `subs` times the powers of ten, as plain numbers."""
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    axes.set_yticks([], minor=True)
+
+
+def learning_curves(settings: Sequence[Setting]) -> list[Plot]:
+    """The loss and the error over the training steps."""
+    seeds = max(len(setting.accuracies()) for setting in settings)
+    caption = (
+        "Training: mean over the steps since the previous point, measured while the network "
+        "trains. Test: measured once, after the last step."
+    )
+    if seeds > 1:
+        caption += " Thin lines are seeds, thick lines their mean"
+        caption += ", bands its 95 % confidence interval." if seeds > 2 else "."
+    return [_learning_curve(settings, metric, caption) for metric in ("loss", "error")]
+
+
+def _learning_curve(settings: Sequence[Setting], metric: str, caption: str) -> Plot:
+    """Each seed a thin line on a logarithmic axis, their mean a thick one; the test as points."""
+    curves = []
+    for index, setting in enumerate(settings):
+        for split, name in (("train", "training"), ("validation",) * 2, ("test",) * 2):
+            steps, values = setting.series(split, metric)
+            if len(steps):
+                label = name if len(settings) == 1 else f"{setting.label}, {name}"
+                curves.append((label, index, split, steps, values))
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        for label, index, split, steps, values in curves:
+            colour, label = theme.series[index % len(theme.series)], _short(label)
+            if split == "test":
+                points = np.where(values > 0, values, np.nan)  # a logarithmic axis has no 0
+                axes.plot(
+                    np.repeat(steps, len(values)), points.T.ravel(), marker="D", ms=5.5, ls="",
+                    color=colour, mec=theme.background, clip_on=False, zorder=4, label=label,
+                )  # fmt: skip
+                continue
+            dashes = "--" if split == "validation" else "-"
+            marker = "o" if len(steps) < 3 else None
+            mean = values.mean(0)
+            axes.plot(steps, mean, dashes, color=colour, lw=1.8, marker=marker, label=label)
+            if len(values) > 1:
+                axes.plot(steps, values.T, dashes, color=colour, lw=0.6, alpha=0.6)
+            _shade_interval(axes, steps, list(values.T), colour)
+        positive = np.concatenate([[], *(values[values > 0] for *_, values in curves)])
+        low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
+        _log_y(axes, low / 1.4, high * 1.4)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.set(xlabel="training step", ylabel="loss" if metric == "loss" else "error (%)")
+        axes.grid(axis="y")
+        if len(curves) > 3:
+            columns = 1 if max(len(curve[0]) for curve in curves) > 28 else 2
+            figure.set_figheight(3.6 + 0.18 * len(curves) / columns)
+            figure.legend(loc="outside lower center", ncols=columns, fontsize=9)
+        else:
+            axes.legend()
+
+    return _plot(f"{metric.capitalize()} during training", caption, draw)
+
+
+def error_across_settings(settings: Sequence[Setting]) -> list[Plot]:
+    """The final error over the only field in which the settings differ; no plot without one."""
+    swept = swept_field(settings)
+    if swept is None:
+        return []
+    for split in ("validation", "test"):
+        series = [setting.series(split, "error")[1] for setting in settings]
+        if all(values.size for values in series):
+            break
+    line = dict(zip(swept[1], (values[:, -1] for values in series), strict=True))
+    return [error_over_field(swept[0], {"": line}, split)]
+
+
+def error_over_sweep(sweep: dict[str, Any]) -> list[Plot]:
+    """The final validation error of a run's own sweep; no plot if no field has two values.
+
+    The horizontal axis is the field with the most values; the others give one line each.
+    """
+    finished = [entry for entry in sweep["settings"] if entry["status"] == "finished"]
+    values = {key: {entry["setting"][key] for entry in finished} for key in finished[0]["setting"]}
+    name = max(values, key=lambda key: len(values[key]))
+    if len(values[name]) < 2:
+        return []
+    lines: dict[str, dict[float, np.ndarray]] = {}
+    for entry in finished:
+        others = {key: value for key, value in entry["setting"].items() if key != name}
+        error = 100 * (1 - np.asarray(entry["validation"]["accuracy"]))
+        lines.setdefault(setting_label(others), {})[entry["setting"][name]] = error
+    diverged = len(finished) < len(sweep["settings"])
+    note = " Settings that diverged are left out." if diverged else ""
+    return [error_over_field(name, lines, "validation", note)]
+
+
+def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: str = "") -> Plot:
+    """The error over the values of a field: each seed a point, their mean a line for each label."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        for index, (label, line) in enumerate(lines.items()):
+            x, errors = np.array(sorted(line), float), [line[value] for value in sorted(line)]
+            mean = np.array([seeds.mean() for seeds in errors])
+            colour = theme.series[index % len(theme.series)]
+            dashes = ("-", "--", ":")[index // len(theme.series) % 3]
+            axes.plot(x, mean, dashes, color=colour, lw=1.8, label=label)
+            for value, seeds in zip(x, errors, strict=True):
+                points = np.full(len(seeds), value), seeds
+                axes.plot(*points, "o", color=colour, ms=5, mec=theme.background)
+            _shade_interval(axes, x, errors, colour)
+        ticks = np.unique([float(value) for line in lines.values() for value in line])
+        if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
+            axes.set_xscale("log")
+            axes.set_xticks([], minor=True)
+        axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
+        if pooled.min() > 0 and pooled.max() / pooled.min() >= 8:
+            _log_y(axes, pooled.min() / 1.5, pooled.max() * 1.3)  # the points, but not the band
+        else:
+            axes.set_ylim(0, pooled.max() * 1.1 or 1)
+        axes.set(xlabel=name, ylabel=f"{split} error (%)")
+        axes.grid(axis="y")
+        if len(lines) > 1:
+            axes.legend()
+
+    samples = [errors for line in lines.values() for errors in line.values()]
+    pooled = np.concatenate(samples)
+    band = min(map(len, samples)) > 2
+    caption = (
+        f"Error on the {split} images after training. Points are seeds, the line is their mean"
+    )
+    caption += ", the band its 95 % confidence interval (Student's t)." if band else "."
+    return _plot(f"Error over {name}", caption + note, draw)
+
+
+def pooled_seeds_note(run: Run) -> str:
+    """Marks a metric of all seeds' predictions, which may differ from the mean of their metrics."""
+    return f", pooled over {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
+
+
+def confusion_matrix(run: Run) -> Plot:
+    """The number of test images by true and predicted digit."""
+    logits, labels = run.pooled
+    matrix = statistics.confusion_matrix(labels, logits.argmax(-1))
+    mistakes = matrix.astype(float)
+    np.fill_diagonal(mistakes, 0)
+    most = max(2.0, mistakes.max())
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        colours = LinearSegmentedColormap.from_list("counts", theme.counts)
+        axes.imshow(np.ma.masked_less(mistakes, 1), colours, LogNorm(1, most), aspect="equal")
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                dark_cell = row != column and np.log(count) > 0.55 * np.log(most)
+                axes.text(
+                    column, row, f"{count:,}", ha="center", va="center",
+                    fontsize=8 if count < 10_000 else 6.5,
+                    color=theme.background if dark_cell else theme.text,
+                    alpha=0.65 if row == column else 1,
+                )  # fmt: skip
+        axes.set(xticks=range(10), yticks=range(10), xlabel="predicted digit", ylabel="true digit")
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xticks(np.arange(-0.5, 10), minor=True)
+        axes.set_yticks(np.arange(-0.5, 10), minor=True)
+        axes.grid(which="minor", color=theme.grid, lw=0.4)
+
+    caption = f"Test images by true and predicted digit{pooled_seeds_note(run)}. Mistakes are "
+    caption += "coloured; the grey counts on the diagonal are correct."
+    return _plot("Confusion matrix", caption, draw, height=5.0)
+
+
+def reliability_diagram(run: Run) -> Plot:
+    """Accuracy over confidence, and below it the number of images in each bin."""
+    calibration = statistics.calibration(*run.pooled)
+    width = 100 / statistics.BINS
+    filled = calibration.count > 0
+    confidence, accuracy = 100 * calibration.confidence[filled], 100 * calibration.accuracy[filled]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        blue, orange = theme.series[:2]
+        upper.plot(
+            [0, 100], [0, 100], color=theme.text, lw=1, ls=_DASHES, label="perfectly calibrated"
+        )
+        upper.vlines(confidence, confidence, accuracy, color=orange, lw=2, alpha=0.8)
+        upper.plot(confidence, accuracy, "o", color=blue, ms=6, clip_on=False, label="bins")
+        upper.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
+        upper.grid()
+        upper.legend(loc="upper left")
+        centres = (np.arange(statistics.BINS) + 0.5) * width
+        lower.bar(centres, calibration.count, width * 0.9, color=blue)
+        _log_y(lower, 0.8, 3 * calibration.count.max(), subs=(1,))
+        lower.set(xlabel="confidence (%)", ylabel="images")
+
+    caption = (
+        f"Test images in {statistics.BINS} bins by confidence, the probability of the predicted "
+        "digit. On the dashed line, accuracy equals confidence. Expected calibration error"
+        f"{pooled_seeds_note(run)}: {calibration.error:.4f}."
+    )
+    return _plot("Calibration", caption, draw, height=5.0)
+
+
+def worst_mistakes(run: Run) -> Plot:
+    """The misclassified images with the lowest probability of their true digit."""
+    stored = run.predictions
+    # Of several seeds, the mean probability: it is correct on the images that are not stored.
+    p = np.exp(statistics.log_probabilities(stored.logits[:, stored.wrong])).mean(0)
+    true, predicted = stored.labels[stored.wrong], p.argmax(-1)
+    mistakes = np.flatnonzero(predicted != true)
+    order = mistakes[np.argsort(p[mistakes, true[mistakes]], kind="stable")][:_MAX_DIGITS]
+    digits = [
+        (stored.images[i], f"{true[i]} predicted as {guess}", f"{100 * p[i, guess]:.1f} %")
+        for i, guess in zip(order, predicted[order], strict=True)
+    ]
+    caption = (
+        "Misclassified test images whose true digit has the lowest probability. Above each: the "
+        "true and the predicted digit; below: the probability of the prediction."
+    )
+    return _digits("Worst mistakes", caption if digits else "None.", digits)
+
+
+def changed_predictions(first: Setting, other: Setting) -> Plot:
+    """The test images that only one of two settings classifies correctly."""
+    seed, other_seed = paired_seeds(first, other)
+    gained = corrected_digits(first, seed, other, other_seed, "gained")
+    lost = corrected_digits(other, other_seed, first, seed, "lost")
+    half = _MAX_DIGITS // 2
+    shown = gained[: max(half, _MAX_DIGITS - len(lost))]
+    shown += lost[: max(half, _MAX_DIGITS - len(gained))]
+    caption = (
+        f"{len(gained):,} images that {first.label} misclassifies and {other.label} classifies "
+        f"correctly (gained), {len(lost):,} the other way round (lost); seeds {seed} and "
+        f"{other_seed}. Each with the wrong prediction; the first of each kind in test order."
+    )
+    return _digits(f"Changed predictions: {other.label}", caption, shown)
+
+
+def corrected_digits(
+    wrong: Setting, wrong_seed: int, correct: Setting, correct_seed: int, note: str
+) -> list[Digit]:
+    """The test images that `wrong` misclassifies and `correct` classifies correctly."""
+    run = wrong.run(wrong_seed)
+    stored = run.predictions
+    predicted = stored.logits[run.seeds.index(wrong_seed)].argmax(-1)
+    changed = np.flatnonzero(~wrong.correct(wrong_seed) & correct.correct(correct_seed))
+    return [
+        (stored.images[place], f"{stored.labels[i]} predicted as {predicted[i]}", note)
+        for i, place in zip(changed, np.searchsorted(stored.wrong, changed), strict=True)
+    ]
+
+
+def _digits(title: str, caption: str, digits: Sequence[Digit]) -> Plot:
+    """Images in rows of four; without any, a blank one."""
+    digits = digits or [(np.zeros((28, 28), np.uint8), "none", "")]
+    width, height = 32, 40
+    rows = -(-len(digits) // 4)
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        # One pair of axes for all images: the layout of sixteen takes a second.
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        for place, (image, above, below) in enumerate(digits):
+            left, top = 2 + place % 4 * width, 6 + place // 4 * height
+            axes.imshow(
+                image, cmap=theme.digits, vmin=0, vmax=255, interpolation="nearest", aspect="auto",
+                extent=(left, left + 28, top + 28, top), zorder=1,
+            )  # fmt: skip
+            frame = Rectangle((left, top), 28, 28, fill=False, ec=theme.grid, lw=0.8, zorder=2)
+            axes.add_patch(frame)
+            axes.text(left + 14, top - 1, above, ha="center", va="bottom", fontsize=9.5)
+            axes.text(left + 14, top + 28.8, below, ha="center", va="top", fontsize=9)
+        axes.set(xlim=(0, 4 * width), ylim=(rows * height, 0))
+
+    return _plot(title, caption, draw, 5.4 * rows * height / (4 * width))
+
+
+def filters(kernels: np.ndarray) -> Plot:
+    """The first 64 filters, float [F, H, W], in rows of eight on a scale symmetric about 0."""
+    shown = kernels[:64]
+    count, height, width = shown.shape
+    rows, gap = -(-count // 8), max(1, width // 8)
+    mosaic = np.full((rows * (height + gap) - gap, 8 * (width + gap) - gap), np.nan)
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        for place, kernel in enumerate(shown):
+            row, column = place // 8 * (height + gap), place % 8 * (width + gap)
+            mosaic[row : row + height, column : column + width] = kernel
+            corner = column - 0.5, row - 0.5
+            axes.add_patch(Rectangle(corner, width, height, fill=False, ec=theme.grid, lw=1))
+        largest = float(np.abs(shown).max()) or 1.0
+        image = axes.imshow(mosaic, cmap=theme.filters, vmin=-largest, vmax=largest)
+        axes.axis("off")
+        bar = figure.colorbar(image, ax=axes, location="bottom", fraction=0.05, aspect=45, pad=0.03)
+        bar.set_label("weight")
+        bar.outline.set_visible(False)
+
+    number = f"first 64 of the {len(kernels)}" if len(kernels) > 64 else f"{count}"
+    caption = f"The {number} filters of the first layer, on one scale."
+    return _plot("First-layer filters", caption, draw, 5.4 * len(mosaic) / mosaic.shape[1] + 0.7)
+
+
+def differences(first: str, rows: Sequence[tuple[str, statistics.Difference]]) -> Plot:
+    """The test accuracy of each labelled setting minus that of `first`."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=theme.text, lw=1, ls=_DASHES)
+        for y, (label, difference) in enumerate(rows):
+            colour = theme.series[(y + 1) % len(theme.series)]
+            ends = [100 * difference.low, 100 * difference.high]
+            axes.plot(ends, [y, y], color=colour, lw=2.5, solid_capstyle="butt")
+            axes.plot(100 * difference.mean, y, "o", color=colour, ms=7)
+            axes.text(0, y - 0.2, _short(label), transform=axes.get_yaxis_transform())
+        axes.set_yticks([])
+        axes.set_ylim(len(rows) - 0.6, -0.7)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("difference in test accuracy (percentage points)")
+        axes.grid(axis="x")
+        axes.margins(x=0.15)
+
+    methods = "; ".join(dict.fromkeys(difference.method for _, difference in rows))
+    caption = f"Test accuracy with 95 % confidence intervals: {methods}."
+    return _plot(f"Difference from {first}", caption, draw, 1.35 + 0.5 * len(rows))
