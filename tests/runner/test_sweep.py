@@ -57,7 +57,7 @@ def test_the_files_of_a_sweep_are_valid_json_and_its_report_shows_every_setting(
         entry = json.loads(line, parse_constant=pytest.fail)
         assert len(np.atleast_1d(entry["loss"])) == (2 if entry["split"] == "test" else 6)
     page = (workdir / "report.html").read_text()
-    assert "The sweep, judged on train[400:]" in page and "Mistakes over learning_rate" in page
+    assert "Sweep, validated on train[400:]" in page and "Error over learning_rate" in page
     assert "diverged" in page and "chosen" in page
 
 
