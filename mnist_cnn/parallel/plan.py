@@ -1,7 +1,5 @@
 """Which replicas are on the devices together. Pure: numbers only."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 

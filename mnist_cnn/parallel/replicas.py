@@ -1,7 +1,5 @@
 """The networks of a run, one for each seed and setting: trained, scored, saved and restored."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ and what is written when. How the steps are cut into calls depends on the clock;
 not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """SIGTERM and SIGINT: training saves and stops; a second signal ends the process at once."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

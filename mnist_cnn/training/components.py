@@ -1,7 +1,5 @@
 """From a configuration to the model, the loss, the optimizer and their hyperparameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

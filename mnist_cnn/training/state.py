@@ -1,7 +1,5 @@
 """The state of a training: everything that the next step depends on besides the images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,11 +24,11 @@ class Metrics(struct.PyTreeNode):
     first_bad_step: Int[HostOrDeviceArray, ""]  # the first whose loss was not finite, or -1
 
     @classmethod
-    def zero(cls) -> Metrics:
+    def zero(cls) -> "Metrics":
         count = np.zeros((), np.int32)
         return cls(np.zeros((), np.float32), count, count, np.full((), -1, np.int32))
 
-    def __add__(self, other: Metrics) -> Metrics:
+    def __add__(self, other: "Metrics") -> "Metrics":
         return Metrics(
             self.loss + other.loss,
             self.correct + other.correct,
