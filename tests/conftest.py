@@ -179,6 +179,12 @@ def result_of(workdir):
     return json.loads((pathlib.Path(workdir) / "result.json").read_text())
 
 
+def newest_step(workdir):
+    """The step of the newest checkpoint; 0 if there is none."""
+    folders = (pathlib.Path(workdir) / "checkpoints").glob("[0-9]*")
+    return max((int(path.name) for path in folders if path.name.isdigit()), default=0)
+
+
 def metrics_of(workdir):
     """The lines of metrics.jsonl, without the values that depend on the clock."""
     lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()

@@ -12,6 +12,7 @@ from conftest import config_of, run, same_end
 
 import mnist_cnn
 from mnist_cnn import config as config_lib
+from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.plan import make_plan
 from mnist_cnn.parallel.replicas import Replicas
@@ -33,7 +34,8 @@ def profiled(tiny_experiment, tmp_path_factory):
 def base_replicas():
     config = mnist_cnn.experiment(mesh="1x1")
     images, labels = np.zeros((64, 28, 28, 1), np.uint8), np.zeros(64, np.int32)
-    return Replicas(config, make_mesh(config, 1, jax.devices()), images, labels)
+    with compile_cache():
+        return Replicas(config, make_mesh(config, 1, jax.devices()), images, labels)
 
 
 def events(workdir):

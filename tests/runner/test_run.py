@@ -21,6 +21,7 @@ from conftest import (
     finish,
     imported_by,
     metrics_of,
+    newest_step,
     read_idx,
     result_of,
     run,
@@ -129,7 +130,7 @@ def test_same_command_gives_the_same_bits_in_any_surroundings(
 def test_killed_run_ends_with_the_same_bits(undisturbed, tiny_experiment, tmp_path):
     command = ("mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path)
     process = start(*command)
-    wait_for(lambda: (tmp_path / "checkpoints" / "10").exists() or process.poll() is not None)
+    wait_for(lambda: newest_step(tmp_path) or process.poll() is not None)
     process.kill()
     finish(process, -signal.SIGKILL)
     out, _ = run(*command)
@@ -147,8 +148,8 @@ def test_stopped_run_prints_the_command_that_resumes_it_to_the_same_bits(tiny_ex
         for number in statuses
     }  # fmt: skip
     for number, process in processes.items():
-        saved = tmp_path / number.name / "checkpoints" / "100"
-        wait_for(lambda saved=saved, process=process: saved.exists() or process.poll() is not None)
+        workdir = tmp_path / number.name
+        wait_for(lambda w=workdir, p=process: newest_step(w) >= 100 or p.poll() is not None)
         process.send_signal(number)
     for number, process in processes.items():
         workdir = tmp_path / number.name
@@ -159,7 +160,7 @@ def test_stopped_run_prints_the_command_that_resumes_it_to_the_same_bits(tiny_ex
             f"python -m mnist_cnn.main --config {tiny_experiment} --workdir {workdir} "
             "--config.num_steps=1000000 --config.log_every=1000000"
         )
-        length = max(int(path.name) for path in (workdir / "checkpoints").iterdir()) + 5
+        length = newest_step(workdir) + 5
         arguments = command.replace("num_steps=1000000", f"num_steps={length}").split()[2:]
         if number == signal.SIGTERM:  # SIGINT takes the same path
             run(*arguments)
@@ -368,16 +369,15 @@ def test_load_gives_the_trained_network(undisturbed, tiny_experiment, tmp_path):
         mnist_cnn.load(tmp_path / "nowhere")
 
 
-def test_experiment_may_define_its_own_network_and_optimizer(tmp_path, small_mnist):
-    """`experiments/mlp.py`, from another working directory."""
-    run(
-        "mnist_cnn.main", "--config", ROOT / "experiments" / "mlp.py", "--workdir", tmp_path,
-        f"--config.manual_dir={small_mnist}", "--config.num_epochs=20", "--config.report=False",
-        cwd=tmp_path,
-    )  # fmt: skip
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert "MLP" in config["model"] and "sgd(momentum=0.9)" in config["optimizer"]
-    assert result_of(tmp_path)["test_mean"]["accuracy"] > 0.75
+def test_experiment_may_define_its_own_network_and_optimizer(tmp_path, small_mnist, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = config_of(
+        ROOT / "experiments" / "mlp.py", manual_dir=str(small_mnist), num_epochs=20, report=False
+    )
+    result = mnist_cnn.run(config, "run")
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "MLP" in saved["model"] and "sgd(momentum=0.9)" in saved["optimizer"]
+    assert result["test_mean"]["accuracy"] > 0.75
 
 
 def test_tensorflow_is_neither_imported_nor_installed(tiny_experiment, tmp_path):

@@ -9,7 +9,15 @@ from conftest import config_of, finish, run, start
 
 import mnist_cnn
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.runner import checkpoint, smoke
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with compile_cache():
+        yield
+
 
 PARTS = ["device", "data", "compile", "train", "save", "restore", "evaluate"]
 
