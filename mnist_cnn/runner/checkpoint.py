@@ -28,9 +28,10 @@ Tree = dict[str, Any]  # nested dicts with NumPy arrays as leaves
 
 def sha256(tree: Any) -> str:
     """SHA-256 over the bytes of a tree's arrays (little-endian), in the order of their paths."""
-    digest = hashlib.sha256()
-    for _, array in _leaves(tree):
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    arrays, digest = _arrays(tree), hashlib.sha256()
+    for path in sorted(arrays):
+        little_endian = arrays[path].dtype.newbyteorder("<")
+        digest.update(arrays[path].astype(little_endian, copy=False).tobytes())
     return digest.hexdigest()
 
 
@@ -69,10 +70,7 @@ class Checkpoints:
     def save(self, step: int, tree: Tree, extra: dict[str, Any]) -> None:
         """Starts to write a checkpoint, after the previous one is complete.
 
-        Args:
-          step: the step of the state.
-          tree: NumPy arrays, which must not change until `wait` or the next `save` returns.
-          extra: a JSON object, which must not change either.
+        `tree` and the JSON object `extra` must not change until `wait` or the next `save` returns.
 
         Raises:
           CheckpointError: this checkpoint or the previous one cannot be written.
@@ -100,17 +98,10 @@ class Checkpoints:
     def restore(
         self, template: Tree | None, report: Callable[[str], None]
     ) -> tuple[int, Tree, dict[str, Any]] | None:
-        """Reads the newest undamaged checkpoint.
+        """The step, tree and JSON object of the newest undamaged checkpoint; None if there is none.
 
-        A damaged one is reported. Unless `keep` is None it is deleted, but only after an older
-        one has been read.
-
-        Args:
-          template: arrays with the expected names, shapes and dtypes; None accepts all.
-          report: receives a line for each damaged checkpoint.
-
-        Returns:
-          Its step, tree and JSON object; None if there is no checkpoint.
+        Damaged ones are reported. Unless `keep` is None they are deleted, but only after an older
+        one has been read. `template` has the expected names, shapes and dtypes; None accepts all.
 
         Raises:
           CheckpointError: all checkpoints are damaged, or the newest undamaged one has other
@@ -177,15 +168,13 @@ def _checksum(tree: Tree, extra: dict[str, Any]) -> str:
     return hashlib.sha256((sha256(tree) + text).encode()).hexdigest()
 
 
-def _leaves(tree: Any) -> list[tuple[str, np.ndarray]]:
-    """(path, array) of each leaf, sorted by path."""
+def _arrays(tree: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves]
-    return sorted(named, key=lambda pair: pair[0])
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def _specs(tree: Tree) -> list[tuple[str, tuple[int, ...], Any]]:
-    return [(path, array.shape, array.dtype) for path, array in _leaves(tree)]
+def _specs(tree: Tree) -> dict[str, tuple[tuple[int, ...], Any]]:
+    return {path: (array.shape, array.dtype) for path, array in _arrays(tree).items()}
 
 
 def _orbax() -> Any:

@@ -11,11 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rich.box
-import rich.console
-import rich.markup
-import rich.progress
-import rich.table
+from rich import box, console, markup, progress, table
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import printable
@@ -34,8 +30,8 @@ class Console:
     """The standard output of a command; `quiet` prints nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True)
-        self._progress: rich.progress.Progress | None = None
+        self._console = console.Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress: progress.Progress | None = None
         self._printed = 0.0
 
     def line(self, text: str) -> None:
@@ -76,13 +72,12 @@ class Console:
 
     def network(self, name: str, layers: Sequence[Layer]) -> None:
         """Prints the layers as a table like that of Keras' `model.summary()`."""
-        rows = [
-            (name, " x ".join(map(str, shape)), parameters, multiply_adds)
-            for name, shape, parameters, multiply_adds in layers
+        rows: list[Row] = [
+            (layer.name, " x ".join(map(str, layer.output_shape)), *layer[2:]) for layer in layers
         ]
-        total = ("total", "", sum(row[2] for row in rows), sum(row[3] for row in rows))
+        totals = sum(x.parameters for x in layers), sum(x.multiply_adds for x in layers)
         columns = ("layer", "output shape", "parameters", "multiply-adds")
-        self._table(f"{name}, one image", columns, rows, [total], left=2)
+        self._table(f"{name}, one image", columns, [*rows, (), ("total", "", *totals)], left=2)
 
     def plan(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Prints replicas and mesh, if there is more than one network or device."""
@@ -108,12 +103,12 @@ class Console:
             yield
             return
         columns = (
-            rich.progress.TextColumn("step {task.completed:,}/{task.total:,}"),
-            rich.progress.BarColumn(),
-            rich.progress.TextColumn("{task.fields[text]}"),
-            rich.progress.TimeRemainingColumn(),
+            progress.TextColumn("step {task.completed:,}/{task.total:,}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[text]}"),
+            progress.TimeRemainingColumn(),
         )
-        with rich.progress.Progress(*columns, console=self._console) as self._progress:
+        with progress.Progress(*columns, console=self._console) as self._progress:
             self._progress.add_task("", total=total, completed=step, text="")
             yield
         self._progress = None
@@ -145,20 +140,20 @@ class Console:
         test, mean, seeds = result["test"], result["test_mean"], result["seeds"]
         if "sweep" in result:
             self.sweep(result["sweep"])
-        names = ("accuracy", "loss", "correct")
 
         def row(name: object, accuracy: float, loss: float | None, correct: int) -> Row:
             return str(name), f"{accuracy:.2%}", loss, f"{correct:,} of {test['examples']:,}"
 
+        names = ("accuracy", "loss", "correct")
         rows = [row(*values) for values in zip(seeds, *(test[name] for name in names), strict=True)]
-        footer: list[Row] = []
         if len(seeds) > 1:
-            footer = [
+            rows += [
+                (),
                 ("mean", f"{mean['accuracy']:.3%}", mean["loss"], ""),
                 row("ensemble", *(result["ensemble"][name] for name in names)),
             ]
         title = f"{result['experiment']}, {result['steps']:,} steps"
-        self._table(title, ("seed", "test accuracy", "test loss", "correct"), rows, footer)
+        self._table(title, ("seed", "test accuracy", "test loss", "correct"), rows)
         if len(seeds) > 1:
             self.line(
                 f"mean test accuracy {100 * mean['accuracy']:.3f} +- {100 * mean['ci95']:.3f} % "
@@ -186,7 +181,7 @@ class Console:
         """Prints the validation metrics of every setting, and which one was chosen."""
         rows = []
         for index, entry in enumerate(sweep["settings"]):
-            result = (entry["status"], "", "")
+            result: Row = (entry["status"], "", "")
             if entry["status"] == "finished":
                 mean = entry["validation_mean"]
                 interval = "" if mean["ci95"] is None else f" +- {mean['ci95']:.2%}"
@@ -214,20 +209,19 @@ class Console:
             self.line(text.format_map(metrics))
 
     def _table(
-        self, title: str, columns: Sequence[str], rows: Iterable[Row], footer: Iterable[Row] = (),
-        left: int = 0,
-    ) -> None:  # fmt: skip
-        """Prints a table; all columns but the first `left` are aligned to the right."""
-        box = rich.box.SIMPLE_HEAD if self._console.is_terminal else rich.box.ASCII2
-        table = rich.table.Table(title=_escape(title), box=box, title_justify="left")
+        self, title: str, columns: Sequence[str], rows: Iterable[Row], left: int = 0
+    ) -> None:
+        """Prints a table; an empty row is a line, and the first `left` columns are left-aligned."""
+        style = box.SIMPLE_HEAD if self._console.is_terminal else box.ASCII2
+        shown = table.Table(title=_escape(title), box=style, title_justify="left")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index < left else "right")
+            shown.add_column(column, justify="left" if index < left else "right")
         for row in rows:
-            table.add_row(*map(_cell, row))
-        table.add_section()
-        for row in footer:
-            table.add_row(*map(_cell, row))
-        self._console.print(table)
+            if row:
+                shown.add_row(*map(_cell, row))
+            else:
+                shown.add_section()
+        self._console.print(shown)
 
 
 def _mean_of_finite(metrics: Mapping[str, np.ndarray]) -> tuple[float, float, int]:
@@ -239,7 +233,7 @@ def _mean_of_finite(metrics: Mapping[str, np.ndarray]) -> tuple[float, float, in
 
 
 def _escape(text: str) -> str:
-    return rich.markup.escape(printable(text))
+    return markup.escape(printable(text))
 
 
 def _cell(value: str | float | None) -> str:

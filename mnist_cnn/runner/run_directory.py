@@ -135,11 +135,9 @@ class RunDirectory:
         return path.read_bytes().splitlines(True) if path.exists() else []
 
     def log(self, entry: Mapping[str, Any], series: Mapping[str, slice]) -> None:
-        """Appends a line to metrics.jsonl, and its values to TensorBoard's events.
+        """Appends {"step": .., "epoch": .., "split": .., NAME: number or list, ..} to the metrics.
 
-        Args:
-          entry: {"step": .., "epoch": .., "split": .., NAME: number or list, ..}.
-          series: which slices of a list TensorBoard shows, each as its mean, under which name.
+        TensorBoard shows SPLIT/NAME; of a list the mean of each slice that `series` names.
         """
         assert self._metrics is not None, "call open_metrics first"
         self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
