@@ -113,26 +113,39 @@ class RunDirectory:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The complete lines of metrics.jsonl; [] if there is no such file."""
-        return [entry for line in self._metrics_lines() if (entry := _parse_entry(line))]
+        return [entry for entry, _ in self._metrics_lines()]
+
+    def _metrics_lines(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The complete lines of metrics.jsonl, parsed and unparsed."""
+        path, complete = self.path / "metrics.jsonl", []
+        for line in path.read_bytes().splitlines(True) if path.exists() else []:
+            with contextlib.suppress(
+                ValueError, TypeError, KeyError, RecursionError, OverflowError
+            ):
+                entry = json.loads(line)
+                valid = int(entry["step"]) >= 0 and isinstance(entry["split"], str)
+                if valid and line.endswith(b"\n"):
+                    complete.append((entry, line))
+        return complete
 
     def open_metrics(self, step: int) -> None:
         """Opens metrics.jsonl and the events to continue from the checkpoint of `step`.
 
-        Incomplete lines and those written after the checkpoint are deleted.
+        Incomplete lines and those written after the checkpoint are deleted. The test split is
+        evaluated after the last checkpoint.
         """
-        lines = self._metrics_lines()
-        kept = [line for line in lines if _precedes_checkpoint(line, step)]
         path = self.path / "metrics.jsonl"
-        if kept != lines:
-            write_atomically(path, b"".join(kept))
+        kept = b"".join(
+            line
+            for entry, line in self._metrics_lines()
+            if entry["split"] != "test" and int(entry["step"]) <= step
+        )
+        if path.exists() and path.stat().st_size != len(kept):
+            write_atomically(path, kept)
         self._metrics = open(path, "a", encoding="utf-8")
         import tensorboardX
 
         self._events = tensorboardX.SummaryWriter(str(self.path), purge_step=step + 1)
-
-    def _metrics_lines(self) -> list[bytes]:
-        path = self.path / "metrics.jsonl"
-        return path.read_bytes().splitlines(True) if path.exists() else []
 
     def log(self, entry: Mapping[str, Any], series: Mapping[str, slice]) -> None:
         """Appends {"step": .., "epoch": .., "split": .., NAME: number or list, ..} to the metrics.
@@ -192,18 +205,3 @@ def new_run_path(name: str) -> pathlib.Path:
         except FileExistsError:
             number += 1
             path = path.with_name(f"{stem}_{number}")
-
-
-def _parse_entry(line: bytes) -> dict[str, Any] | None:
-    """The content of a line of metrics.jsonl; None if it is incomplete."""
-    try:
-        entry = json.loads(line)
-        valid = int(entry["step"]) >= 0 and isinstance(entry["split"], str)
-        return entry if valid and line.endswith(b"\n") else None
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        return None
-
-
-def _precedes_checkpoint(line: bytes, step: int) -> bool:
-    entry = _parse_entry(line)  # the test split is evaluated after the last checkpoint
-    return entry is not None and entry["split"] != "test" and int(entry["step"]) <= step
