@@ -1,10 +1,11 @@
-"""What the tests share: small real data, quick experiments, and real processes."""
+"""Shared by the tests: small real data, quick experiments, finished runs and processes."""
 
 import gzip
 import json
 import os
 import pathlib
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 MNIST = ROOT / "mnist_cnn" / "data" / "mnist"
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
 
-# The same bits alone and among many, eight devices: what is claimed of a CPU, wherever this runs.
+# Some claims hold for CPUs only: the same bits alone and among others, eight devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# One hidden layer: seconds instead of minutes wherever the claim is not about the network.
+# One hidden layer: trains in a second, for claims that do not depend on the network.
 TINY_EXPERIMENT = """
 import mnist_cnn
 from flax import linen as nn
@@ -40,7 +41,7 @@ def get_config():
 
 
 def read_idx(name):
-    """The array of one of the embedded files, by the shortest way there is."""
+    """The array of one of the embedded files."""
     content = gzip.decompress((MNIST / f"{name}.gz").read_bytes())
     return np.frombuffer(content[16:], np.uint8).reshape(-1, 28, 28, 1) if "images" in name else (
         np.frombuffer(content[8:], np.uint8)
@@ -49,14 +50,11 @@ def read_idx(name):
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared_datasets(tmp_path_factory):
-    """tfds' folder for the whole session, so that no test touches the user's."""
+    """The folder of tfds for the whole session, so that no test touches the user's."""
     folder = tmp_path_factory.mktemp("tensorflow_datasets")
-    old = os.environ.get("TFDS_DATA_DIR")
-    os.environ["TFDS_DATA_DIR"] = str(folder)
-    yield folder
-    os.environ.pop("TFDS_DATA_DIR")
-    if old is not None:
-        os.environ["TFDS_DATA_DIR"] = old
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +63,7 @@ def small_mnist(tmp_path_factory):
 
 
 def make_small_mnist(folder):
-    """The first 500 training and 250 test images of MNIST, as raw IDX files: a manual_dir."""
+    """Writes a manual_dir: the first 500 training and 250 test images as uncompressed IDX files."""
     folder.mkdir()
     for part, count in (("train", 500), ("t10k", 250)):
         images = read_idx(f"{part}-images-idx3-ubyte")[:count]
@@ -79,7 +77,7 @@ def make_small_mnist(folder):
 
 @pytest.fixture(scope="session")
 def tiny_experiment(small_mnist, tmp_path_factory):
-    """An experiment file that trains 40 steps in a second or two."""
+    """An experiment file of 40 steps."""
     path = tmp_path_factory.mktemp("experiments") / "tiny.py"
     path.write_text(TINY_EXPERIMENT.format(manual_dir=str(small_mnist)))
     return path
@@ -87,15 +85,31 @@ def tiny_experiment(small_mnist, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(tiny_experiment, tmp_path_factory):
-    """The run directory and the output of a run that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    out, err = run("mnist_cnn.main", "--config", tiny_experiment, "--workdir", workdir)
+    """The run directory, output and error output of `tiny_experiment`, run without interruption.
+
+    Its compile cache is `cache` in the same folder. Copy the directory before writing into it.
+    """
+    folder = tmp_path_factory.mktemp("undisturbed")
+    workdir = folder / "run"
+    out, err = run(
+        "mnist_cnn.main", "--config", tiny_experiment, "--workdir", workdir,
+        XDG_CACHE_HOME=str(folder / "cache"),
+    )  # fmt: skip
     return workdir, out, err
+
+
+@pytest.fixture
+def unfinished(undisturbed, tmp_path):
+    """A copy of that run directory as a kill after the last checkpoint would leave it."""
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], workdir)
+    (workdir / "result.json").unlink()
+    return workdir
 
 
 @pytest.fixture(scope="session")
 def trained_base(tmp_path_factory):
-    """The run directory of the base network after 200 steps: about 96 % right, in seconds."""
+    """The run directory of the base network after 200 steps: about 96 % accurate."""
     workdir = tmp_path_factory.mktemp("trained_base") / "run"
     run(
         "mnist_cnn.main", "--config", "experiments/base.py", "--config.num_steps=200",
@@ -104,11 +118,11 @@ def trained_base(tmp_path_factory):
     return workdir
 
 
-@pytest.fixture(scope="module")  # playwright's event loop would be in the way of other modules
+@pytest.fixture(scope="module")  # the event loop of playwright disturbs other modules
 def browser(tmp_path_factory):
-    """A real browser, which by itself asks nobody for anything; `browser.new_page()`."""
+    """A real browser that sends no requests by itself; `browser.new_page()`."""
     if not CHROMIUM.exists():
-        reason = f"{CHROMIUM} is not there: apt-get install chromium"
+        reason = f"{CHROMIUM} is missing: apt-get install chromium"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -127,7 +141,7 @@ def browser(tmp_path_factory):
 
 
 def start(*arguments, cwd=ROOT, **environment):
-    """Starts `python -m ...` as a user would; `process.communicate()` for its output."""
+    """Starts `python -m ...` in a process of its own; `finish` waits for it."""
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, arguments)],
         cwd=cwd, env=os.environ | environment, text=True,
@@ -135,24 +149,28 @@ def start(*arguments, cwd=ROOT, **environment):
     )  # fmt: skip
 
 
-def run(*arguments, status=0, **options):
-    """Runs `python -m ...` to its end, checks its exit status: its output and error output."""
-    process = start(*arguments, **options)
+def finish(process, status=0):
+    """Waits for a process and checks its exit status; returns its output and error output."""
     out, err = process.communicate(timeout=600)
     assert process.returncode == status, f"exit status {process.returncode}\n{out}\n{err}"
     return out, err
 
 
+def run(*arguments, status=0, **options):
+    """Starts `python -m ...` and waits for it: its output and error output."""
+    return finish(start(*arguments, **options), status)
+
+
 def imported_by(*arguments, status=0):
-    """The modules that a command has imported when it leaves, as they all do, by os._exit."""
+    """The modules that a command has imported when it ends, as all commands do, by os._exit."""
     with tempfile.TemporaryDirectory() as folder:
         names = pathlib.Path(folder, "names")
         pathlib.Path(folder, "sitecustomize.py").write_text(
             "import os, pathlib, sys\n"
-            "def leave(status, end=os._exit):\n"
+            "def write_and_exit(status, exit=os._exit):\n"
             f"    pathlib.Path({str(names)!r}).write_text('\\n'.join(sys.modules))\n"
-            "    end(status)\n"
-            "os._exit = leave\n"
+            "    exit(status)\n"
+            "os._exit = write_and_exit\n"
         )
         run(*arguments, status=status, PYTHONPATH=folder)
         return set(names.read_text().splitlines())
@@ -162,15 +180,21 @@ def result_of(workdir):
     return json.loads((pathlib.Path(workdir) / "result.json").read_text())
 
 
+def newest_step(workdir):
+    """The step of the newest checkpoint; 0 if there is none."""
+    folders = (pathlib.Path(workdir) / "checkpoints").glob("[0-9]*")
+    return max((int(path.name) for path in folders if path.name.isdigit()), default=0)
+
+
 def metrics_of(workdir):
-    """The lines of metrics.jsonl, without what depends on the clock."""
+    """The lines of metrics.jsonl, without the values that depend on the clock."""
     lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     return [{k: v for k, v in e.items() if k != "images_per_second"} for e in entries]
 
 
 def same_end(workdir, other):
-    """Same parameters to the last bit, same result, same metrics."""
+    """Asserts that two runs have the same parameters to the last bit, result and metrics."""
     ours, theirs = result_of(workdir), result_of(other)
     for result in (ours, theirs):
         del result["seconds"]
@@ -179,15 +203,20 @@ def same_end(workdir, other):
 
 
 def wait_for(condition, seconds=120):
+    """Waits until `condition()` is true, and returns its value."""
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not true after {seconds} seconds"
         time.sleep(0.01)
+    return value
 
 
-def config_of(experiment):
-    """The configuration of an experiment file, for what is tested inside this process."""
-    return runpy.run_path(str(experiment), run_name="experiment")["get_config"]()
+def config_of(experiment, **changes):
+    """The configuration of an experiment file with some fields changed, to run in this process."""
+    config = runpy.run_path(str(experiment), run_name="experiment")["get_config"]()
+    with config.ignore_type():
+        config.update(changes)
+    return config
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,15 @@
-"""Kills a run with SIGKILL, again and again, until it ends; and compares its end.
+"""Kills a run with SIGKILL again and again until it ends, and compares its result.
 
     python tests/kills.py --kills 100
 
-Half of the kills come at a random instant of the process' life.  The others come at the worst: in
-the middle of a write.  Those processes are started by this file (`--die FUNCTION N`), which makes
-the N-th call of FUNCTION write a part, and then sends SIGKILL to its own process.
+Half of the kills come at a random time. The others come in the middle of a write: this file starts
+those processes with `--die PLACE N`, so that the N-th write at PLACE is incomplete and then the
+process kills itself.
 """
 
 import argparse
 import collections
+import hashlib
 import json
 import os
 import pathlib
@@ -22,25 +23,20 @@ import tempfile
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def die_in_the_middle(place, count):
-    """Arms the trap: at the `count`-th time that the process comes to `place`, it is killed."""
-    from mnist_cnn.data import tfds_builder
-    from mnist_cnn.files import write_atomically
+    """Makes the process kill itself during its `count`-th write at `place`."""
+    from mnist_cnn import files
     from mnist_cnn.runner import run_directory
 
     calls = 0
 
-    def trapped(function, before):
+    def killing(function, write_part):
         def call(*arguments, **keywords):
             nonlocal calls
             calls += 1
             if calls == count:
-                before(*arguments, **keywords)
-                die()
+                write_part(*arguments, **keywords)
+                os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **keywords)
 
         return call
@@ -53,30 +49,33 @@ def die_in_the_middle(place, count):
         self._metrics.write(json.dumps(entry)[:20])
         self._metrics.flush()
 
+    def nothing(*arguments, **keywords):
+        pass
+
     if place == "json":  # config, environment, result
-        write_atomically = trapped(write_atomically, write_half)
+        run_directory.write_atomically = killing(files.write_atomically, write_half)
     elif place == "metrics":
-        run_directory.RunDirectory.log = trapped(run_directory.RunDirectory.log, log_half)
-    elif place == "rename":  # Orbax' and our own last step of a write
-        os.rename = trapped(os.rename, lambda *_, **__: None)
-        os.replace = trapped(os.replace, lambda *_, **__: None)
-    elif place == "data":
-        tfds_builder._sha256 = trapped(tfds_builder._sha256, lambda *_: None)
+        run_directory.RunDirectory.log = killing(run_directory.RunDirectory.log, log_half)
+    elif place == "rename":  # the last step of a write, in Orbax and in this package
+        os.rename = killing(os.rename, nothing)
+        os.replace = killing(os.replace, nothing)
+    elif place == "data":  # between the files of the prepared data
+        hashlib.file_digest = killing(hashlib.file_digest, nothing)
 
 
-def run_until_it_ends(experiment, workdir, kills, chance, environment):
-    """Starts the run over and over, killing it `kills` times at most: the places of the kills."""
-    met = []
+def run_until_it_ends(experiment, workdir, kills, rng, environment):
+    """Starts a run until it ends, and kills it at most `kills` times: the places of the kills."""
+    places = []
     command = ["--config", str(experiment), "--workdir", str(workdir)]
     while True:
         place = None
-        if len(met) < kills:
-            place = chance.choice(["any", "any", "any", "any", "json", "metrics", "rename", "data"])
+        if len(places) < kills:
+            place = rng.choice(["any", "any", "any", "any", "json", "metrics", "rename", "data"])
         if place in (None, "any"):
             arguments = [sys.executable, "-m", "mnist_cnn.main", *command]
         else:
-            count = str(chance.randint(1, 4))
-            if place == "data":  # so that there is something to prepare, and to interrupt
+            count = str(rng.randint(1, 4))
+            if place == "data":  # there must be data to prepare
                 shutil.rmtree(environment["TFDS_DATA_DIR"], ignore_errors=True)
             arguments = [sys.executable, __file__, "--die", place, count, *command]
         process = subprocess.Popen(
@@ -84,19 +83,19 @@ def run_until_it_ends(experiment, workdir, kills, chance, environment):
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
-            out, _ = process.communicate(timeout=chance.uniform(1, 6) if place == "any" else None)
+            out, _ = process.communicate(timeout=rng.uniform(1, 6) if place == "any" else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
         if process.returncode == -signal.SIGKILL:
-            met.append(place)
+            places.append(place)
         else:
             assert process.returncode == 0, out
-            return met
+            return places
 
 
 def end_of(workdir):
-    """What two runs must agree on: parameters, optimiser state, sums, result and metrics."""
+    """What two runs must agree on: result, metrics, and the SHA-256 of the last checkpoint."""
     result = json.loads((workdir / "result.json").read_text())
     del result["seconds"]
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -123,17 +122,19 @@ def main():
         experiment = folder / "tiny.py"
         experiment.write_text(TINY_EXPERIMENT.format(manual_dir=str(small)))
         environment = {"TFDS_DATA_DIR": str(folder / "tfds")}
-        chance = random.Random(options.seed)
-        run_until_it_ends(experiment, folder / "undisturbed", 0, chance, environment)
+        rng = random.Random(options.seed)
+        run_until_it_ends(experiment, folder / "undisturbed", 0, rng, environment)
         expected = end_of(folder / "undisturbed")
-        met = []
-        while len(met) < options.kills:
+        places = []
+        while len(places) < options.kills:
             shutil.rmtree(folder / "killed", ignore_errors=True)
-            kills = min(chance.randint(2, 8), options.kills - len(met))
-            met += run_until_it_ends(experiment, folder / "killed", kills, chance, environment)
+            kills = min(rng.randint(2, 8), options.kills - len(places))
+            places += run_until_it_ends(experiment, folder / "killed", kills, rng, environment)
             for ours, theirs in zip(end_of(folder / "killed"), expected, strict=True):
-                assert ours == theirs, f"after {met}:\n{ours}\nexpected\n{theirs}"
-            print(len(met), "kills, the same bits", dict(collections.Counter(met)), flush=True)
+                assert ours == theirs, f"after {places}:\n{ours}\nexpected\n{theirs}"
+            print(
+                len(places), "kills, the same bits", dict(collections.Counter(places)), flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,46 +1,44 @@
-"""What a run shows: lines, the network's table, a progress bar, the result.
+"""Prints a run: versions, data, the network's table, progress and results.
 
-On a terminal with rich's help; elsewhere plain lines, at sensible intervals and without control
-characters.  It decides nothing and writes no file.
+On a terminal with colors and a progress bar; elsewhere as plain lines.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rich.box
-import rich.console
-import rich.markup
-import rich.progress
-import rich.table
+from rich import box, console, markup, progress, table
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.data.dataset import Dataset
 from mnist_cnn.errors import printable
-from mnist_cnn.models.summary import Layer
 from mnist_cnn.version import __version__
 
-_PLAIN_INTERVAL = 5.0  # seconds between two progress lines where there is no terminal
+if TYPE_CHECKING:  # their modules import JAX and Flax
+    from mnist_cnn.data.dataset import Dataset
+    from mnist_cnn.models.summary import Layer
+
+_PLAIN_INTERVAL = 5.0  # seconds between two progress lines without a terminal
+
+Row = tuple[str | float | None, ...]  # the cells of a table
 
 
 class Console:
-    """Where a run's output goes; `quiet` for none."""
+    """The standard output of a command; `quiet` prints nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = rich.console.Console(quiet=quiet, highlight=False, soft_wrap=True)
-        self._progress: rich.progress.Progress | None = None
+        self._console = console.Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress: progress.Progress | None = None
         self._printed = 0.0
 
     def line(self, text: str) -> None:
-        """One line; what would steer the terminal is spelled out."""
-        self._console.print(rich.markup.escape(printable(text)))
+        """Prints one line; control characters are escaped."""
+        self._console.print(_escape(text))
 
     def versions(self, environment: Mapping[str, Any]) -> None:
-        """What computes."""
         versions, devices = environment["versions"], environment["devices"]
         device = f"{len(devices)} x {devices[0]['kind']} ({devices[0]['platform']})"
         if devices[0]["platform"] == "cpu":
@@ -51,17 +49,16 @@ class Console:
         )
 
     def data(self, dataset: Dataset, config: Mapping[str, Any], num_train: int) -> None:
-        """What is learned from, and where it is from."""
         held_out = config["validation_split"]
         self.line(
             f"{dataset.name}: {num_train:,} training images ({config['train_split']}), "
             + (f"validation on {held_out}, " if held_out else "")
             + f"{dataset.num_examples['test']:,} test images, from {dataset.origin}, "
-            + ("SHA-256 verified" if dataset.official else "not the official files: form checked")
+            + ("SHA-256 verified" if dataset.official else "not the official files: format checked")
         )
 
     def changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Says so if a run goes on elsewhere than where it began."""
+        """Warns if a run resumes in another environment than it began in."""
         keys = (
             "versions", "devices", "processor", "cpu_count", "mesh", "processes",
             "replicas_at_once",
@@ -69,55 +66,49 @@ class Console:
         changed = [key for key in keys if before.get(key, now[key]) != now[key]]
         if changed:
             self.line(
-                f"note: the run began with other {', '.join(changed)} (environment.json), so its "
-                "end may not be bit for bit that of a run in one place"
+                f"note: the run began with other {', '.join(changed)} (environment.json); the "
+                "last bits of its result may differ from those of an uninterrupted run"
             )
 
     def network(self, name: str, layers: Sequence[Layer]) -> None:
-        """The network's table, as readers of Keras' `model.summary()` expect it."""
-        table = self._table(f"{name}, one image")
-        table.add_column("layer")
-        table.add_column("output shape")
-        table.add_column("parameters", justify="right")
-        table.add_column("multiply-adds", justify="right")
-        for layer in layers:
-            shape = " x ".join(str(size) for size in layer.output_shape)
-            table.add_row(layer.name, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
-        table.add_section()
-        parameters = sum(layer.parameters for layer in layers)
-        multiply_adds = sum(layer.multiply_adds for layer in layers)
-        table.add_row("total", "", f"{parameters:,}", f"{multiply_adds:,}")
-        self._console.print(table)
+        """Prints the layers as a table like that of Keras' `model.summary()`."""
+        rows: list[Row] = [
+            (layer.name, " x ".join(map(str, layer.output_shape)), *layer[2:]) for layer in layers
+        ]
+        totals = sum(x.parameters for x in layers), sum(x.multiply_adds for x in layers)
+        columns = ("layer", "output shape", "parameters", "multiply-adds")
+        self._table(f"{name}, one image", columns, [*rows, (), ("total", "", *totals)], left=2)
 
     def plan(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """What is trained where, if that is more than one network on one device."""
+        """Prints replicas and mesh, if there is more than one network or device."""
         settings, seeds = len(config_lib.settings(config)), config["num_seeds"]
-        mesh, at_once = environment["mesh"], environment["replicas_at_once"]
+        mesh, processes = environment["mesh"], environment["processes"]
         if settings * seeds > 1:
-            last = config["seed"] + seeds - 1
             what = f"{settings} settings x {seeds} seeds" if config["sweep"] else f"{seeds} seeds"
-            self.line(f"{what} ({config['seed']} to {last}), {at_once} at a time")
+            self.line(
+                f"{what} ({config['seed']} to {config['seed'] + seeds - 1}), "
+                f"{environment['replicas_at_once']} at a time"
+            )
         if mesh["replica"] * mesh["data"] > 1:
             self.line(
                 f"mesh: {mesh['replica']} for replicas x {mesh['data']} for each batch, "
-                f"{environment['processes']} process"
-                + ("es" if environment["processes"] > 1 else "")
+                f"{processes} process{'es' if processes > 1 else ''}"
             )
 
     @contextlib.contextmanager
     def training(self, step: int, total: int) -> Iterator[None]:
-        """While it lasts, `step_done` moves a bar (or prints lines)."""
+        """Within it, `step_done` moves a progress bar or prints lines."""
         self._printed = time.monotonic()
         if not self._console.is_terminal:
             yield
             return
         columns = (
-            rich.progress.TextColumn("step {task.completed:,}/{task.total:,}"),
-            rich.progress.BarColumn(),
-            rich.progress.TextColumn("{task.fields[text]}"),
-            rich.progress.TimeRemainingColumn(),
+            progress.TextColumn("step {task.completed:,}/{task.total:,}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[text]}"),
+            progress.TimeRemainingColumn(),
         )
-        with rich.progress.Progress(*columns, console=self._console) as self._progress:
+        with progress.Progress(*columns, console=self._console) as self._progress:
             self._progress.add_task("", total=total, completed=step, text="")
             yield
         self._progress = None
@@ -125,13 +116,8 @@ class Console:
     def step_done(
         self, step: int, total: int, metrics: Mapping[str, Any], images_per_second: float
     ) -> None:
-        """Shows how far the training is: the mean of each metric over the replicas.
-
-        Those of a sweep that diverged are left out.
-        """
-        fine = np.isfinite(metrics["loss"])
-        fine |= ~fine.any()
-        loss, accuracy = (float(np.mean(metrics[key][fine])) for key in ("loss", "accuracy"))
+        """Shows the progress: step, rate, and the mean "loss" and "accuracy" of the replicas."""
+        loss, accuracy, _ = _mean_of_finite(metrics)
         text = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, text=text)
@@ -139,108 +125,120 @@ class Console:
             self._printed = time.monotonic()
             self.line(f"step {step:,}/{total:,}  {text}")
 
-    def validation(self, step: int, figures: Sequence[Mapping[str, Any]]) -> None:
-        """The figures of the validation split at `step`, their mean over the replicas."""
-        fine = [one for one in figures if np.isfinite(one["loss"])] or figures
-        loss, accuracy = (np.mean([one[key] for one in fine]) for key in ("loss", "accuracy"))
-        count = f"({figures[0]['correct']:,} of {figures[0]['examples']:,})"
-        if len(figures) > 1:
-            count = f"(mean of {len(fine)}, {figures[0]['examples']:,} images)"
+    def validation(self, step: int, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Prints the mean of the replicas' metrics on the validation split."""
+        loss, accuracy, finite = _mean_of_finite(
+            {name: np.array([one[name] for one in metrics]) for name in ("loss", "accuracy")}
+        )
+        count = f"({metrics[0]['correct']:,} of {metrics[0]['examples']:,})"
+        if len(metrics) > 1:
+            count = f"(mean of {finite}, {metrics[0]['examples']:,} images)"
         self.line(f"step {step:,}  validation: loss {loss:.4f}  accuracy {accuracy:.4f} {count}")
 
     def result(self, result: Mapping[str, Any], path: str) -> None:
-        """The final table and where everything is."""
-        test, seconds = result["test"], result["seconds"]
+        """Prints the content of result.json and the path of the run directory."""
+        test, mean, seeds = result["test"], result["test_mean"], result["seeds"]
         if "sweep" in result:
             self.sweep(result["sweep"])
-        table = self._table(f"{result['experiment']}, {result['steps']:,} steps")
-        for name in ("seed", "test accuracy", "test loss", "correct"):
-            table.add_column(name, justify="right")
-        rows = zip(result["seeds"], test["accuracy"], test["loss"], test["correct"], strict=True)
-        for seed, accuracy, loss, correct in rows:
-            of = f"{correct:,} of {test['examples']:,}"
-            table.add_row(str(seed), f"{accuracy:.2%}", _figure(loss), of)
-        mean = result["test_mean"]
-        if len(result["seeds"]) > 1:
-            table.add_section()
-            table.add_row("mean", f"{mean['accuracy']:.3%}", _figure(mean["loss"]), "")
-            table.add_row("ensemble", f"{result['ensemble']['accuracy']:.2%}",
-                          _figure(result["ensemble"]["loss"]),
-                          f"{result['ensemble']['correct']:,} of {test['examples']:,}")  # fmt: skip
-        self._console.print(table)
-        if len(result["seeds"]) > 1:
+
+        def row(name: object, accuracy: float, loss: float | None, correct: int) -> Row:
+            return str(name), f"{accuracy:.2%}", loss, f"{correct:,} of {test['examples']:,}"
+
+        names = ("accuracy", "loss", "correct")
+        rows = [row(*values) for values in zip(seeds, *(test[name] for name in names), strict=True)]
+        if len(seeds) > 1:
+            rows += [
+                (),
+                ("mean", f"{mean['accuracy']:.3%}", mean["loss"], ""),
+                row("ensemble", *(result["ensemble"][name] for name in names)),
+            ]
+        title = f"{result['experiment']}, {result['steps']:,} steps"
+        self._table(title, ("seed", "test accuracy", "test loss", "correct"), rows)
+        if len(seeds) > 1:
             self.line(
                 f"mean test accuracy {100 * mean['accuracy']:.3f} +- {100 * mean['ci95']:.3f} % "
-                f"(95 % confidence interval, Student's t, {len(result['seeds'])} seeds)"
+                f"(95 % confidence interval, Student's t, {len(seeds)} seeds)"
             )
-        parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-        self.line(f"seconds: {parts}")
-        if len(result["seeds"]) == 1:
+        seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
+        self.line(f"seconds: {seconds}")
+        if len(seeds) == 1:
             self.line(f"parameters: sha256 {result['params_sha256'][0]}")
         self.line(f"run directory: {path}")
 
     def memory(self, peaks: Sequence[tuple[int, int]]) -> None:
-        """The most that each device's memory held, and its size, in bytes; of a CPU nothing."""
+        """Prints the largest (peak use, size) of the devices, in bytes; nothing if unknown."""
         if peaks:
             used, limit = (f"{size / 1e9:,.2f} GB" for size in max(peaks))
             self.line(f"device memory: at most {used} of {limit} a device")
 
-    def checked(self, name: str, good: bool, text: str) -> None:
-        """A line for a part that was tried."""
+    def checked(self, name: str, passed: bool, text: str) -> None:
+        """Prints a line of the smoke check."""
         marks = "\u2713\u2717" if self._console.encoding.startswith("utf") else "+x"
-        mark = f"[green]{marks[0]}[/]" if good else f"[red]{marks[1]}[/]"
-        self._console.print(f"{mark} {name:<9} {rich.markup.escape(printable(text))}")
+        mark = f"[green]{marks[0]}[/]" if passed else f"[red]{marks[1]}[/]"
+        self._console.print(f"{mark} {name:<9} {_escape(text)}")
 
     def sweep(self, sweep: Mapping[str, Any]) -> None:
-        """Every setting's validation, the chosen one marked."""
-        table = self._table(f"validation on {sweep['split']}, {len(sweep['seeds'])} seeds each")
-        names = list(sweep["settings"][0]["setting"])
-        for name in (*names, "accuracy", "loss", ""):
-            table.add_column(name, justify="right")
+        """Prints the validation metrics of every setting, and which one was chosen."""
+        rows = []
         for index, entry in enumerate(sweep["settings"]):
-            values = [f"{value:g}" for value in entry["setting"].values()]
-            if entry["status"] != "finished":
-                table.add_row(*values, entry["status"], "", "")
-                continue
-            mean = entry["validation_mean"]
-            accuracy = f"{mean['accuracy']:.2%}"
-            if mean["ci95"] is not None:
-                accuracy += f" +- {mean['ci95']:.2%}"
-            mark = "chosen" if index == sweep["chosen"] else ""
-            table.add_row(*values, accuracy, _figure(mean["loss"]), mark)
-        self._console.print(table)
+            result: Row = (entry["status"], "", "")
+            if entry["status"] == "finished":
+                mean = entry["validation_mean"]
+                interval = "" if mean["ci95"] is None else f" +- {mean['ci95']:.2%}"
+                chosen = "chosen" if index == sweep["chosen"] else ""
+                result = (f"{mean['accuracy']:.2%}{interval}", mean["loss"], chosen)
+            rows.append((*(f"{value:g}" for value in entry["setting"].values()), *result))
+        title = f"validation on {sweep['split']}, {len(sweep['seeds'])} seeds each"
+        self._table(title, (*sweep["settings"][0]["setting"], "accuracy", "loss", ""), rows)
 
-    def evaluation(self, figures: Mapping[str, Any]) -> None:
-        """`evaluate.evaluate`'s figures, with a row for each class."""
-        table = self._table(
-            f"{figures['dataset']} {figures['split']}, seed {figures['seed']}, "
-            f"step {figures['step']:,}"
-        )
-        for name in ("class", "precision", "recall", "images", "predicted"):
-            table.add_column(name, justify="right")
-        for number, row in enumerate(figures["classes"]):
-            ratios = [row[key] for key in ("precision", "recall")]
-            table.add_row(
-                str(number),
-                *("-" if ratio is None else f"{ratio:.2%}" for ratio in ratios),
-                f"{row['examples']:,}",
-                f"{row['predicted']:,}",
-            )
-        self._console.print(table)
+    def evaluation(self, metrics: Mapping[str, Any]) -> None:
+        """Prints the metrics of `analysis.evaluation.evaluate`, with a row for each class."""
+        rows = []
+        for label, row in enumerate(metrics["classes"]):
+            ratios = (row["precision"], row["recall"])
+            percentages = (None if ratio is None else f"{ratio:.2%}" for ratio in ratios)
+            rows.append((str(label), *percentages, row["examples"], row["predicted"]))
+        title = "{dataset} {split}, seed {seed}, step {step:,}".format_map(metrics)
+        self._table(title, ("class", "precision", "recall", "images", "predicted"), rows)
         for text in (
-            f"accuracy {figures['accuracy']!r} ({figures['correct']:,} of {figures['examples']:,})",
-            f"loss {figures['loss']!r}",
-            f"negative log-likelihood {figures['negative_log_likelihood']:.4f}",
-            f"expected calibration error {figures['expected_calibration_error']:.4f} (15 bins)",
+            "accuracy {accuracy!r} ({correct:,} of {examples:,})",
+            "loss {loss!r}",
+            "negative log-likelihood {negative_log_likelihood:.4f}",
+            "expected calibration error {expected_calibration_error:.4f} (15 bins)",
         ):
-            self.line(text)
+            self.line(text.format_map(metrics))
 
-    def _table(self, title: str) -> rich.table.Table:
-        box = rich.box.SIMPLE_HEAD if self._console.is_terminal else rich.box.ASCII2
-        return rich.table.Table(
-            title=rich.markup.escape(printable(title)), box=box, title_justify="left"
-        )
+    def _table(
+        self, title: str, columns: Sequence[str], rows: Iterable[Row], left: int = 0
+    ) -> None:
+        """Prints a table; an empty row is a line, and the first `left` columns are left-aligned."""
+        style = box.SIMPLE_HEAD if self._console.is_terminal else box.ASCII2
+        shown = table.Table(title=_escape(title), box=style, title_justify="left")
+        for index, column in enumerate(columns):
+            shown.add_column(column, justify="left" if index < left else "right")
+        for row in rows:
+            if row:
+                shown.add_row(*map(_cell, row))
+            else:
+                shown.add_section()
+        self._console.print(shown)
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _mean_of_finite(metrics: Mapping[str, np.ndarray]) -> tuple[float, float, int]:
+    """Mean loss and accuracy of the replicas with a finite loss (of all if none), their number."""
+    finite = np.isfinite(metrics["loss"])
+    finite |= ~finite.any()
+    loss, accuracy = (float(np.mean(metrics[name][finite])) for name in ("loss", "accuracy"))
+    return loss, accuracy, int(finite.sum())
+
+
+def _escape(text: str) -> str:
+    return markup.escape(printable(text))
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -1,7 +1,6 @@
-"""Where a run computes: versions, devices, processor, command and git commit."""
+"""The environment of a run: versions, devices, processor, command and git commit."""
 
-from __future__ import annotations
-
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -11,60 +10,58 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-PACKAGES = (
+_PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy",
 )  # fmt: skip
 
 
 def describe_environment(devices: Sequence[Any], command: Sequence[str]) -> dict[str, Any]:
-    """What a number depends on besides the configuration."""
+    """What results may depend on besides the configuration, as environment.json contains it."""
     return {
         "command": list(command),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cpu_count": _cpu_count(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "devices": [{"platform": d.platform, "kind": d.device_kind} for d in devices],
-        "git": _git(pathlib.Path(__file__).parents[1]),
+        "git": _git_commit(pathlib.Path(__file__).parents[1]),
     }
 
 
 def command_line() -> list[str]:
-    """The command of this process as its user typed it, as far as Python knows."""
+    """The command of this process; the options of Python itself are unknown."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    if module is not None:
-        return ["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
-    return list(sys.argv)
+    if module is None:
+        return list(sys.argv)
+    return ["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
 def _cpu_count() -> int | None:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor() -> str:
-    try:
+    with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
-def _git(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The commit of the code, and whether the tree was dirty; None outside a repository."""
+def _git_commit(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The commit of the code and whether the tree is dirty; None outside its repository."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True, text=True, check=True, timeout=10,
-        ).stdout.strip()  # fmt: skip
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
 
     try:
         if git("ls-files", "__init__.py") != "__init__.py":
-            return None  # a copy that merely lies inside somebody's repository
+            return None  # a copy of the package in another repository
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None

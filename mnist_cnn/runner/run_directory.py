@@ -1,9 +1,7 @@
-"""The run directory: config, environment, metrics, TensorBoard events and result, on disk.
+"""The files of a run directory. No other file knows TensorBoard.
 
-    config.json  environment.json  metrics.jsonl  events.out.tfevents.*  checkpoints/
-    predictions.npz  result.json
-
-Nothing here trains, prints, or knows what the numbers mean; TensorBoard is written here alone.
+config.json  environment.json  metrics.jsonl  events.out.tfevents.*  checkpoints/
+predictions.npz  result.json
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ import json
 import os
 import pathlib
 import time
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -27,30 +23,27 @@ from mnist_cnn.files import write_atomically
 
 
 class RunDirectory:
-    """One run's files.  Reading needs no lock; `lock()` before anything is written."""
+    """Reads and writes the files of one run; call `lock` before writing."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(path).absolute()
+        self.checkpoints = self.path / "checkpoints"
         self._lock: IO[str] | None = None
         self._metrics: IO[str] | None = None
         self._events: Any = None
 
     def __str__(self) -> str:
-        """The path as a person would write it: relative where that is below this folder."""
+        """The path, relative if it is below the current directory."""
         try:
             return str(self.path.relative_to(pathlib.Path.cwd()))
         except (ValueError, OSError):
             return str(self.path)
 
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        return self.path / "checkpoints"
-
     def lock(self) -> None:
-        """Makes the directory if need be, and claims it for this process while it lives.
+        """Creates the directory and reserves it for this process, until it closes or ends.
 
         Raises:
-          CheckpointError: another living process has claimed it.
+          CheckpointError: another process uses it, or the path is that of a file.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -64,16 +57,16 @@ class RunDirectory:
         except BlockingIOError:
             lock.close()
             raise CheckpointError(
-                f"--workdir {self}: another run is at work there; wait for its end, or give "
-                "another directory"
+                f"--workdir {self}: another run is using it; wait for its end, or give another "
+                "directory"
             ) from None
-        self._lock = lock  # the kernel lets go of it when the process ends, however it ends
+        self._lock = lock  # the kernel releases it when the process ends, even by a kill
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The JSON object of a file; None if the file is not there.
+        """The JSON object of a file; None if there is no such file.
 
         Raises:
-          CheckpointError: it is there and holds no JSON object.
+          CheckpointError: the file contains something else.
         """
         try:
             content = json.loads((self.path / name).read_bytes())
@@ -89,47 +82,65 @@ class RunDirectory:
         return content
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes a JSON file whole or not at all."""
+        """Writes a JSON file atomically."""
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, text.encode())
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The whole lines of metrics.jsonl; none if it is not there."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_bytes().splitlines(True) if path.exists() else []
-        entries = map(_entry, lines)
-        return [entry for entry in entries if entry is not None]
-
     def read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of an .npz file; nothing in it is unpickled.
+        """The arrays of an .npz file; nothing is unpickled.
 
         Raises:
-          CheckpointError: it is not there, or is no such file.
+          CheckpointError: there is no such file, or it contains something else.
         """
         try:
             with np.load(self.path / name, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
         except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(f"{self}: no {name} there") from None
-        except (ValueError, TypeError, AttributeError, EOFError, KeyError, zipfile.BadZipFile,
-                zlib.error, NotImplementedError) as error:  # fmt: skip
+        except OSError:
+            raise
+        except Exception as error:  # NumPy and zipfile raise many types
             raise CheckpointError(
                 f"{self.path / name}: expected arrays, found something else "
                 f"({type(error).__name__}); restore the file, or train again"
             ) from None
 
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Writes an .npz file whole or not at all."""
+        """Writes an .npz file atomically."""
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
         write_atomically(self.path / name, content.getvalue())
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The complete lines of metrics.jsonl; [] if there is no such file."""
+        return [entry for entry, _ in self._metrics_lines()]
+
+    def _metrics_lines(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The complete lines of metrics.jsonl, parsed and unparsed."""
+        path, complete = self.path / "metrics.jsonl", []
+        for line in path.read_bytes().splitlines(True) if path.exists() else []:
+            with contextlib.suppress(
+                ValueError, TypeError, KeyError, RecursionError, OverflowError
+            ):
+                entry = json.loads(line)
+                valid = int(entry["step"]) >= 0 and isinstance(entry["split"], str)
+                if valid and line.endswith(b"\n"):
+                    complete.append((entry, line))
+        return complete
+
     def open_metrics(self, step: int) -> None:
-        """Opens metrics.jsonl and the events to go on after `step`: what came later is dropped."""
+        """Opens metrics.jsonl and the events to continue from the checkpoint of `step`.
+
+        Incomplete lines and those written after the checkpoint are deleted. The test split is
+        evaluated after the last checkpoint.
+        """
         path = self.path / "metrics.jsonl"
-        whole = path.read_bytes() if path.exists() else b""
-        kept = b"".join(line for line in whole.splitlines(True) if _precedes(line, step))
-        if kept != whole:
+        kept = b"".join(
+            line
+            for entry, line in self._metrics_lines()
+            if entry["split"] != "test" and int(entry["step"]) <= step
+        )
+        if path.exists() and path.stat().st_size != len(kept):
             write_atomically(path, kept)
         self._metrics = open(path, "a", encoding="utf-8")
         import tensorboardX
@@ -137,11 +148,11 @@ class RunDirectory:
         self._events = tensorboardX.SummaryWriter(str(self.path), purge_step=step + 1)
 
     def log(self, entry: Mapping[str, Any], series: Mapping[str, slice]) -> None:
-        """Appends a line {"step": .., "epoch": .., "split": .., NAME: number or list, ..}.
+        """Appends {"step": .., "epoch": .., "split": .., NAME: number or list, ..} to the metrics.
 
-        TensorBoard gets SPLIT/NAME, and of a list the mean of each slice that `series` names.
+        TensorBoard shows SPLIT/NAME; of a list the mean of each slice that `series` names.
         """
-        assert self._metrics is not None, "open_metrics comes first"
+        assert self._metrics is not None, "call open_metrics first"
         self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
         self._metrics.flush()
         for name, value in entry.items():
@@ -159,10 +170,10 @@ class RunDirectory:
     def log_hyperparameters(
         self, config: Mapping[str, Any], metrics: Mapping[str, float], step: int
     ) -> None:
-        """What TensorBoard's HPARAMS tab shows of this run: fields, and metrics by their tags.
+        """Writes what TensorBoard's HPARAMS tab shows: fields, and metrics by their tags.
 
-        In a file of its own, because TensorBoard keeps the first it meets: where a run was
-        prolonged, the former file goes.  `add_hparams` would make a second run of it.
+        They have an events file of their own, which replaces an older one: TensorBoard shows only
+        the first it reads. tensorboardX's `add_hparams` would show a second run.
         """
         import tensorboardX
         from tensorboardX import summary
@@ -174,43 +185,23 @@ class RunDirectory:
                 events.file_writer.add_summary(part, step)
 
     def close(self) -> None:
-        """Lets go of the directory; one that nothing came of is not left behind."""
+        """Closes the files and releases the lock; an empty directory is deleted."""
         for file in (self._metrics, self._events, self._lock):
             if file is not None:
                 file.close()
         self._metrics = self._events = self._lock = None
         with contextlib.suppress(OSError):
-            self.path.rmdir()  # only an empty one can be removed so
+            self.path.rmdir()  # fails unless it is empty
 
 
 def new_run_path(name: str) -> pathlib.Path:
-    """Makes runs/<name>-<time>, with a number if that is taken, so that no other run takes it."""
-    path = pathlib.Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    first, number = path.name, 1
+    """Creates runs/<name>-<time>, with a number appended if it exists."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = pathlib.Path("runs", stem), 1
     while True:
         try:
             path.mkdir(parents=True)
+            return path
         except FileExistsError:
             number += 1
-            path = path.with_name(f"{first}_{number}")
-        else:
-            return path
-
-
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a metrics line holds; None for a torn one."""
-    try:
-        entry = json.loads(line)
-        whole = line.endswith(b"\n") and int(entry["step"]) >= 0 and isinstance(entry["split"], str)
-        return entry if whole else None
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        return None
-
-
-def _precedes(line: bytes, step: int) -> bool:
-    """Whether a metrics line is whole, and was written before the checkpoint of `step` was.
-
-    The test split is evaluated after the last checkpoint, so its line never precedes one.
-    """
-    entry = _entry(line)
-    return entry is not None and entry["split"] != "test" and int(entry["step"]) <= step
+            path = path.with_name(f"{stem}_{number}")

@@ -1,9 +1,8 @@
-"""Does the installation work on this device?  Every part of a run, tried in seconds.
+"""The smoke check: tries every part of a run in seconds, on this machine and its devices.
 
     python -m mnist_cnn.main --config experiments/base.py --config.smoke=True
 
-It uses the parts that a run uses, in a temporary folder, and leaves nothing behind.  What it
-computes is of no use to anybody.
+It works in a temporary folder and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -13,60 +12,59 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.data import dataset as data
+from mnist_cnn.data.dataset import open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.console import Console
-from mnist_cnn.training import batches
+from mnist_cnn.training.batches import steps_per_epoch
 from mnist_cnn.training.scoring import summarize
 
+_PARTS = ("device", "data", "compile", "train", "save", "restore", "evaluate")
 _STEPS = 3
-_SCORED = 1000  # training images: the test split is read by a run's final evaluation alone
+_SCORED = 1000  # training images: only the final evaluation of a run reads the test split
 
 
 def check(config: Mapping[str, Any], console: Console | None = None) -> bool:
-    """Tries each part and prints a tick for it, or a cross and why: whether all of them work.
+    """Prints a tick for each part that works, or a cross and the reason for the first that fails.
 
     Args:
       config: a complete configuration; its network is trained for a few steps.
       console: where to print.
 
+    Returns:
+      Whether all parts work.
+
     Raises:
-      ConfigError: the configuration is none.
+      ConfigError: the configuration is invalid.
     """
     config_lib.validate(config)
     console = console or Console()
-    with tempfile.TemporaryDirectory(prefix="mnist_cnn-") as folder, _data_in(folder, config):
-        trial = _Trial(config, pathlib.Path(folder))
-        parts: list[Callable[[], str]] = [
-            trial.device, trial.data, trial.compile, trial.train, trial.save, trial.restore,
-            trial.evaluate,
-        ]  # fmt: skip
-        for part in parts:
-            began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mnist_cnn-") as folder, _data_dir(folder, config):
+        results = _try_parts(config, pathlib.Path(folder, "checkpoints"))
+        for part in _PARTS:
+            start = time.monotonic()
             try:
-                said = part()
+                result = next(results)
             except Exception as error:
-                text = " ".join(str(error).split())
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                console.checked(part.__name__, False, kind + text)
+                console.checked(part, False, kind + " ".join(str(error).split()))
                 return False
-            console.checked(part.__name__, True, f"{said} ({time.monotonic() - began:.1f} s)")
+            console.checked(part, True, f"{result} ({time.monotonic() - start:.1f} s)")
     return True
 
 
 @contextlib.contextmanager
-def _data_in(folder: str, config: Mapping[str, Any]) -> Iterator[None]:
-    """Data are prepared in `folder`; what must be downloaded stays where a run looks for it."""
+def _data_dir(folder: str, config: Mapping[str, Any]) -> Iterator[None]:
+    """Prepares the data in `folder`, unless the dataset must be downloaded."""
     old = os.environ.get("TFDS_DATA_DIR")
     if config["dataset"] == "mnist" or config["manual_dir"] is not None:
         os.environ["TFDS_DATA_DIR"] = folder
@@ -78,60 +76,46 @@ def _data_in(folder: str, config: Mapping[str, Any]) -> Iterator[None]:
             os.environ["TFDS_DATA_DIR"] = old
 
 
-class _Trial:
-    """The parts in their order; each says what it did, or raises."""
+def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]:
+    """Tries the parts in the order of `_PARTS`: yields the result of each, or raises."""
+    devices = jax.devices()
+    yield f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 
-    def __init__(self, config: Mapping[str, Any], folder: pathlib.Path) -> None:
-        self.config, self.folder = config, folder
+    dataset = open_dataset(config["dataset"], config["manual_dir"])
+    images, labels = dataset.read(config["train_split"])
+    yield f"{len(labels):,} training images of {dataset.name}, from {dataset.origin}"
 
-    def device(self) -> str:
-        devices = jax.devices()
-        if float(jax.numpy.ones(8) @ jax.numpy.ones(8)) != 8:
-            raise UserError("it computes wrong sums")
-        return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
+    replicas = Replicas(config, mesh, images, labels)
+    yield "the training program"
 
-    def data(self) -> str:
-        dataset = data.open_dataset(self.config["dataset"], self.config["manual_dir"])
-        self.images, self.labels = dataset.read(self.config["train_split"])
-        return f"{len(self.labels):,} training images of {dataset.name}, from {dataset.origin}"
+    steps = min(_STEPS, steps_per_epoch(len(labels), config["batch_size"]))
+    sums = replicas.advance(0, 0, steps)
+    if not (np.isfinite(sums.loss).all() and replicas.finite().all()):
+        raise UserError(f"the loss or the parameters are not finite after {steps} steps")
+    yield f"{steps} steps, loss {np.mean(sums.loss / sums.examples):.4f}"
 
-    def compile(self) -> str:
-        count = len(config_lib.replicas(self.config))
-        mesh = make_mesh(self.config, count, jax.devices())
-        self.replicas = Replicas(self.config, mesh, self.images, self.labels)
-        return "the training program"
+    saved = replicas.snapshot()
+    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints.save(steps, saved, {"step": steps})
+    checkpoints.wait()
+    checkpoints.close()
+    yield "a checkpoint"
 
-    def train(self) -> str:
-        steps = min(_STEPS, batches.steps_per_epoch(len(self.labels), self.config["batch_size"]))
-        sums = self.replicas.advance(0, 0, steps)
-        if not (np.isfinite(sums.loss).all() and self.replicas.finite().all()):
-            raise UserError(f"the loss or the parameters are not finite after {steps} steps")
-        return f"{steps} steps, loss {np.mean(sums.loss / sums.examples):.4f}"
+    replicas.advance(0, 0, 1)  # changes the state, so that restoring it changes it back
+    checkpoints = Checkpoints(folder, keep=None)
+    restored = checkpoints.restore(saved, report=lambda line: None)
+    checkpoints.close()
+    assert restored is not None
+    replicas.restore(restored[1])
+    if sha256(replicas.snapshot()) != sha256(saved):
+        raise UserError("the restored state is not the saved one")
+    yield "the same bits"
 
-    def save(self) -> str:
-        self.tree = self.replicas.snapshot()
-        checkpoints = Checkpoints(self.folder / "checkpoints", keep=2)
-        checkpoints.save(_STEPS, self.tree, {"step": _STEPS})
-        checkpoints.wait()
-        checkpoints.close()
-        return "a checkpoint"
-
-    def restore(self) -> str:
-        self.replicas.advance(0, 0, 1)  # away from what was saved
-        checkpoints = Checkpoints(self.folder / "checkpoints", keep=None)
-        restored = checkpoints.restore(self.tree, report=lambda line: None)
-        checkpoints.close()
-        assert restored is not None
-        self.replicas.restore(restored[1])
-        if sha256(self.replicas.snapshot()) != sha256(self.tree):
-            raise UserError("what was restored is not what was saved")
-        return "the same bits"
-
-    def evaluate(self) -> str:
-        images, labels = self.images[:_SCORED], self.labels[:_SCORED]
-        score = self.replicas.compile_scoring(len(labels))
-        logits, losses = score(self.replicas.lay_out(images, labels), [0])
-        figures = summarize(logits[0], losses[0], labels)
-        if not np.isfinite(figures["loss"]):
-            raise UserError("the loss is not finite")
-        return f"{figures['correct']:,} of {figures['examples']:,} training images right"
+    images, labels = images[:_SCORED], labels[:_SCORED]
+    score = replicas.compile_scoring(len(labels))
+    logits, losses = score(replicas.lay_out(images, labels), [0])
+    metrics = summarize(logits[0], losses[0], labels)
+    if not np.isfinite(metrics["loss"]):
+        raise UserError("the loss is not finite")
+    yield f"{metrics['correct']:,} of {metrics['examples']:,} training images right"

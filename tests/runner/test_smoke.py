@@ -1,20 +1,28 @@
-"""The smoke check: a tick for each part that works, a cross and why for the first that does not."""
+"""The smoke check: a tick for each part that works, a cross and why for the first that fails."""
 
 import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import config_of, run
+from conftest import config_of, finish, run, start
 
 import mnist_cnn
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.runner import checkpoint, smoke
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with compile_cache():
+        yield
+
 
 PARTS = ["device", "data", "compile", "train", "save", "restore", "evaluate"]
 
 
-def test_every_part_has_its_tick_and_nothing_is_left_behind(tiny_experiment, tmp_path):
+def test_check_prints_a_tick_for_each_part_and_leaves_nothing_behind(tiny_experiment, tmp_path):
     home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir()
     scratch.mkdir()
@@ -28,12 +36,12 @@ def test_every_part_has_its_tick_and_nothing_is_left_behind(tiny_experiment, tmp
     assert [*home.iterdir(), *scratch.iterdir()] == []
 
 
-def test_where_it_fails_there_is_a_cross_with_one_line_and_status_1(tiny_experiment, tmp_path):
+def test_failing_part_is_a_cross_with_its_reason_and_exit_status_1(tiny_experiment, tmp_path):
     out, err = run(
         "mnist_cnn.main", "--config", tiny_experiment, "--config.smoke=True",
         f"--config.manual_dir={tmp_path / 'nowhere'}", status=1, PYTHONIOENCODING="ascii",
     )  # fmt: skip
-    device, cross = out.splitlines()  # and nothing after it
+    device, cross = out.splitlines()  # the other parts are not tried
     assert device.startswith("+ device ")
     assert cross.startswith("x data ") and "is not a folder: name the one" in cross
     assert err == ""
@@ -43,8 +51,8 @@ def no_devices(*_):
     raise RuntimeError("Unable to initialize backend 'tpu':\nno such device")
 
 
-class Forgetful(checkpoint.Checkpoints):
-    """What it reads is not what it wrote."""
+class Inexact(checkpoint.Checkpoints):
+    """Restores other values than were saved."""
 
     def restore(self, template, report):
         step, tree, extra = super().restore(template, report)
@@ -57,37 +65,34 @@ def full_disk(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("broken", "part", "said"),
+    ("broken", "part", "text"),
     [
         ((smoke.jax, "devices", no_devices), "device", "RuntimeError: Unable to initialize"),
-        ((parallel, "make_mesh", no_devices), "compile", "RuntimeError: Unable"),
+        ((smoke, "make_mesh", no_devices), "compile", "RuntimeError: Unable"),
         ((checkpoint.Checkpoints, "save", full_disk), "save", "No space left on device"),
-        ((smoke, "Checkpoints", Forgetful), "restore", "what was restored is not what was saved"),
-        ((evaluate, "summarize", lambda *_: {"loss": float("nan")}), "evaluate", "not finite"),
+        ((smoke, "Checkpoints", Inexact), "restore", "the restored state is not the saved one"),
+        ((smoke, "summarize", lambda *_: {"loss": float("nan")}), "evaluate", "not finite"),
     ],
 )
-def test_each_part_is_tried(broken, part, said, tiny_experiment, monkeypatch, capsys):
+def test_failure_of_each_part_is_found(broken, part, text, tiny_experiment, monkeypatch, capsys):
     monkeypatch.setattr(*broken)
     assert smoke.check(config_of(tiny_experiment)) is False
     *good, cross = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in good] == PARTS[: PARTS.index(part)]
-    assert cross.split()[1] == part and said in cross
+    assert cross.split()[1] == part and text in cross
 
 
-def test_a_training_that_is_not_finite_is_a_cross(tiny_experiment, capsys):
-    config = mnist_cnn.experiment(
-        **config_of(tiny_experiment).to_dict() | {"loss": lambda logits, _: logits[:, 0] * jnp.nan}
-    )
+def test_training_that_is_not_finite_is_a_cross(tiny_experiment, capsys):
+    config = config_of(tiny_experiment, loss=lambda logits, _: logits[:, 0] * jnp.nan)
     assert smoke.check(config) is False
     assert "the loss or the parameters are not finite after 3 steps" in capsys.readouterr().out
 
 
-def test_it_is_no_run(tiny_experiment, tmp_path):
-    for more in ("--workdir=x", "--distributed"):
-        _, err = run(
-            "mnist_cnn.main", "--config", tiny_experiment, "--config.smoke=True", more, status=2
-        )
+def test_check_takes_no_workdir_and_is_not_a_run(tiny_experiment, tmp_path):
+    command = ("mnist_cnn.main", "--config", tiny_experiment, "--config.smoke=True")
+    for process in [start(*command, option) for option in ("--workdir=x", "--distributed")]:
+        _, err = finish(process, status=2)
         assert "leaves nothing behind; give it neither --workdir nor a job" in err
-    with pytest.raises(ConfigError, match=r"mnist_cnn\.smoke\.check"):
+    with pytest.raises(ConfigError, match=r"runner\.smoke\.check"):
         mnist_cnn.run(mnist_cnn.experiment(smoke=True), tmp_path / "run")
     assert not (tmp_path / "run").exists()
