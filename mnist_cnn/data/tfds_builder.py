@@ -5,7 +5,6 @@ The folder is `<TFDS_DATA_DIR>/<builder>/<digest of the source files>/<version>`
 `metadata.json` holds a digest of each split's arrays, so that what is read is what was written.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -54,6 +53,8 @@ def write(directory: Path, examples: dict[str, Examples], metadata: dict[str, An
     Raises:
       DataError: the folder cannot be written.
     """
+    import fcntl  # missing on Windows, where a command must still print one line
+
     try:
         directory.parents[1].mkdir(parents=True, exist_ok=True)
         with open(directory.parents[1] / ".lock", "w") as lock:

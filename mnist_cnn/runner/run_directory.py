@@ -7,7 +7,6 @@ predictions.npz  result.json
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -45,6 +44,8 @@ class RunDirectory:
         Raises:
           CheckpointError: another process uses it, or the path is that of a file.
         """
+        import fcntl  # missing on Windows, where a command must still print one line
+
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
