@@ -45,7 +45,13 @@ def load(
     config: ml_collections.ConfigDict | None = None,
     seed: int | None = None,
 ) -> Network:
-    """The trained network of a run directory (see `analysis.network.load`)."""
+    """The trained network of a run directory, a callable on uint8 images [N, 28, 28, 1].
+
+    Args:
+      workdir: a run directory.
+      config: the experiment; needed only if it brings its own model, loss or optimizer.
+      seed: which network of a run that trained several; None: the first.
+    """
     from mnist_cnn.analysis import network
 
     return network.load(workdir, config, seed)
