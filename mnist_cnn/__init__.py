@@ -5,8 +5,7 @@
     network = mnist_cnn.load("runs/mine")
     logits = network(images)  # uint8 [N, 28, 28, 1] -> float32 [N, 10]
 
-Importing the package starts no backend and imports nothing heavy: what a function needs is
-imported when it is called.
+Importing the package loads no JAX: each function imports what it needs when it is called.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["__version__", "experiment", "load", "run"]
 
 
 def experiment(**changes: Any) -> ml_collections.ConfigDict:
-    """The base experiment's configuration with the given fields changed (see `config.py`)."""
+    """The base experiment's configuration with some fields changed (see `config.experiment`)."""
     from mnist_cnn import config
 
     return config.experiment(**changes)
@@ -34,7 +33,7 @@ def experiment(**changes: Any) -> ml_collections.ConfigDict:
 def run(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
-    """Trains and evaluates `config` in `workdir`, or resumes what is there: the result."""
+    """Trains and evaluates a network, or resumes the run in `workdir` (see `runner.loop.run`)."""
     from mnist_cnn import report
     from mnist_cnn.runner import loop
 
@@ -46,11 +45,12 @@ def load(
     config: ml_collections.ConfigDict | None = None,
     seed: int | None = None,
 ) -> Network:
-    """The trained network of a run directory, a callable on uint8 images.
+    """The trained network of a run directory, a callable on uint8 images [N, 28, 28, 1].
 
-    `config` is needed only where the experiment brought a module of its own: a run directory
-    never says what code is to be executed.  `seed` chooses between the networks of a run that
-    trained several.
+    Args:
+      workdir: a run directory.
+      config: the experiment; needed only if it brings its own model, loss or optimizer.
+      seed: which network of a run that trained several; None: the first.
     """
     from mnist_cnn.analysis import network
 

@@ -1,6 +1,4 @@
-"""A trained network scored on a whole split, as its run scores it."""
-
-from __future__ import annotations
+"""A trained network, scored on a whole split."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +9,8 @@ import jax.numpy as jnp
 from mnist_cnn import statistics
 from mnist_cnn.analysis import network
 from mnist_cnn.data import dataset as data
-from mnist_cnn.runner import run_directory
+from mnist_cnn.errors import DataError
+from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training.components import build_components
 from mnist_cnn.training.scoring import score, summarize
 
@@ -24,42 +23,37 @@ def evaluate(
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Scores the network of a run directory on a whole split, as its run did.
+    """Scores the network of a run directory on every image of a split, as its run does.
 
     Args:
-      workdir: a run directory, of a finished run or one that has a checkpoint.
-      split: as tfds writes it: "test", "train[55000:]".
-      dataset: another one than the run's.
-      manual_dir: a folder of IDX files to take it from; None and no `dataset`: the run's own.
-      config: the experiment, where it brought a module, a loss or an optimiser of its own.
-      seed: which network of a run that trained several; None: the first.
+      workdir, config, seed: as for `network.load`.
+      split: in the notation of tfds: "test", "train[55000:]".
+      dataset, manual_dir: the name of a dataset and a folder of IDX files; both None: the run's.
 
     Returns:
-      `summarize`'s figures, `measures.figures`' and where they come from.
+      The metrics of `scoring.summarize` and `statistics.classification_metrics`, and the origin
+      of network and data.
 
     Raises:
-      CheckpointError, DataError: in a line.
+      CheckpointError: there is no such network.
+      DataError: the data cannot be read, or are no longer the run's.
     """
-
     trained = network.load(workdir, config, seed)
-    own = dataset is None and manual_dir is None
-    source = data.open_dataset(
-        dataset or trained.config["dataset"], trained.config["manual_dir"] if own else manual_dir
-    )
-    environment = run_directory.RunDirectory(workdir).read("environment.json") or {}
-    if own and environment.get("data", {}).get("sha256") not in (None, source.files):
-        raise data.DataError(
+    own_data = dataset is None and manual_dir is None
+    folder = trained.config["manual_dir"] if own_data else manual_dir
+    source = data.open_dataset(dataset or trained.config["dataset"], folder)
+    environment = RunDirectory(workdir).read("environment.json") or {}
+    if own_data and environment.get("data", {}).get("sha256") not in (None, source.files):
+        raise DataError(
             f"{workdir}: the run had other data files than {source.origin} has now; "
-            "give the folder of those that you mean: --manual_dir=FOLDER"
+            "give the folder of the files to score: --manual_dir=FOLDER"
         )
     images, labels = source.read(split)
-    loss = build_components(trained.config)[1]
-    logits, losses = jax.device_get(
-        score(
-            trained.model, loss, trained.variables, jnp.asarray(images), jnp.asarray(labels),
-            trained.config["eval_batch_size"],
-        )
-    )  # fmt: skip
+    _, loss, _ = build_components(trained.config)
+    arrays = jnp.asarray(images), jnp.asarray(labels)
+    batch_size = trained.config["eval_batch_size"]
+    scored = score(trained.model, loss, trained.variables, *arrays, batch_size)
+    logits, losses = jax.device_get(scored)
     return {
         "workdir": str(workdir),
         "seed": trained.seed,

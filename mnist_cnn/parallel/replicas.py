@@ -158,12 +158,11 @@ class Replicas:
 
     def template(self) -> dict[str, Any]:
         """Arrays of a snapshot's shapes and dtypes, uninitialized."""
-        axis = (self.plan.total,) if self.plan.total > 1 else ()
         group = self._groups[0]
-        return jax.tree.map(
-            lambda leaf: np.empty(axis + leaf.shape[1:], leaf.dtype),
-            _to_dicts(group.state, group.sums),
+        state, sums = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (group.state, group.sums)
         )
+        return checkpoint_template(state, sums, self.plan.total)
 
     def restore(self, tree: dict[str, Any]) -> None:
         """Sets the networks to a snapshot, whatever the mesh and the groups were then."""
@@ -290,3 +289,16 @@ class Replicas:
 
 def _to_dicts(state: TrainState, sums: Metrics) -> dict[str, Any]:
     return {"state": state_lib.to_dict(state), "sums": serialization.to_state_dict(sums)}
+
+
+def checkpoint_template(state: TrainState, sums: Metrics, num_replicas: int) -> dict[str, Any]:
+    """Arrays of the shapes and dtypes of a checkpoint, uninitialized.
+
+    Args:
+      state, sums: those of one replica, or their shapes.
+      num_replicas: the number R of replicas; if R > 1, the arrays have a leading axis [R].
+    """
+    axis = (num_replicas,) if num_replicas > 1 else ()
+    return jax.tree.map(
+        lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), _to_dicts(state, sums)
+    )

@@ -1,24 +1,22 @@
-"""The trained network elsewhere: other processes, without this package, give its very answers."""
+"""The exported network: other processes, without this package, give the same answers."""
 
-import json
 import os
-import runpy
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, read_idx, run
+from conftest import ROOT, config_of, metrics_of, read_idx, run, start
 
 import mnist_cnn
-from mnist_cnn import export
+from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.analysis.network import Network
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, UserError
 from mnist_cnn.models import weights
 from mnist_cnn.training.state import create_state
 
-# What a user elsewhere would write.  `import mnist_cnn` would fail.
+# Programs of a user who does not have this package: `import mnist_cnn` fails.
 ELSEWHERE = {
     "stablehlo": """
 from jax import export
@@ -64,19 +62,16 @@ assert len(network(images[:3])) == 3
 
 @pytest.fixture(scope="module")
 def expected(trained_base):
-    """The 10,000 test images and the network's logits."""
-    images = read_idx("t10k-images-idx3-ubyte")
-    return images, mnist_cnn.load(trained_base)(images)
+    """The network, the 10,000 test images, and its logits."""
+    network, images = mnist_cnn.load(trained_base), read_idx("t10k-images-idx3-ubyte")
+    return network, images, network(images)
 
 
 @pytest.mark.parametrize("kind", ELSEWHERE)
-def test_a_process_without_this_package_gives_the_same_answers(
-    kind, trained_base, expected, tmp_path
-):
-    images, logits = expected
+def test_process_without_this_package_gives_the_same_answers(kind, expected, tmp_path):
+    network, images, logits = expected
     path = tmp_path / f"network.{kind}"
-    out, _ = run("mnist_cnn.export", "--workdir", trained_base, "--format", kind, "--output", path)
-    assert f"{kind}, {path.stat().st_size:,} bytes" in out
+    path.write_bytes(FORMATS[kind](network))
     np.save(tmp_path / "images.npy", images)
     done = subprocess.run(
         [sys.executable, "-c", RUN.format(program=ELSEWHERE[kind]), str(path),
@@ -91,49 +86,57 @@ def test_a_process_without_this_package_gives_the_same_answers(
         np.testing.assert_array_equal(found, logits)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "speedrun"])
-def test_the_networks_of_the_experiments_leave_for_any_number_of_images(name):
-    config = runpy.run_path(ROOT / "experiments" / f"{name}.py")["get_config"]()
+@pytest.mark.parametrize("name", [pytest.param("accuracy", marks=pytest.mark.slow), "speedrun"])
+def test_networks_of_the_experiments_are_exported_for_any_number_of_images(name):
+    config = config_of(ROOT / "experiments" / f"{name}.py")
     state = create_state(config)
     network = Network(config, state.variables, state.model, 0, config.seed)
-    program = jax.export.deserialize(bytearray(export.stablehlo(network)))
+    program = jax.export.deserialize(bytearray(FORMATS["stablehlo"](network)))
     images = read_idx("t10k-images-idx3-ubyte")[:5]
     for count in (2, 5):
         np.testing.assert_allclose(program.call(images[:count]), network(images[:count]), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["stablehlo", "safetensors", "onnx"])
-def test_a_network_of_ones_own_leaves_too_or_is_refused_in_a_line(
-    kind, undisturbed, tiny_experiment, tmp_path
-):
+def test_custom_module_is_exported_except_as_onnx(undisturbed, tiny_experiment, tmp_path):
+    network = mnist_cnn.load(undisturbed[0], config_of(tiny_experiment))
+    for kind in ("stablehlo", "safetensors"):
+        assert FORMATS[kind](network)
+    with pytest.raises(UserError, match="got a network of Tiny, expected the tutorial's"):
+        FORMATS["onnx"](network)
+
+
+@pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
+def test_command_writes_the_file_or_one_line(kind, undisturbed, tiny_experiment, tmp_path):
     path = tmp_path / "network"
-    _, err = run(
+    out, err = run(
         "mnist_cnn.export", "--workdir", undisturbed[0], "--config", tiny_experiment,
         "--format", kind, "--output", path, status=1 if kind == "onnx" else 0,
     )  # fmt: skip
-    assert path.exists() == (kind != "onnx")
-    assert kind != "onnx" or ("got a network of Tiny, expected the tutorial's" in err)
+    if kind == "onnx":
+        assert "--format onnx" in err and err.count("\n") == 1 and not path.exists()
+    else:
+        assert f"{path}: stablehlo, {path.stat().st_size:,} bytes, seed 1337" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
+def test_errors_of_export_are_one_line(tmp_path):
+    cases = [
         ([], 2, "expected --workdir DIR --format stablehlo|onnx|safetensors --output FILE"),
         (["--format=torch"], 2, "should be one of"),
-        (["--workdir=nowhere", "--format=onnx", "--output=x"], 1, "no config.json there"),
+        (["--workdir=nowhere", "--format=onnx", "--output=x"], 1, "contains no config.json"),
         (["--workdir=nowhere", "--format=onnx", "--output=no/x"], 1, "there is no such folder"),
         (["--workdir=nowhere", "--format=onnx", "--output=."], 1, "expected the name of a file"),
-    ],
-)
-def test_what_cannot_be_exported_is_said_in_one_line(arguments, status, said, tmp_path):
-    _, err = run("mnist_cnn.export", *arguments, status=status, cwd=tmp_path, PYTHONPATH=str(ROOT))
-    assert said in err and err.count("\n") == 1
+    ]
+    processes = [start("mnist_cnn.export", *case[0], cwd=tmp_path) for case in cases]
+    for process, (_, status, message) in zip(processes, cases, strict=True):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == status
+        assert message in err and err.count("\n") == 1, err
 
 
-def test_export_imports_no_pictures_and_no_datasets(trained_base, tmp_path):
+def test_export_imports_no_plots_and_no_datasets(trained_base):
     program = (
-        "import sys; from mnist_cnn import export, network; "
-        f"export.safetensors(network.load({str(trained_base)!r})); "
+        "import sys, mnist_cnn; from mnist_cnn.analysis.export_formats import safetensors; "
+        f"safetensors(mnist_cnn.load({str(trained_base)!r})); "
         "print(*[m for m in ('matplotlib', 'tensorflow_datasets', 'gradio') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -142,27 +145,27 @@ def test_export_imports_no_pictures_and_no_datasets(trained_base, tmp_path):
     assert (done.returncode, done.stdout.strip()) == (0, ""), done
 
 
-# Weights to begin with.
+# init_from.
 
 
-def test_a_run_begins_with_the_weights_of_a_file_and_goes_on_without_it(trained_base, tmp_path):
+def test_run_starts_with_the_weights_of_a_file_and_resumes_without_it(
+    expected, small_mnist, tmp_path
+):
+    network, images, _ = expected
     path = tmp_path / "weights.safetensors"
-    run("mnist_cnn.export", "--workdir", trained_base, "--format=safetensors", "--output", path)
-    command = (
-        "mnist_cnn.main", "--config", "experiments/base.py", f"--config.init_from={path}",
-        "--config.report=False", "--workdir", tmp_path / "run",
-        "--config.train_split=train[:320]", "--config.log_every=1",
+    path.write_bytes(FORMATS["safetensors"](network))
+    config = mnist_cnn.experiment(
+        init_from=str(path), manual_dir=str(small_mnist), report=False, log_every=1,
+        num_steps=1, learning_rate=1e-12,
     )  # fmt: skip
-    run(*command, "--config.num_steps=1", "--config.learning_rate=1e-12")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    first, test = json.loads(lines[0]), json.loads(lines[-1])
-    images = read_idx("t10k-images-idx3-ubyte")
-    labels = read_idx("t10k-labels-idx1-ubyte")
-    before = mnist_cnn.load(trained_base)(images).argmax(-1)
-    assert test["correct"] == int((before == labels).sum())
+    mnist_cnn.run(config, tmp_path / "run")
+    first, test = metrics_of(tmp_path / "run")
+    before = network(images[:250]).argmax(-1) == read_idx("t10k-labels-idx1-ubyte")[:250]
+    assert test["correct"] == int(before.sum())
     assert first["accuracy"] > 0.8
     path.unlink()
-    run(*command, "--config.num_steps=2", "--config.learning_rate=1e-12")
+    config.num_steps = 2
+    assert mnist_cnn.run(config, tmp_path / "run")["steps"] == 2
 
 
 def tree():
@@ -173,7 +176,7 @@ def tree():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t["a"].update(kernel=np.zeros((2, 3))), "a.kernel has shape [2, 3], expected"),
         (lambda t: t.pop("b"), "b.kernel has shape nothing, expected [2]"),
@@ -181,7 +184,7 @@ def tree():
         (lambda t: t["b"].update(kernel=np.array([1, np.nan])), "b.kernel has values that are not"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(change, said, tmp_path):
+def test_tensors_that_do_not_fit_are_named(change, message, tmp_path):
     from safetensors.numpy import save_file
 
     changed = tree()
@@ -190,17 +193,28 @@ def test_tensors_that_do_not_fit_are_named(change, said, tmp_path):
     save_file(weights.flat(changed), path)
     with pytest.raises(ConfigError) as error:
         weights.read_variables(path, {"params": tree()})
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.keras", "x.weights.h5", "x.pickle", "gone"])
-def test_a_file_that_is_none_is_refused_before_anything_is_written(name, tiny_experiment, tmp_path):
+def test_unusable_weight_files_are_refused_before_anything_is_written(
+    name, tiny_experiment, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / name
     if name != "gone":
         path.write_bytes(b"\x80\x04cos\nsystem\n(S'touch executed'\ntR." * 9)
+    config = config_of(tiny_experiment)
+    config.init_from = str(path)
+    with pytest.raises(ConfigError, match=r"^config\.init_from: [^\n]*$"):
+        mnist_cnn.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "executed").exists()
+
+
+def test_command_refuses_an_unusable_weight_file_in_one_line(tiny_experiment, tmp_path):
     _, err = run(
-        "mnist_cnn.main", "--config", tiny_experiment, f"--config.init_from={path}",
+        "mnist_cnn.main", "--config", tiny_experiment, "--config.init_from=gone.safetensors",
         "--workdir", tmp_path / "run", status=2, cwd=tmp_path, PYTHONPATH=str(ROOT),
     )  # fmt: skip
     assert "config.init_from" in err and err.count("\n") == 1
-    assert not (tmp_path / "run").exists() and not (tmp_path / "executed").exists()
+    assert not (tmp_path / "run").exists()

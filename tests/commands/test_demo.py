@@ -1,60 +1,86 @@
-"""The page to draw on, as its user has it: drawn on with the mouse in a real browser."""
+"""`python -m mnist_cnn.demo`: the page in a real browser, drawn on with the mouse."""
 
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from urllib.parse import urlparse
 
 import numpy as np
 import pytest
-from conftest import ROOT, wait_for
+from conftest import start, wait_for
 
 import mnist_cnn
+from mnist_cnn import demo
+
+PROXY = "http://127.0.0.1:9"  # nothing listens there
 
 
 @pytest.fixture(scope="module")
 def address(trained_base):
-    """The command, started as a user would."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mnist_cnn.demo", "--workdir", trained_base],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    """The address of the page, served by the command behind a proxy that does not answer."""
+    process = start(
+        "mnist_cnn.demo", "--workdir", trained_base, HTTP_PROXY=PROXY, http_proxy=PROXY, NO_PROXY=""
+    )
     line = process.stdout.readline()
     yield re.search(r"http://\S+", line)[0]
     process.terminate()
-    process.wait(timeout=60)
+    process.communicate(timeout=60)
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the page in a window of a given size, and records the addresses of all requests."""
+    pages = []
+
+    def open_page(width, height):
+        page = browser.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#canvas canvas")
+        return page, requests
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+def position(page, x, y):
+    """The position in the window of a point given as fractions of the canvas."""
+    box = page.locator("#canvas canvas").bounding_box()
+    return box["x"] + box["width"] * x, box["y"] + box["height"] * y
+
+
+def draw(page, points):
+    """Draws through points without lifting the pen."""
+    page.mouse.move(*position(page, *points[0]))
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*position(page, *point), steps=4)
 
 
 def stroke(page, points):
-    """Draws through points, given as fractions of the canvas, with the mouse."""
-    box = page.locator("#canvas canvas").bounding_box()
-    places = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
-    page.mouse.move(*places[0])
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=4)
+    draw(page, points)
     page.mouse.up()
 
 
 def best(page):
-    """The digit with the longest bar, once the page has one for it."""
+    """The most probable digit, once the page shows one."""
     return page.locator("#bars h2").inner_text(timeout=20_000).strip()
 
 
-def test_a_drawn_one_and_zero_are_told_and_nothing_leaves_the_machine(browser, address):
-    page = browser.new_page()
-    page.set_viewport_size({"width": 1080, "height": 620})
-    requests = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(address)
-    page.wait_for_selector("#canvas canvas")
-    stroke(page, [(0.52, 0.2), (0.48, 0.8)])
-    wait_for(lambda: best(page) == "1")
+def test_drawn_digits_are_recognized_and_nothing_leaves_the_machine(open_page):
+    page, requests = open_page(1080, 620)
+    draw(page, [(0.52, 0.2), (0.48, 0.78)])
+    page.wait_for_timeout(250)  # the page sends five drawings a second
+    page.mouse.move(*position(page, 0.48, 0.8))
+    wait_for(lambda: best(page) == "1")  # the pen is still down
+    page.mouse.up()
     page.wait_for_selector("#seen img")
-    if target := os.environ.get("DEMO_SCREENSHOT"):  # how docs/images/demo.png is made
+    if target := os.environ.get("DEMO_SCREENSHOT"):  # makes docs/images/demo.png
         page.get_by_role("button", name="Clear").click()
         stroke(page, [(0.3, 0.3), (0.4, 0.22), (0.6, 0.25), (0.6, 0.4), (0.45, 0.5)])
         stroke(page, [(0.45, 0.5), (0.65, 0.58), (0.65, 0.75), (0.45, 0.82), (0.28, 0.75)])
@@ -70,23 +96,46 @@ def test_a_drawn_one_and_zero_are_told_and_nothing_leaves_the_machine(browser, a
     text = page.locator("#bars").inner_text()
     assert all(re.search(rf"^{digit}$", text, flags=re.MULTILINE) for digit in range(10))
     assert {urlparse(url).hostname for url in requests if urlparse(url).hostname} == {"127.0.0.1"}
-    page.close()
 
 
-def test_from_python_it_is_a_page_and_asks_nobody(trained_base, monkeypatch):
-    """In a notebook `demo.launch(network)`; the server itself connects to this machine alone."""
-    from mnist_cnn import demo
+def test_page_fits_the_width_of_a_phone(open_page):
+    page, _ = open_page(320, 640)
+    box = page.locator("#canvas canvas").bounding_box()
+    assert 200 < box["width"] == pytest.approx(box["height"])
+    assert box["x"] + box["width"] <= 320
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    stroke(page, [(0.3, 0.2), (0.7, 0.2), (0.4, 0.8)])
+    wait_for(lambda: best(page) == "7")
 
-    asked = []
+
+def test_notebook_page_connects_to_this_machine_only(trained_base, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", PROXY)
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    monkeypatch.delenv("no_proxy", raising=False)
+    targets = []
     connect = socket.socket.connect
 
-    def watched(self, target):
-        asked.append(target)
+    def recorded_connect(self, target):
+        targets.append(target)
         return connect(self, target)
 
-    monkeypatch.setattr(socket.socket, "connect", watched)
+    monkeypatch.setattr(socket.socket, "connect", recorded_connect)
     _, local, public = demo.launch(mnist_cnn.load(trained_base), prevent_thread_lock=True)
-    time.sleep(2)  # what asks for the newest version does it in the background
+    time.sleep(2)  # a version check would run in the background
     assert local.startswith("http://127.0.0.1") and public is None
-    hosts = {target[0] for target in asked if isinstance(target, tuple)}
+    hosts = {target[0] for target in targets if isinstance(target, tuple)}
     assert hosts and hosts <= {"127.0.0.1", "::1", "localhost"}
+    assert os.environ["NO_PROXY"] == "intranet.example,127.0.0.1,localhost"
+
+
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+def test_proxy_settings_of_the_user_are_kept(name, monkeypatch):
+    for other in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(other, "")
+    monkeypatch.setenv(name, "*")
+    demo._bypass_proxy()
+    assert os.environ[name] == "*"
+    monkeypatch.setenv(name, "a.example,localhost")
+    for _ in range(2):
+        demo._bypass_proxy()
+        assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "a.example,localhost,127.0.0.1"

@@ -1,40 +1,51 @@
-"""The command on the user's own pictures: real processes, real files, a really trained network."""
+"""`python -m mnist_cnn.predict` on pictures of digits, with a trained network."""
 
 import io
 import json
 import os
 import pathlib
 import pty
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, imported_by, read_idx, run
+from conftest import ROOT, config_of, imported_by, read_idx, run, start
 from pictures import picture
 from PIL import Image
 
 import mnist_cnn
-from mnist_cnn import predict
-from mnist_cnn.digits import pictures
+from mnist_cnn.analysis.answers import BATCH_SIZE, answers, blocks
 from mnist_cnn.digits.mnist_form import mnist_form
+from mnist_cnn.digits.pictures import read
+from mnist_cnn.errors import CheckpointError
+from mnist_cnn.training.scoring import compute_logits
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The first 1,000 test images as realistic pictures: their paths, in order."""
-    folder = tmp_path_factory.mktemp("pictures")
+def network(trained_base):
+    return mnist_cnn.load(trained_base)
+
+
+def write_pictures(folder, count):
+    """Writes the first test images as realistic pictures; returns their paths, in order."""
     paths = []
-    for index, image in enumerate(read_idx("t10k-images-idx3-ubyte")[:1000, ..., 0]):
+    for index, image in enumerate(read_idx("t10k-images-idx3-ubyte")[:count, ..., 0]):
         content, suffix = picture(image, seed=index)
         paths.append(folder / f"{index:04d}{suffix}")
         paths[-1].write_bytes(content)
     return paths
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), 300)
+
+
 @pytest.fixture
 def bad(tmp_path, files):
-    """A folder of files that cannot be answered, and one that can; (folder, names of the bad)."""
+    """A folder with one good picture, and the names of the bad files there."""
     whole = files[0].read_bytes()
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").write_bytes(b"")
@@ -44,37 +55,44 @@ def bad(tmp_path, files):
     Image.new("1", (10_001, 10_000)).save(tmp_path / "bomb.png")
     Image.open(files[0]).save(tmp_path / "libtiff.tif", compression="tiff_lzw")
     tiff = (tmp_path / "libtiff.tif").read_bytes()
-    middle = len(tiff) // 2  # libtiff itself has a word to say about this one
+    middle = len(tiff) // 2  # libtiff prints a message about this file
     (tmp_path / "libtiff.tif").write_bytes(tiff[:middle] + bytes(200) + tiff[middle + 200 :])
     names = sorted(path.name for path in tmp_path.iterdir())
     (tmp_path / "good.JPG").write_bytes(whole)
-    (tmp_path / "notes.txt").write_text("not looked at")
+    (tmp_path / "notes.txt").write_text("not a picture")
     return tmp_path, names
 
 
-def answers_of(out):
+def json_of(out):
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_pictures_are_told_as_well_as_mnists_own_images(trained_base, files):
-    labels = read_idx("t10k-labels-idx1-ubyte")[:1000]
-    network = mnist_cnn.load(trained_base)
-    plain = network(read_idx("t10k-images-idx3-ubyte")[:1000]).argmax(-1) == labels
-    answers = list(predict.answers(network, map(str, files)))
-    assert [answer.file for answer in answers] == list(map(str, files))
-    assert [answer.error for answer in answers] == [None] * 1000
-    ours = np.array([answer.digit for answer in answers]) == labels
-    print(f"plain {plain.mean():.1%}, pictures {ours.mean():.1%}")
-    assert plain.mean() > 0.9
-    assert ours.mean() >= plain.mean() - 0.015
+def check_recognition(network, files):
+    labels = read_idx("t10k-labels-idx1-ubyte")[: len(files)]
+    mnist = network(read_idx("t10k-images-idx3-ubyte")[: len(files)]).argmax(-1) == labels
+    found = list(answers(network, map(str, files)))
+    assert [answer.file for answer in found] == list(map(str, files))
+    assert [answer.error for answer in found] == [None] * len(files)
+    pictures = np.array([answer.digit for answer in found]) == labels
+    print(f"MNIST {mnist.mean():.1%}, pictures {pictures.mean():.1%}")
+    assert mnist.mean() > 0.9
+    assert pictures.mean() >= mnist.mean() - 0.015
 
 
-def test_json_is_one_object_a_line_in_the_order_given(trained_base, files):
-    given = [str(path) for path in files[:70]]  # more than a batch
-    out, err = run("mnist_cnn.predict", "--workdir", trained_base, *given, "--json")
-    answers = answers_of(out)
-    assert err == "" and [answer["file"] for answer in answers] == given
-    for answer in answers:
+def test_pictures_are_recognized_as_well_as_mnists_own_images(network, files):
+    check_recognition(network, files)
+
+
+@pytest.mark.slow
+def test_thousand_pictures_are_recognized_as_well_as_mnists_own_images(network, tmp_path):
+    check_recognition(network, write_pictures(tmp_path, 1000))
+
+
+def test_answers_are_in_the_order_of_the_files(network, files):
+    names = [str(path) for path in files[:70]]  # more than a batch
+    found = [json.loads(answer.as_json()) for answer in answers(network, names)]
+    assert [answer["file"] for answer in found] == names
+    for answer in found:
         assert list(answer) == ["file", "digit", "probability", "runner_up"]
         assert answer["digit"] != answer["runner_up"] and 0.1 <= answer["probability"] <= 1
 
@@ -82,11 +100,12 @@ def test_json_is_one_object_a_line_in_the_order_given(trained_base, files):
 def test_each_bad_file_has_its_line_and_the_others_are_answered(trained_base, bad):
     folder, names = bad
     out, err = run("mnist_cnn.predict", "--workdir", trained_base, "--json", folder, status=1)
-    answers = answers_of(out)
+    found = json_of(out)
     assert err == ""
-    assert [pathlib.Path(a["file"]).name for a in answers] == sorted([*names, "good.JPG"])
-    assert [pathlib.Path(a["file"]).name for a in answers if "error" in a] == names
-    assert next(a["digit"] for a in answers if "digit" in a) == 7
+    assert [pathlib.Path(a["file"]).name for a in found] == sorted([*names, "good.JPG"])
+    assert [pathlib.Path(a["file"]).name for a in found if "error" in a] == names
+    assert all(list(a) == ["file", "error"] for a in found if "error" in a)
+    assert next(a["digit"] for a in found if "digit" in a) == 7
 
     out, err = run(
         "mnist_cnn.predict", "--workdir", trained_base, folder, "nowhere.png", "/dev/zero", status=1
@@ -94,27 +113,28 @@ def test_each_bad_file_has_its_line_and_the_others_are_answered(trained_base, ba
     assert len(out.splitlines()) == 1 and "good.JPG: 7" in out
     assert len(err.splitlines()) == len(names) + 2
     assert "\x1b" not in err and "new\\nline\\x1b[31m.png" in err
-    for said in (
-        "empty.png: the file is empty", "text.png: no picture", "truncated.jpg: damaged",
-        "blank.png: no digit found", "bomb.png: larger than", "nowhere.png: no such file",
-        "/dev/zero: it is no regular file",
+    for name, reason in (
+        ("empty.png", "empty"), ("text.png", "expected PNG, JPEG"), ("truncated.jpg", "damaged"),
+        ("blank.png", "no digit found"), ("bomb.png", "larger than"),
+        ("nowhere.png", "no such file"), ("/dev/zero", "regular file"),
     ):  # fmt: skip
-        assert said in err
+        (line,) = (line for line in err.splitlines() if f"{name}: " in line)
+        assert line.startswith("error: ") and reason in line
 
 
 def test_names_come_from_standard_input(trained_base, files):
     process = subprocess.run(
-        [sys.executable, "-m", "mnist_cnn.predict", "--workdir", trained_base, "--json", "-"],
+        [sys.executable, "-m", "mnist_cnn.predict", "--workdir", trained_base, "-", "--json"],
         input="\n".join(map(str, files[:3])).encode() + b"\nno\xff.png\n", capture_output=True,
     )  # fmt: skip
-    answers = answers_of(process.stdout)
-    assert process.returncode == 1
-    assert [os.fsencode(a["file"]) for a in answers] == [
+    found = json_of(process.stdout)
+    assert process.returncode == 1 and process.stderr == b""
+    assert [os.fsencode(a["file"]) for a in found] == [
         *(bytes(path) for path in files[:3]), b"no\xff.png",
     ]  # fmt: skip
 
 
-def test_what_the_network_saw_is_shown_and_saved(trained_base, files, tmp_path):
+def test_network_input_is_shown_and_saved(trained_base, files, tmp_path):
     out, _ = run(
         "mnist_cnn.predict", "--workdir", trained_base, "--show", files[0], files[1],
         "--save_inputs", tmp_path / "seen",
@@ -122,12 +142,12 @@ def test_what_the_network_saw_is_shown_and_saved(trained_base, files, tmp_path):
     saved = sorted((tmp_path / "seen").iterdir())
     assert [path.name for path in saved] == ["00001-0000.png", "00002-0001.png"]
     seen = np.asarray(Image.open(saved[0]))
-    assert (seen == mnist_form(pictures.read(files[0]))).all()
-    assert predict.blocks(seen) in out and "█" in out
+    assert (seen == mnist_form(read(files[0]))).all()
+    assert blocks(seen) in out and "█" in out
     assert len(out.splitlines()) == 2 * (1 + 14)
 
 
-def test_on_a_terminal_the_blocks_come_by_themselves(trained_base, files):
+def test_terminal_shows_the_network_input_by_default(trained_base, files):
     controller, terminal = pty.openpty()
     process = subprocess.run(
         [sys.executable, "-m", "mnist_cnn.predict", "--workdir", trained_base, files[0]],
@@ -139,38 +159,34 @@ def test_on_a_terminal_the_blocks_come_by_themselves(trained_base, files):
     assert process.returncode == 0 and shown.count("\n") == 15 and "█" in shown
 
 
-def test_one_program_serves_every_number_of_pictures(trained_base, files):
-
-    network = mnist_cnn.load(trained_base)
-    list(predict.answers(network, [str(files[0])]))
-    compiled = evaluate.logits_of._cache_size()
+def test_one_program_serves_any_number_of_pictures(network, files):
+    list(answers(network, [str(files[0])]))
+    compiled = compute_logits._cache_size()
     for count in (2, 63, 64, 65, 130):
-        assert len(list(predict.answers(network, map(str, files[:count])))) == count
-    assert evaluate.logits_of._cache_size() == compiled
+        assert len(list(answers(network, map(str, files[:count])))) == count
+    assert compute_logits._cache_size() == compiled
 
 
-def test_a_long_list_is_never_held_whole(trained_base, files):
-    network = mnist_cnn.load(trained_base)
-    asked = 0
+def test_long_list_of_files_is_read_as_it_is_answered(network, files):
+    taken = 0
 
     def names():
-        nonlocal asked
+        nonlocal taken
         for _ in range(10_000):
-            asked += 1
+            taken += 1
             yield str(files[0])
 
-    next(predict.answers(network, names()))
-    assert asked <= 2 * predict.BATCH_SIZE
+    next(answers(network, names()))
+    assert taken <= 2 * BATCH_SIZE
 
 
-def test_mnists_own_images_are_answered_exactly_as_by_evaluate(trained_base, tmp_path):
+def test_mnists_own_images_are_answered_exactly_as_by_the_network(network, tmp_path):
     images = read_idx("t10k-images-idx3-ubyte")[:1000]
     names = [str(tmp_path / f"{index}.png") for index in range(1000)]
     for image, name in zip(images, names, strict=True):
         Image.fromarray(image[..., 0]).save(name)
-    network = mnist_cnn.load(trained_base)
-    answers = list(predict.answers(network, names))
-    assert [answer.digit for answer in answers] == network(images).argmax(-1).tolist()
+    found = [answer.digit for answer in answers(network, names)]
+    assert found == network(images).argmax(-1).tolist()
 
 
 def test_predict_imports_neither_plots_nor_datasets_nor_pages(trained_base, files):
@@ -179,45 +195,44 @@ def test_predict_imports_neither_plots_nor_datasets_nor_pages(trained_base, file
     assert {"jax", "PIL"} <= names
 
 
-def test_a_copied_directory_answers_as_the_original(trained_base, files, tmp_path):
-    """Only what the network is made of: config and checkpoint, in another place, read-only."""
-    import shutil
-
-    for name in ("config.json", "checkpoints"):
-        source = trained_base / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    here, _ = run("mnist_cnn.predict", "--workdir", trained_base, "--json", files[5])
-    there, _ = run("mnist_cnn.predict", "--workdir", ".", "--json", files[5], cwd=tmp_path,
-                   PYTHONPATH=str(ROOT))  # fmt: skip
-    assert here == there
+def test_copied_directory_answers_as_the_original(network, trained_base, files, tmp_path):
+    """Configuration and checkpoint are enough, in another place."""
+    shutil.copy(trained_base / "config.json", tmp_path)
+    shutil.copytree(trained_base / "checkpoints", tmp_path / "checkpoints")
+    out, _ = run("mnist_cnn.predict", "--workdir", ".", "--json", files[5], cwd=tmp_path,
+                 PYTHONPATH=str(ROOT))  # fmt: skip
+    (expected,) = answers(network, [str(files[5])])
+    assert out == expected.as_json() + "\n"
 
 
-def test_an_experiments_own_module_needs_its_config(tiny_experiment, files, tmp_path):
-    run("mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path / "run")
-    command = ("mnist_cnn.predict", "--workdir", tmp_path / "run", files[0])
-    _, err = run(*command, status=1)
-    assert len(err.splitlines()) == 1 and "--config EXPERIMENT" in err
-    out, _ = run(*command, "--config", tiny_experiment)
-    assert f"{files[0].name}: " in out
+def test_custom_module_needs_its_config(undisturbed, tiny_experiment, files):
+    with pytest.raises(CheckpointError, match="--config EXPERIMENT"):
+        mnist_cnn.load(undisturbed[0])
+    config = config_of(tiny_experiment)
+    (expected,) = answers(mnist_cnn.load(undisturbed[0], config), [str(files[0])])
+    out, _ = run(
+        "mnist_cnn.predict", "--workdir", undisturbed[0], files[0], "--config", tiny_experiment
+    )
+    assert out == expected.as_text() + "\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--workdir", "x"], ["--workdir", "x", "--nonsense"]])
-def test_bad_usage_is_one_line_and_status_2(arguments):
-    out, err = run("mnist_cnn.predict", *arguments, status=2)
-    assert out == "" and len(err.splitlines()) == 1
+def test_bad_usage_is_one_line_and_status_2():
+    commands = [[], ["--workdir", "x"], ["--workdir", "x", "--nonsense"]]
+    for process in [start("mnist_cnn.predict", *arguments) for arguments in commands]:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 2 and out == "" and len(err.splitlines()) == 1
 
 
-def test_a_pickle_is_no_picture(trained_base, tmp_path):
+def test_pictures_are_neither_unpickled_nor_executed(network, tmp_path):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     np.save(tmp_path / "trap.npy", np.array([Trap()], dtype=object), allow_pickle=True)
     (tmp_path / "trap.png").write_bytes((tmp_path / "trap.npy").read_bytes())
-    run("mnist_cnn.predict", "--workdir", trained_base, tmp_path / "trap.png", status=1)
-    assert not (tmp_path / "sprung").exists()
-    eps = io.BytesIO()  # what Pillow would hand to Ghostscript
+    eps = io.BytesIO()  # Pillow passes EPS to Ghostscript
     Image.new("RGB", (50, 50)).save(eps, "EPS")
     (tmp_path / "page.png").write_bytes(eps.getvalue())
-    _, err = run("mnist_cnn.predict", "--workdir", trained_base, tmp_path / "page.png", status=1)
-    assert "expected PNG, JPEG" in err
+    found = list(answers(network, [str(tmp_path / "trap.png"), str(tmp_path / "page.png")]))
+    assert all("expected PNG, JPEG" in answer.error for answer in found)
+    assert not (tmp_path / "sprung").exists()

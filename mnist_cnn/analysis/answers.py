@@ -1,0 +1,105 @@
+"""The network's answers to pictures of digits."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from mnist_cnn.digits.mnist_form import mnist_form
+from mnist_cnn.digits.pictures import SUFFIXES, read
+from mnist_cnn.errors import PictureError, printable
+
+if TYPE_CHECKING:
+    from mnist_cnn.analysis.network import Network
+
+BATCH_SIZE = 64  # the only shape that is compiled
+
+
+class Answer(NamedTuple):
+    """The answer to a file; if there is none, `error` says why in one line."""
+
+    file: str
+    error: str | None = None
+    seen: UInt8[np.ndarray, "28 28"] | None = None  # the network's input
+    digit: int = -1  # the most probable one
+    probability: float = 0.0
+    runner_up: int = -1  # the second most probable one
+    runner_up_probability: float = 0.0
+
+    def as_json(self) -> str:
+        names = ["file", "error"] if self.error else ["file", "digit", "probability", "runner_up"]
+        values = self._asdict() | {"probability": round(self.probability, 6)}
+        return json.dumps({name: values[name] for name in names})
+
+    def as_text(self) -> str:
+        if self.error:
+            return printable(f"{self.file}: {self.error}")
+        return (
+            f"{printable(self.file)}: {self.digit}  {self.probability:.2%}  "
+            f"(runner-up {self.runner_up}, {self.runner_up_probability:.2%})"
+        )
+
+
+def answers(network: Network, files: Iterable[str]) -> Iterator[Answer]:
+    """An answer for each file, in order; at most two batches are in memory."""
+    files = iter(files)
+    with ThreadPoolExecutor(1) as pool:  # the network computes while the next batch is read
+        previous = pool.submit(_recognize, network, [])
+        while batch := [_read(file) for file in itertools.islice(files, BATCH_SIZE)]:
+            current = pool.submit(_recognize, network, batch)
+            yield from previous.result()
+            previous = current
+        yield from previous.result()
+
+
+def _read(file: str) -> Answer:
+    try:
+        return Answer(file, seen=mnist_form(read(file)))
+    except PictureError as error:
+        return Answer(file, error=str(error))
+
+
+def _recognize(network: Network, batch: list[Answer]) -> list[Answer]:
+    seen = np.array([answer.seen for answer in batch if answer.seen is not None], np.uint8)
+    rows = iter(network.probabilities(seen.reshape(-1, 28, 28, 1), BATCH_SIZE))
+    return [answer if answer.error else _with_digit(answer, next(rows)) for answer in batch]
+
+
+def _with_digit(answer: Answer, row: Float64[np.ndarray, "10"]) -> Answer:
+    second, first = np.argsort(row)[-2:].tolist()
+    return Answer(answer.file, None, answer.seen, first, row[first], second, row[second])
+
+
+def list_files(arguments: Iterable[str]) -> Iterator[str]:
+    """The files that arguments name: a file, a folder (its pictures, sorted by name), or `-`.
+
+    `-` reads such names from standard input, one a line. A folder without pictures is returned
+    itself, so that its answer is an error.
+    """
+    for argument in arguments:
+        names: Iterable[str] = [argument]
+        if argument == "-":
+            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
+            names = filter(None, lines)
+        for name in names:
+            try:
+                entries = sorted(os.listdir(name)) if os.path.isdir(name) else []
+            except PermissionError:
+                entries = []
+            pictures = [entry for entry in entries if entry.lower().endswith(SUFFIXES)]
+            yield from [os.path.join(name, entry) for entry in pictures] or [name]
+
+
+def blocks(image: UInt8[np.ndarray, "28 28"]) -> str:
+    """The image as 14 lines of 28 characters, for a terminal; a character shows two pixels."""
+    pairs = image.reshape(14, 2, 28).mean(axis=1)
+    shades = np.array(list(" ░▒▓█"))
+    return "\n".join("".join(row) for row in shades[np.rint(pairs / 255 * 4).astype(int)])

@@ -1,0 +1,167 @@
+"""Runs of one experiment with different seeds, joined as if they had been one run."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnist_cnn import config as config_lib
+from mnist_cnn.errors import CheckpointError
+from mnist_cnn.runner.checkpoint import Checkpoints, Tree
+from mnist_cnn.runner.run_directory import RunDirectory
+
+_MAY_DIFFER = ("name", "seed", "num_seeds", "manual_dir")  # data files are compared by SHA-256
+_SHARED_METRICS = ("step", "epoch", "split", "examples")  # the others have a value for each seed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One of the runs to join."""
+
+    directory: RunDirectory
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    step: int
+    tree: Tree  # each array [R, ...]
+    seconds: dict[str, float]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [replica.seed for replica in config_lib.replicas(self.config)]
+
+
+def join(
+    workdirs: Sequence[str | os.PathLike[str]],
+    workdir: str | os.PathLike[str],
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Writes `workdir` from the newest good checkpoints of `workdirs`, completely or not at all.
+
+    On machines of one kind a seed gives the same network, alone or among others. The experiment,
+    resumed in `workdir`, tests all networks.
+
+    Args:
+      workdirs: run directories. The runs differ only in `name`, `seed`, `num_seeds` and
+        `manual_dir`, are at the same step, and have consecutive seeds.
+      workdir: a directory that does not exist.
+      report: receives a line for each damaged checkpoint.
+
+    Returns:
+      The configuration: that of the run with the lowest seed, except `num_seeds`.
+
+    Raises:
+      CheckpointError: a run has no good checkpoint, the runs do not belong together, or `workdir`
+        exists.
+    """
+    path = pathlib.Path(workdir).absolute()
+    if path.exists():
+        raise CheckpointError(f"--workdir {workdir}: it exists already; give another directory")
+    parts = sorted((_read(one, report) for one in workdirs), key=lambda part: part.config["seed"])
+    for part in parts[1:]:
+        _check_same_experiment(part, parts[0])
+    seeds = [seed for part in parts for seed in part.seeds]
+    if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
+        raise CheckpointError(
+            f"{', '.join(str(part.directory) for part in parts)}: got the seeds "
+            f"{', '.join(map(str, seeds))}, expected consecutive seeds, each once"
+        )
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        config = _write(parts, RunDirectory(unfinished))
+        os.rename(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return config
+
+
+def _read(workdir: str | os.PathLike[str], report: Callable[[str], None]) -> _Part:
+    directory = RunDirectory(workdir)
+    saved = directory.read("config.json")
+    if saved is None:
+        raise CheckpointError(f"{directory}: not a run directory, it contains no config.json")
+    config = {key: field.default for key, field in config_lib.FIELDS.items()} | saved
+    if config["sweep"]:
+        raise CheckpointError(f"{directory}: a sweep; only seeds of one setting can be joined")
+    with contextlib.closing(Checkpoints(directory.checkpoints, keep=None)) as checkpoints:
+        restored = checkpoints.restore(None, lambda line: report(f"{directory}: {line}"))
+    if restored is None:
+        raise CheckpointError(f"{directory}: no checkpoint yet; resume the run first")
+    step, tree, extra = restored
+    if config["num_seeds"] == 1:
+        tree = jax.tree.map(lambda leaf: leaf[None], tree)
+    environment = directory.read("environment.json") or {}
+    return _Part(directory, config, environment, step, tree, extra["seconds"])
+
+
+def _check_same_experiment(part: _Part, first: _Part) -> None:
+    """Raises CheckpointError if experiment, data or step differ."""
+    comparable = part.config | {key: first.config[key] for key in _MAY_DIFFER}
+    differences = config_lib.differences(first.config, comparable)
+    data, first_data = (one.environment.get("data", {}).get("sha256") for one in (part, first))
+    if data != first_data:
+        differences.append("the data files differ")
+    if differences:
+        raise CheckpointError(
+            f"{first.directory} and {part.directory} do not belong together "
+            f"({'; '.join(differences)}); give runs that differ only in their seeds"
+        )
+    if part.step != first.step:
+        raise CheckpointError(
+            f"{first.directory} is at step {first.step:,}, {part.directory} at {part.step:,}; "
+            "resume the shorter run first"
+        )
+
+
+def _write(parts: Sequence[_Part], directory: RunDirectory) -> dict[str, Any]:
+    """Writes the joined run, and returns its configuration."""
+    first = parts[0]
+    config = first.config | {"num_seeds": sum(len(part.seeds) for part in parts)}
+    tree = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.tree for part in parts))
+    seconds = {key: sum(part.seconds[key] for part in parts) for key in first.seconds}
+    with contextlib.closing(Checkpoints(directory.checkpoints, keep=1)) as checkpoints:
+        checkpoints.save(first.step, tree, {"step": first.step, "seconds": seconds})
+        checkpoints.wait()
+    directory.write("config.json", config)
+    joined = [
+        {"workdir": str(part.directory), "seeds": part.seeds, "environment": part.environment}
+        for part in parts
+    ]
+    directory.write("environment.json", first.environment | {"joined": joined})
+    with contextlib.closing(directory):
+        directory.open_metrics(first.step)
+        for entry in _joined_metrics(parts):
+            directory.log(entry, {"": slice(None)})
+    return config
+
+
+def _joined_metrics(parts: Sequence[_Part]) -> Iterator[dict[str, Any]]:
+    """The lines that all runs have, with a list over the seeds for each metric.
+
+    Training metrics are means since the previous line, so they are left out if the runs logged
+    at different steps; so is the speed, because the networks were not trained together.
+    """
+    same_steps = len({part.config["log_every"] for part in parts}) == 1
+    splits = ("train", "validation") if same_steps else ("validation",)
+    metrics = [
+        {(entry["step"], entry["split"]): entry for entry in part.directory.read_metrics()}
+        for part in parts
+    ]
+    for key in metrics[0]:
+        if key[1] not in splits or not all(key in one for one in metrics):
+            continue
+        entries = [one[key] for one in metrics]
+        joined = {}
+        for name, value in entries[0].items():
+            if name in _SHARED_METRICS:
+                joined[name] = value
+            elif name != "images_per_second" and all(name in entry for entry in entries):
+                lists = [np.atleast_1d(entry[name]) for entry in entries]
+                joined[name] = np.concatenate(lists).tolist()
+        yield joined
