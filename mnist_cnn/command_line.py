@@ -55,20 +55,6 @@ def define_network_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "The experiment file, if it has its own model.")
 
 
-run_command = command
-
-
-def define_network_flags() -> None:
-    """Defines --workdir, --seed and --config, for the commands that read a trained network."""
-    from ml_collections import config_flags
-
-    flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
-    flags.DEFINE_integer("seed", None, "The seed of the network to use; by default the first.")
-    config_flags.DEFINE_config_file(
-        "config", None, "The experiment file; needed only if it brings its own model."
-    )
-
-
 def parse_flags(arguments: Sequence[str]) -> list[str]:
     """Parses a command line and applies its --config.KEY=VALUE to the experiment.
 
