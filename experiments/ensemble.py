@@ -36,12 +36,13 @@ class Thin(ACCURACY["Thin"]):
         def dropout(x):
             return nn.Dropout(0.3, deterministic=not train)(x)
 
-        x = norm(layers.ConvMaxPool(16, (5, 5))(images))
-        x = norm(layers.Conv(48, (3, 3))(x))
-        x = layers.max_pool(layers.Conv(48, (3, 3))(x), (2, 2))
+        # Initial values follow from the names, which also lead to the weights in a checkpoint.
+        x = norm(layers.ConvMaxPool(16, (5, 5), name="Conv_0")(images))
+        x = norm(layers.Conv(48, (3, 3), name="Conv_1")(x))
+        x = layers.max_pool(layers.Conv(48, (3, 3), name="Conv_2")(x), (2, 2))
         x = dropout(norm(x))
-        x = norm(layers.Conv(96, (3, 3))(x))
-        x = dropout(norm(layers.Conv(96, (3, 3), padding="VALID")(x)))
+        x = norm(layers.Conv(96, (3, 3), name="Conv_3")(x))
+        x = dropout(norm(layers.Conv(96, (3, 3), padding="VALID", name="Conv_4")(x)))
         return layers.Dense(10)(x.reshape(x.shape[0], -1))
 
 

@@ -1,1 +1,1 @@
-"""The network, its layers, and what can be said about a module without training it."""
+"""The network, its layers, and what can be computed about any module without training it."""

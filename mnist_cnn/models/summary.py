@@ -1,6 +1,4 @@
-"""A network layer by layer: output shape, parameters, multiply-adds.  Nothing is computed."""
-
-from __future__ import annotations
+"""A network layer by layer: output shape, parameters, multiply-adds. Nothing is computed."""
 
 import functools
 import math
@@ -12,11 +10,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mnist_cnn.models.apply import train_kwargs
-from mnist_cnn.models.layers import conv_max_pool
 
 
 class Layer(NamedTuple):
-    """One submodule that has parameters of its own."""
+    """A submodule that has parameters."""
 
     name: str
     output_shape: tuple[int, ...]  # without the batch axis
@@ -25,47 +22,44 @@ class Layer(NamedTuple):
 
 
 def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
-    """The layers of `model` in the order in which an image meets them, where it is tested.
+    """The layers of `model` in the order in which they are applied to an image.
 
-    Multiply-adds are those of the layers with a kernel: each kernel value is used once for every
-    output position, before it is pooled; and as often for each view, where a network looks at an
-    image in several.
+    Multiply-adds are those of the layers with a kernel: each value of a kernel is used once for
+    each output position. A layer that pools its output has a method `kernel_positions`, which
+    returns the positions before the pooling. A model that computes several views of an image
+    counts each of them.
 
     Args:
-      model: any network of images.
-      train: as it is trained, if its `__call__` has an argument of that name.
+      model: any network of images [B, 28, 28, 1].
+      train: whether to apply it as in training, if its `__call__` has an argument of that name.
     """
-    outputs: dict[tuple[str, ...], tuple[int, ...]] = {}
-    pooled = set()
+    outputs: dict[tuple[str, ...], tuple[tuple[int, ...], int]] = {}
 
-    def note(
+    def record(
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
         output = call(*args, **kwargs)
         shape: Any = getattr(output, "shape", None)
-        if context.method_name == "__call__" and shape:  # () is of no image
-            outputs[context.module.path] = shape
-            if getattr(context.module, "conv_general_dilated", None) is conv_max_pool:
-                pooled.add(context.module.path)
+        if context.method_name == "__call__" and shape:  # a scalar belongs to no image
+            positions: Any = getattr(context.module, "kernel_positions", None)
+            axes = positions(*args, **kwargs) if positions else shape[:-1]
+            outputs[context.module.path] = shape[1:], math.prod(axes)
         return output
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
         variables = jax.eval_shape(
             functools.partial(model.init, **train_kwargs(model, train)),
             dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0)),
             jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32),
         )
     layers = []
-    for path, (images, *shape) in outputs.items():
+    for path, (shape, positions) in outputs.items():
         own: Any = variables.get("params", {})
         for name in path:
             own = own.get(name, {})
-        arrays = {name: value for name, value in own.items() if hasattr(value, "shape")}
-        if not arrays:
-            continue
-        parameters = sum(math.prod(array.shape) for array in arrays.values())
-        kernel = arrays.get("kernel")
-        positions = images * math.prod(shape[:-1]) * (4 if path in pooled else 1)
-        multiply_adds = math.prod(kernel.shape) * positions if kernel is not None else 0
-        layers.append(Layer("/".join(path) or "network", tuple(shape), parameters, multiply_adds))
+        sizes = {name: math.prod(v.shape) for name, v in own.items() if hasattr(v, "shape")}
+        if sizes:
+            name = "/".join(path) or "network"
+            multiply_adds = positions * sizes.get("kernel", 0)
+            layers.append(Layer(name, shape, sum(sizes.values()), multiply_adds))
     return layers

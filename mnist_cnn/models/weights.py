@@ -1,13 +1,11 @@
-"""Weights to and from elsewhere: Keras' arrays and files, safetensors.
+"""Weights to and from other programs: Keras' arrays and files, safetensors.
 
-Keras' kernels have the same axes as Flax' ([height, width, in, out] and [in, out]) in both of its
-data formats; what differs is the order in which the last image [7, 7, 64] is laid flat for the
-first dense layer, where Keras was told `channels_first` as the tutorial does.
+Keras' kernels have the axes of Flax' ([height, width, in, out] and [in, out]) in both of its data
+formats. With `channels_first`, which the tutorial uses, the input of the first dense layer is the
+image [64, 7, 7] made flat, not [7, 7, 64].
 
-Nothing in a file is executed, and Keras is not needed to read its files.
+Nothing in a file is executed. Keras is not needed to read its files.
 """
-
-from __future__ import annotations
 
 import io
 import json
@@ -21,21 +19,20 @@ from flax import traverse_util
 
 from mnist_cnn.errors import ConfigError
 
-LAYERS = ("conv1", "conv2", "dense1", "dense2")  # the tutorial's, in Keras' order
-_FLAT = (7, 7, 64)  # what dense1 is given: height, width, channels
+LAYERS = ("conv1", "conv2", "dense1", "dense2")  # of the tutorial's network, in Keras' order
+_HEIGHT, _WIDTH, _CHANNELS = 7, 7, 64  # the images that dense1 gets, made flat
 
 
 def to_keras(params: Mapping[str, Any], data_format: str = "channels_last") -> list[np.ndarray]:
-    """The tutorial network's parameters as `keras.Model.set_weights` takes them.
+    """Converts parameters of `CNN` to the list that `keras.Model.set_weights` takes.
 
     Args:
-      params: of `mnist_cnn.model.CNN`.
-      data_format: Keras', "channels_last" or "channels_first".
+      params: the parameters of `mnist_cnn.models.cnn.CNN`.
+      data_format: of the Keras model, "channels_last" or "channels_first".
     """
     weights = [np.asarray(params[layer][name]) for layer in LAYERS for name in ("kernel", "bias")]
     if data_format == "channels_first":
-        height, width, channels = _FLAT
-        dense = weights[4].reshape(height, width, channels, -1)
+        dense = weights[4].reshape(_HEIGHT, _WIDTH, _CHANNELS, -1)
         weights[4] = dense.transpose(2, 0, 1, 3).reshape(weights[4].shape)
     return weights
 
@@ -43,20 +40,19 @@ def to_keras(params: Mapping[str, Any], data_format: str = "channels_last") -> l
 def from_keras(
     weights: Sequence[np.ndarray], data_format: str = "channels_last"
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What `keras.Model.get_weights` gave, as parameters of `mnist_cnn.model.CNN`."""
+    """Converts the list that `keras.Model.get_weights` returns to parameters of `CNN`."""
     arrays = [np.asarray(weight) for weight in weights]
     if data_format == "channels_first":
-        height, width, channels = _FLAT
-        dense = arrays[4].reshape(channels, height, width, -1)
+        dense = arrays[4].reshape(_CHANNELS, _HEIGHT, _WIDTH, -1)
         arrays[4] = dense.transpose(1, 2, 0, 3).reshape(arrays[4].shape)
     return {
-        layer: {"kernel": arrays[2 * place], "bias": arrays[2 * place + 1]}
-        for place, layer in enumerate(LAYERS)
+        layer: {"kernel": kernel, "bias": bias}
+        for layer, kernel, bias in zip(LAYERS, arrays[::2], arrays[1::2], strict=True)
     }
 
 
 def flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The parameters by name, "conv1.kernel", as a safetensors file has them."""
+    """The arrays by their names in a safetensors file, such as "conv1.kernel"."""
     named = traverse_util.flatten_dict(params, sep=".")
     return {name: np.ascontiguousarray(named[name]) for name in sorted(named)}
 
@@ -64,17 +60,20 @@ def flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def read_variables(
     path: str | os.PathLike[str], template: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The parameters and statistics in a file, of the names, shapes and dtypes of `template`.
+    """Reads variables from a file and checks them against `template`.
 
     Args:
-      path: `.safetensors`; or of the tutorial's network as Keras 3 saves it, `.keras` or
-        `.weights.h5` (which does not say its data format: channels_last is assumed).
-      template: "params", and "batch_stats" where there are any: trees of arrays, or of their
-        shapes and dtypes.
+      path: a `.safetensors` file, or a `.keras` or `.weights.h5` file of the tutorial's network,
+        as Keras 3 saves it. A `.weights.h5` file is read as channels_last.
+      template: "params", and "batch_stats" if there are any: trees of arrays or of
+        `jax.ShapeDtypeStruct`.
+
+    Returns:
+      The trees of `template` with NumPy arrays of its dtypes.
 
     Raises:
-      ConfigError: there is no such file, it is damaged, or a tensor is missing, too many, or of
-        another shape.
+      ConfigError: the file is missing or damaged, or a tensor is missing, unexpected, of another
+        shape, or not finite.
     """
     place = f"config.init_from: {os.fspath(path)}"
     readers = {".safetensors": _safetensors, ".keras": _keras_archive, ".weights.h5": _keras_h5}
@@ -92,7 +91,7 @@ def read_variables(
     except Exception as error:  # h5py, safetensors, zipfile and JSON each raise their own
         reason = " ".join(str(error).split())[:100]
         raise ConfigError(
-            f"{place}: no {suffix} file of a known form ({type(error).__name__}: {reason})"
+            f"{place}: not a valid {suffix} file ({type(error).__name__}: {reason})"
         ) from None
     trees = {kind: traverse_util.flatten_dict(tree, sep=".") for kind, tree in template.items()}
     expected = {name: leaf for tree in trees.values() for name, leaf in tree.items()}
@@ -118,36 +117,36 @@ def _safetensors(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _keras_archive(content: bytes) -> dict[str, np.ndarray]:
-    """A zip of config.json and model.weights.h5."""
+    """Reads a zip of config.json and model.weights.h5."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         config = json.loads(archive.read("config.json"))
         weights = archive.read("model.weights.h5")
     layers = [(layer["class_name"], layer["config"]) for layer in config["config"]["layers"]]
-    # Flatten takes the axes as they are, unless it is told channels_first, which brings them into
-    # the order of channels_last.  The tutorial tells it nothing.
+    # Flatten keeps the order of the axes, unless its own data_format is channels_first: then it
+    # reorders them to channels_last. The tutorial does not set it.
     formats = {name: layer.get("data_format") for name, layer in layers}
-    moved = (formats.get("Conv2D"), formats.get("Flatten")) == ("channels_first", "channels_last")
-    return _keras_h5(weights, "channels_first" if moved else "channels_last")
+    first = (formats.get("Conv2D"), formats.get("Flatten")) == ("channels_first", "channels_last")
+    return _keras_h5(weights, "channels_first" if first else "channels_last")
 
 
 def _keras_h5(content: bytes, data_format: str = "channels_last") -> dict[str, np.ndarray]:
-    """`layers/conv2d/vars/0` and so on; the layers of a kind are numbered in their order."""
+    """Reads `layers/conv2d/vars/0` and so on; layers of a kind are numbered in their order."""
     import h5py
 
     with h5py.File(io.BytesIO(content), "r") as file:
         layers = file["layers"]
         kinds: dict[str, list[tuple[int, list[np.ndarray]]]] = {"conv2d": [], "dense": []}
         for name in layers:
-            held = layers[name].get("vars", {})
-            if not len(held):
+            arrays = layers[name].get("vars", {})
+            if not len(arrays):
                 continue
             kind, _, number = name.partition("_")
             if kind not in kinds or not (number or "0").isdecimal():
-                raise ValueError(f"a layer {name!r} with weights, where the network has none")
-            arrays = [np.asarray(held[key]) for key in sorted(held, key=int)]
-            kinds[kind].append((int(number or 0), arrays))
-    ordered = [arrays for kind in kinds.values() for _, arrays in sorted(kind, key=lambda k: k[0])]
-    weights = [array for arrays in ordered for array in arrays]
+                raise ValueError(f"the network has no layer {name!r} with weights")
+            ordered = [np.asarray(arrays[key]) for key in sorted(arrays, key=int)]
+            kinds[kind].append((int(number or 0), ordered))
+    by_number = [layer for kind in kinds.values() for layer in sorted(kind, key=lambda k: k[0])]
+    weights = [array for _, ordered in by_number for array in ordered]
     if len(weights) != 2 * len(LAYERS):
         raise ValueError(f"{len(weights)} arrays, expected {2 * len(LAYERS)}")
     return flat(from_keras(weights, data_format))

@@ -1,4 +1,4 @@
-"""The fast layers are the ordinary ones: same values, same gradients, native off the CPU."""
+"""The layers compute what Flax's compute: the same values and gradients, native off the CPU."""
 
 import re
 
@@ -9,92 +9,127 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mnist_cnn.models import layers
+from mnist_cnn.models import layers, summary
+from mnist_cnn.models.kernels.conv import conv_general_dilated
+from mnist_cnn.models.kernels.conv_max_pool import conv_max_pool
 
 
 def normal(seed, shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def value_and_gradients(function, *arguments, gradient=None):
+    """Value and gradients, in one program; the value's gradient is random if not given."""
+    if gradient is None:
+        gradient = normal(2, jax.eval_shape(function, *arguments).shape)
+
+    @jax.jit
+    def compute(*arguments):
+        value, pull = jax.vjp(function, *arguments)
+        return value, *pull(gradient.astype(value.dtype))
+
+    return [np.asarray(x) for x in jax.tree.leaves(compute(*arguments))]
+
+
+def assert_close(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def assert_equal(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (2, 3))])
 @pytest.mark.parametrize("kernel", [(5, 5, 3, 4), (3, 2, 3, 4), (1, 1, 3, 4)])
 def test_convolution_equals_nn_conv_in_values_and_gradients(kernel, padding):
-    ours = layers.Conv(4, kernel[:2], padding=padding)
-    theirs = nn.Conv(4, kernel[:2], padding=padding)
     images = normal(0, (2, 9, 8, 3))
     params = {"params": {"kernel": normal(1, kernel), "bias": normal(2, (4,))}}
-    weights = normal(3, theirs.apply(params, images).shape)  # so that no gradient is constant
-
-    def value_and_gradients(module):
-        return jax.jit(
-            jax.value_and_grad(lambda p, x: (module.apply(p, x) * weights).sum(), argnums=(0, 1))
-        )(params, images)
-
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-        value_and_gradients(ours),
-        value_and_gradients(theirs),
+    ours, theirs = (
+        value_and_gradients(conv(4, kernel[:2], padding=padding).apply, params, images)
+        for conv in (layers.Conv, nn.Conv)
     )
+    assert_close(ours, theirs, 1e-4)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("padding", ["VALID", ((1, 0), (2, 3))])
+def test_convolution_without_gradients_equals_nn_conv(padding, channels):
+    images, kernel = normal(0, (2, 9, 8, channels)), normal(1, (3, 3, channels, 4))
+    params = {"params": {"kernel": kernel, "bias": normal(2, (4,))}}
+    ours, theirs = (
+        jax.jit(conv(4, (3, 3), padding=padding).apply)(params, images)
+        for conv in (layers.Conv, nn.Conv)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     "options", [{"strides": 2}, {"kernel_dilation": 2}, {"feature_group_count": 3}]
 )
-def test_a_special_convolution_falls_back_to_lax(options):
+def test_convolution_with_other_options_is_that_of_lax(options):
     images = normal(0, (2, 9, 8, 3))
     ours, theirs = layers.Conv(6, (3, 3), **options), nn.Conv(6, (3, 3), **options)
     params = theirs.init(jax.random.key(1), images)
     np.testing.assert_array_equal(ours.apply(params, images), theirs.apply(params, images))
 
 
+def nn_max_pool(images, window=(2, 2)):
+    return nn.max_pool(images, window, strides=window)
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 7, 9, 2)])
 @pytest.mark.parametrize("window", [(2, 2), (3, 2)])
-@pytest.mark.parametrize("levels", [2, 10**6])  # with two levels nearly every window has a tie
-def test_max_pool_equals_nn_max_pool_ties_included(shape, window, levels):
-    images = jnp.floor(levels * jax.random.uniform(jax.random.key(0), shape))
-    value, pull = jax.vjp(lambda x: layers.max_pool(x, window), images)
-    expected, expected_pull = jax.vjp(lambda x: nn.max_pool(x, window, strides=window), images)
-    np.testing.assert_array_equal(value, expected)
-    gradient = normal(1, value.shape)
-    np.testing.assert_array_equal(pull(gradient)[0], expected_pull(gradient)[0])
+def test_max_pool_equals_nn_max_pool_ties_included(shape, window):
+    for levels in (2, 10**6):  # with two levels nearly every window has a tie
+        images = np.floor(levels * np.random.default_rng(0).random(shape, np.float32))
+        ours, theirs = (
+            value_and_gradients(lambda x, pool=pool: pool(x, window), images)
+            for pool in (layers.max_pool, nn_max_pool)
+        )
+        assert_equal(ours, theirs)
 
 
-def conv_max_pool(images, kernel):
-    return layers.conv_max_pool(images, kernel, (1, 1), "SAME")
+def test_max_pool_propagates_nan():
+    images = jnp.zeros((1, 2, 2, 1)).at[0, 1, 0, 0].set(jnp.nan)
+    assert jnp.isnan(layers.max_pool(images, (2, 2))).all()
+
+
+def same_conv_max_pool(images, kernel):
+    return conv_max_pool(images, kernel, "SAME")
 
 
 def flax_conv_max_pool(images, kernel):
     module = nn.Conv(kernel.shape[-1], (5, 5), use_bias=False)
-    convolved = module.apply({"params": {"kernel": kernel}}, images)
-    return nn.max_pool(convolved, (2, 2), strides=(2, 2))
+    return nn_max_pool(module.apply({"params": {"kernel": kernel}}, images))
 
 
-# In phases, twice; in turn; by the Fourier transform, three times; in turn.
-EXACT = [(2, 28, 28, 1), (1, 6, 10, 3), (2, 9, 8, 3)]
-SIZES = [*EXACT, (2, 14, 14, 32), (1, 6, 10, 8), (1, 32, 28, 8), (1, 34, 28, 8)]
+EXACT = [  # without a Fourier transform
+    (2, 28, 28, 1), (1, 6, 10, 3),  # in polyphase components
+    (2, 9, 8, 3),  # the reference
+]  # fmt: skip
+SIZES = [
+    *EXACT, (2, 14, 14, 32), (1, 6, 10, 8), (1, 32, 28, 8),  # by the Fourier transform
+    (1, 34, 28, 8),  # too large for it
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", EXACT)
-def test_conv_max_pool_equals_flax_s_two_layers_ties_included(shape):
-    def whole(seed, shape, levels):  # their sums are exact, so that equal ones tie in every form
-        return jnp.floor(levels * jax.random.uniform(jax.random.key(seed), shape)) - levels // 2
+def test_conv_max_pool_equals_flax_ties_included(shape):
+    def whole(seed, shape, levels):  # sums of these are exact, so equal ones tie in every form
+        return np.random.default_rng(seed).integers(levels, size=shape) - np.float32(levels // 2)
 
     images, kernel = whole(0, shape, 3), whole(1, (5, 5, shape[-1], 4), 3)
-    value, pull = jax.vjp(jax.jit(conv_max_pool), images, kernel)
-    expected, expected_pull = jax.vjp(jax.jit(flax_conv_max_pool), images, kernel)
-    np.testing.assert_array_equal(value, expected)
-    gradient = whole(3, value.shape, 9)
-    jax.tree.map(np.testing.assert_array_equal, pull(gradient), expected_pull(gradient))
-
-
-def value_and_gradients(function, images, kernel):
-    value, pull = jax.vjp(jax.jit(function), images, kernel)
-    gradient = np.random.default_rng(2).standard_normal(value.shape, np.float32)
-    return [np.asarray(x) for x in (value, *pull(gradient.astype(value.dtype)))]
+    gradient = whole(3, jax.eval_shape(flax_conv_max_pool, images, kernel).shape, 9)
+    assert_equal(*(
+        value_and_gradients(function, images, kernel, gradient=gradient)
+        for function in (same_conv_max_pool, flax_conv_max_pool)
+    ))  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_conv_max_pool_is_rounded_as_finely_as_flax_s_two_layers(shape):
+def test_conv_max_pool_rounds_as_finely_as_flax(shape):
     images, kernel = normal(0, shape), normal(1, (5, 5, shape[-1], 64))
     with jax.enable_x64(True):
         float64 = [np.asarray(x, np.float64) for x in (images, kernel)]
@@ -105,57 +140,60 @@ def test_conv_max_pool_is_rounded_as_finely_as_flax_s_two_layers(shape):
         found = value_and_gradients(function, images, kernel)
         return [np.abs(x - y).max() / np.abs(y).max() for x, y in zip(found, exact, strict=True)]
 
-    ours, theirs = errors(conv_max_pool), errors(flax_conv_max_pool)
+    ours, theirs = errors(same_conv_max_pool), errors(flax_conv_max_pool)
     assert max(ours) < 1e-6
     assert all(our < 3 * their for our, their in zip(ours, theirs, strict=True))
 
 
-def test_where_a_kernel_sees_only_zeros_the_result_is_0_and_its_gradient_flows():
+def test_conv_max_pool_is_0_where_a_kernel_sees_only_zeros_and_its_gradient_flows():
     kernel = normal(1, (5, 5, 32, 64))
-    there = jax.random.uniform(jax.random.key(3), (32, 14, 14, 1)) < 0.03  # few pixels
-    images = normal(0, (32, 14, 14, 32)) * there
-
-    (ours, pull), (theirs, their_pull) = (
-        jax.vjp(lambda x, f=f: f(x, kernel), images) for f in (conv_max_pool, flax_conv_max_pool)
+    few = np.random.default_rng(3).random((8, 14, 14, 1)) < 0.03
+    images = normal(0, (8, 14, 14, 32)) * few
+    (ours, our_gradient), (theirs, their_gradient) = (
+        value_and_gradients(lambda x, f=f: f(x, kernel), images)
+        for f in (same_conv_max_pool, flax_conv_max_pool)
     )
     np.testing.assert_array_equal(ours == 0, theirs == 0)
     assert (theirs == 0).any() and (theirs != 0).any()
-    gradient = normal(2, ours.shape)
-    np.testing.assert_allclose(*(f(gradient)[0] for f in (pull, their_pull)), atol=1e-2)
+    np.testing.assert_allclose(our_gradient, their_gradient, atol=1e-2)
 
 
-@pytest.mark.parametrize("options", [{"padding": "VALID"}, {"strides": 2}, {"dtype": jnp.bfloat16}])
-def test_conv_max_pool_takes_what_a_convolution_takes(options):
-    images, module = normal(0, (2, 12, 12, 3)), layers.ConvMaxPool(4, (5, 5), **options)
-    params = module.init(jax.random.key(1), images)
-    convolved = nn.Conv(4, (5, 5), **options).apply(params, images)
-    expected = nn.max_pool(convolved, (2, 2), strides=(2, 2))
-    value, _ = jax.vjp(module.apply, params, images)
+@pytest.mark.parametrize(
+    "options", [{}, {"padding": "VALID"}, {"padding": ((1, 0), (2, 3))}, {"dtype": jnp.bfloat16}]
+)
+def test_conv_max_pool_layer_equals_a_convolution_and_a_max_pool(options):
+    images = normal(0, (2, 12, 12, 3))
+    ours, conv = layers.ConvMaxPool(4, (5, 5), **options), layers.Conv(4, (5, 5), **options)
+    params = conv.init(jax.random.key(1), images)
+    assert_equal(*map(jax.tree.leaves, (ours.init(jax.random.key(1), images), params)))
+    params["params"]["bias"] = normal(2, (4,))
+    assert params.keys() == {"params"} and params["params"].keys() == {"kernel", "bias"}
+    value = ours.apply(params, images)
+    expected = nn_max_pool(conv.apply(params, images))
+    assert value.dtype == expected.dtype
     np.testing.assert_allclose(*(np.float32(x) for x in (value, expected)), rtol=1e-5, atol=1e-5)
 
 
-def test_not_a_number_passes_through_max_pool():
-    images = jnp.zeros((1, 2, 2, 1)).at[0, 1, 0, 0].set(jnp.nan)
-    assert jnp.isnan(layers.max_pool(images, (2, 2))).all()
-
-
-@pytest.mark.parametrize("shape", [(3, 12), (2, 3, 12)])  # the second as lax has it
-def test_dense_equals_nn_dense_in_values_and_gradients(shape):
-    ours, theirs = layers.Dense(5), nn.Dense(5)
-    inputs = normal(0, shape)
-    params = theirs.init(jax.random.key(1), inputs)
-
-    def value_and_gradients(module):
-        def loss(params, inputs):
-            return (module.apply(params, inputs) ** 3).sum()
-
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, inputs)
-
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-        value_and_gradients(ours),
-        value_and_gradients(theirs),
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (2, 3))])
+def test_a_pooled_layer_has_the_multiply_adds_of_its_convolution(padding):
+    ours, conv = (
+        summary.summarize(layer(4, (4, 5), padding=padding))[0]
+        for layer in (layers.ConvMaxPool, layers.Conv)
     )
+    height, width, _ = conv.output_shape
+    assert ours.output_shape == (height // 2, width // 2, 4)
+    assert ours.multiply_adds == conv.multiply_adds == height * width * 4 * 5 * 4
+    assert ours.parameters == conv.parameters == 4 * 5 * 4 + 4
+
+
+@pytest.mark.parametrize("shape", [(3, 12), (2, 3, 12)])  # the second is lax's own
+def test_dense_equals_nn_dense_in_values_and_gradients(shape):
+    inputs = normal(0, shape)
+    params = nn.Dense(5).init(jax.random.key(1), inputs)
+    ours, theirs = (
+        value_and_gradients(dense(5).apply, params, inputs) for dense in (layers.Dense, nn.Dense)
+    )
+    assert_close(ours, theirs, 1e-5)
 
 
 def train_dense(params, inputs, steps):
@@ -190,12 +228,12 @@ def test_a_step_copies_no_dense_kernel():
 
 def test_a_first_dense_layer_computes_no_gradient_of_its_inputs():
     text = jax.jit(train_dense).lower(*DENSE).as_text()
-    # Forward and the kernels' gradients, and the second layer's inputs'.
+    # Forward, the kernels' gradients, and the gradient of the second layer's inputs.
     assert text.count("stablehlo.dot_general") == 2 + 2 + 1
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "cpu"])
-def test_dense_gradients_wait_for_each_other_on_a_cpu_alone(platform):
+def test_dense_gradients_are_ordered_on_a_cpu_only(platform):
     exported = jax.export.export(jax.jit(train_dense), platforms=[platform])(*DENSE)
     assert ("optimization_barrier" in exported.mlir_module()) == (platform == "cpu")
 
@@ -204,12 +242,11 @@ def test_dense_gradients_wait_for_each_other_on_a_cpu_alone(platform):
     ("platform", "native_conv", "native_pool"),
     [("tpu", True, True), ("cuda", True, False), ("cpu", False, False)],
 )
-def test_the_form_is_chosen_by_the_platform_that_is_lowered_for(platform, native_conv, native_pool):
+def test_the_target_platform_of_the_program_chooses_the_form(platform, native_conv, native_pool):
     def loss(kernel, images):
-        in_turn = layers.max_pool(
-            layers.conv_general_dilated(images, kernel, (1, 1), "SAME"), (2, 2)
-        )
-        return in_turn.sum() + layers.conv_max_pool(images, kernel, (1, 1), "SAME").sum()
+        convolved = conv_general_dilated(images, kernel, (1, 1), "SAME")
+        pooled = same_conv_max_pool(images, kernel)
+        return layers.max_pool(convolved, (2, 2)).sum() + pooled.sum()
 
     exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])(
         jax.ShapeDtypeStruct((5, 5, 8, 4), jnp.float32),
@@ -220,5 +257,5 @@ def test_the_form_is_chosen_by_the_platform_that_is_lowered_for(platform, native
     layouts = re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text)
     if native_conv:
         assert len(layouts) == 4
-    else:  # the pooled one takes none, the other those that a CPU is fast at
+    else:  # the pooled convolution has none, the other the layout that is fast on a CPU
         assert layouts == 2 * ["[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"]

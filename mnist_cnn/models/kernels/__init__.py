@@ -1,1 +1,1 @@
-"""Forms of the layers' operations that are fast on a CPU; no file here knows of models."""
+"""Fast forms of the layers' operations for a CPU; no file here knows about models."""

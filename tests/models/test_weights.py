@@ -1,4 +1,4 @@
-"""Ours and the tutorial's program in real Keras 3 (on JAX) are the same computation."""
+"""The network and the tutorial's program in Keras 3 (on JAX) compute the same."""
 
 import os
 
@@ -12,8 +12,8 @@ from conftest import read_idx
 
 import mnist_cnn
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.models import layers, weights as interop
-from mnist_cnn.models.apply import scale
+from mnist_cnn.models import layers, weights
+from mnist_cnn.models.apply import forward, scale
 from mnist_cnn.training import batches, step as step_lib
 from mnist_cnn.training.components import adam
 from mnist_cnn.training.state import create_state
@@ -27,7 +27,7 @@ FORMATS = ("channels_first", "channels_last")
 
 
 def tutorial(data_format):
-    """The tutorial's model, line by line, in today's names."""
+    """The tutorial's model, line by line, in the names of Keras 3."""
     keras.utils.clear_session()
     shape = (1, 28, 28) if data_format == "channels_first" else (28, 28, 1)
     return keras.Sequential([
@@ -59,60 +59,68 @@ def state():
 
 
 def keras_images(images, data_format):
-    """As the tutorial prepares them: `reshape(-1, 1, 28, 28) / 255.`."""
+    """The images as the tutorial prepares them: `reshape(-1, 1, 28, 28) / 255.`."""
     shape = (-1, 1, 28, 28) if data_format == "channels_first" else (-1, 28, 28, 1)
     return np.asarray(images).reshape(shape).astype(np.float32) / 255.0
 
 
-def close(ours, theirs, tolerance=1e-5):
-    """Within `tolerance` of the largest value of each array."""
+def assert_close(ours, theirs, tolerance=1e-5):
+    """Arrays differ by at most `tolerance` times their largest value."""
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert np.abs(np.asarray(a) - np.asarray(b)).max() <= tolerance * np.abs(b).max()
 
 
-def loss_and_gradients(state, batch):
+@pytest.fixture(scope="module")
+def computed(state, batch):
+    """The logits at evaluation, the mean loss, and its gradients."""
+
     def mean_loss(params):
         logits = state.model.apply({"params": params}, scale(batch.images))
         return state.loss(logits, batch.labels).mean()
 
-    return jax.jit(jax.value_and_grad(mean_loss))(state.params)
+    @jax.jit
+    def compute(params):
+        return forward(state.model, {"params": params}, batch.images), *jax.value_and_grad(
+            mean_loss
+        )(params)
+
+    return compute(state.params)
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_weights_travel_both_ways_and_logits_loss_and_gradients_are_the_same(
-    data_format, state, batch
+def test_weights_convert_both_ways_and_logits_loss_and_gradients_are_the_same(
+    data_format, state, batch, computed
 ):
     model = tutorial(data_format)
     assert model.count_params() == 3_274_634
-    weights = interop.to_keras(state.params, data_format)
-    model.set_weights(weights)
-    back = interop.from_keras(model.get_weights(), data_format)
+    converted = weights.to_keras(state.params, data_format)
+    model.set_weights(converted)
+    back = weights.from_keras(model.get_weights(), data_format)
     jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(state.params))
 
+    model = keras.Model(model.inputs, [model.layers[-2].output, model.outputs[0]])
     images = keras_images(batch.images, data_format)
-    logits = state.model.apply({"params": state.params}, scale(batch.images))
-    theirs = keras.Model(model.inputs, model.layers[-2].output)(images)
-    np.testing.assert_allclose(logits, theirs, atol=1e-5, rtol=0)
+    target = keras.utils.to_categorical(np.asarray(batch.labels), num_classes=10)
 
-    variables = [v.value for v in model.trainable_variables]
+    def mean_loss(variables):
+        (logits, probabilities), _ = model.stateless_call(variables, [], images)
+        return keras.losses.categorical_crossentropy(target, probabilities).mean(), logits
 
-    def their_loss(variables):
-        probabilities, _ = model.stateless_call(variables, [], images)
-        target = keras.utils.to_categorical(np.asarray(batch.labels), num_classes=10)
-        return keras.losses.categorical_crossentropy(target, probabilities).mean()
-
-    loss, gradients = loss_and_gradients(state, batch)
-    their_value, their_gradients = jax.jit(jax.value_and_grad(their_loss))(variables)
-    np.testing.assert_allclose(loss, their_value, rtol=1e-5)
-    assert [g.shape for g in their_gradients] == [w.shape for w in weights]
-    close(interop.to_keras(gradients, data_format), their_gradients)
+    variables = [variable.value for variable in model.trainable_variables]
+    compute = jax.jit(jax.value_and_grad(mean_loss, has_aux=True))
+    (their_loss, their_logits), their_gradients = compute(variables)
+    logits, loss, gradients = computed
+    np.testing.assert_allclose(logits, their_logits, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(loss, their_loss, rtol=1e-5)
+    assert [g.shape for g in their_gradients] == [array.shape for array in converted]
+    assert_close(weights.to_keras(gradients, data_format), their_gradients)
 
 
 def test_twenty_adam_steps_are_the_same_each_from_the_same_state(state, batch):
-    """With our epsilon where Keras has its: there it is not divided by sqrt(1 - b2**t)."""
+    """Epsilon is adapted: Keras does not divide it by sqrt(1 - b2**t)."""
     data_format = "channels_first"
     model = tutorial(data_format)
-    model.set_weights(interop.to_keras(state.params, data_format))
+    model.set_weights(weights.to_keras(state.params, data_format))
     model.compile(optimizer=keras.optimizers.Adam(), loss="categorical_crossentropy")
     assert float(model.optimizer.learning_rate) == pytest.approx(0.001)
     model.optimizer.build(model.trainable_variables)
@@ -127,14 +135,14 @@ def test_twenty_adam_steps_are_the_same_each_from_the_same_state(state, batch):
         state = state.replace(hyper=state.hyper | {"eps": jnp.float32(eps)})
         state, _ = step(state, part)
         model.train_on_batch(images[rows], target[rows])
-        theirs = interop.from_keras(model.get_weights(), data_format)
+        theirs = weights.from_keras(model.get_weights(), data_format)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0), state.params, theirs
         )
-        # The next step begins where Keras is: small differences would grow.
+        # The next step starts from Keras' state, because small differences would grow.
         optimizer = model.optimizer
         mu, nu = (
-            interop.from_keras([v.numpy() for v in averages], data_format)
+            weights.from_keras([v.numpy() for v in averages], data_format)
             for averages in (optimizer._momentums, optimizer._velocities)
         )
         adam = state.opt_state[0]._replace(mu=mu, nu=nu)
@@ -142,7 +150,7 @@ def test_twenty_adam_steps_are_the_same_each_from_the_same_state(state, batch):
     assert int(adam.count) == 20
 
 
-def test_adams_epsilon_is_added_elsewhere():
+def test_adams_epsilon_is_added_at_another_place_than_in_keras():
     """The first step on a gradient g: Keras divides by |g| + eps / sqrt(1 - b2), ours |g| + eps."""
     gradient, eps, rate = np.float32(1e-7), 1e-7, 1e-3
     optimizer = adam({
@@ -157,37 +165,44 @@ def test_adams_epsilon_is_added_elsewhere():
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-3)
 
 
-def test_where_a_pool_has_ties_the_first_takes_the_gradient_in_both():
+def test_the_first_of_equal_values_takes_the_gradient_of_a_max_pool_in_both():
     images = jnp.floor(2 * jax.random.uniform(jax.random.key(0), (2, 6, 6, 3)))
     pool = keras.layers.MaxPooling2D(2, 2, "same")
-    theirs = jax.grad(lambda x: (pool(x) ** 2).sum())(images)
-    ours = jax.grad(lambda x: (layers.max_pool(x, (2, 2)) ** 2).sum())(images)
-    np.testing.assert_array_equal(ours, theirs)
+
+    @jax.jit
+    @jax.grad
+    def ours(x):
+        return (layers.max_pool(x, (2, 2)) ** 2).sum()
+
+    @jax.jit
+    @jax.grad
+    def theirs(x):
+        return (pool(x) ** 2).sum()
+
+    np.testing.assert_array_equal(ours(images), theirs(images))
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
-def test_keras_files_are_read_without_keras(data_format, suffix, tmp_path):
+def test_keras_files_are_read_without_keras(data_format, suffix, state, tmp_path):
     model = tutorial(data_format)
     path = tmp_path / f"model{suffix}"
     (model.save if suffix == ".keras" else model.save_weights)(path)
-    template = {"params": create_state(mnist_cnn.experiment()).params}
-    found = interop.read_variables(path, template)["params"]
-    said = data_format if suffix == ".keras" else "channels_last"  # the weights alone do not say
-    expected = interop.from_keras(model.get_weights(), said)
+    found = weights.read_variables(path, {"params": state.params})["params"]
+    stated = data_format if suffix == ".keras" else "channels_last"  # weights alone do not state it
+    expected = weights.from_keras(model.get_weights(), stated)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_keras_weights_of_another_network_are_refused_naming_the_tensor(tmp_path):
+def test_keras_weights_of_another_network_are_refused_naming_the_tensor(state, tmp_path):
+    template = {"params": state.params}
     keras.utils.clear_session()
     model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Conv2D(16, 5)])
-    path = tmp_path / "small.weights.h5"
-    model.save_weights(path)
-    template = {"params": create_state(mnist_cnn.experiment()).params}
+    model.save_weights(tmp_path / "small.weights.h5")
     with pytest.raises(ConfigError, match="2 arrays, expected 8"):
-        interop.read_variables(path, template)
+        weights.read_variables(tmp_path / "small.weights.h5", template)
     model = tutorial("channels_last")
     model = keras.Sequential([keras.Input((28, 28, 1)), *model.layers[:-2], keras.layers.Dense(9)])
     model.save(tmp_path / "nine.keras")
     with pytest.raises(ConfigError, match=r"dense2.bias has shape \[9\], expected \[10\]"):
-        interop.read_variables(tmp_path / "nine.keras", template)
+        weights.read_variables(tmp_path / "nine.keras", template)
