@@ -56,7 +56,9 @@ def compile_cache() -> Iterator[None]:
                 if path.name not in copied:
                     content = path.read_bytes()
                     write_atomically(store / f"{path.name}.{_digest(content)}", content)
-            _delete_least_recently_used(store)
+            entries = [path for path in store.iterdir() if path.is_file()]
+            for path in sorted(entries, key=lambda path: path.stat().st_mtime)[:-_MAX_ENTRIES]:
+                path.unlink(missing_ok=True)
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -83,13 +85,6 @@ def _copy_entries(store: pathlib.Path, work: pathlib.Path) -> None:
                 os.utime(path)
             elif not path.name.startswith("."):  # a process is writing those
                 path.unlink()
-
-
-def _delete_least_recently_used(store: pathlib.Path) -> None:
-    entries = [path for path in store.iterdir() if path.is_file()]
-    entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in entries[_MAX_ENTRIES:]:
-        path.unlink(missing_ok=True)
 
 
 def _digest(content: bytes) -> str:

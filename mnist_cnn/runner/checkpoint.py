@@ -4,8 +4,6 @@ A checkpoint is a tree of NumPy arrays and a small JSON object. The SHA-256 of b
 them and compared after reading, so that a damaged checkpoint is detected and never used.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools
@@ -71,20 +69,12 @@ class Checkpoints:
         """Starts to write a checkpoint, after the previous one is complete.
 
         `tree` and the JSON object `extra` must not change until `wait` or the next `save` returns.
-
-        Raises:
-          CheckpointError: this checkpoint or the previous one cannot be written.
+        Raises CheckpointError if this checkpoint or the previous one cannot be written.
         """
-        args = _orbax().args
+        args, extra = _orbax().args, extra | {"sha256": _checksum(tree, extra)}
         with self._write_errors():
-            started = self._manager.save(
-                step,
-                args=args.Composite(
-                    tree=args.StandardSave(tree),
-                    extra=args.JsonSave({**extra, "sha256": _checksum(tree, extra)}),
-                ),
-            )
-            if not started:  # Orbax gives no reason
+            items = args.Composite(tree=args.StandardSave(tree), extra=args.JsonSave(extra))
+            if not self._manager.save(step, args=items):  # Orbax gives no reason
                 raise CheckpointError(f"there is one of step {step:,} or later")
 
     def wait(self) -> None:
@@ -102,10 +92,7 @@ class Checkpoints:
 
         Damaged ones are reported. Unless `keep` is None they are deleted, but only after an older
         one has been read. `template` has the expected names, shapes and dtypes; None accepts all.
-
-        Raises:
-          CheckpointError: all checkpoints are damaged, or the newest undamaged one has other
-            names, shapes or dtypes than `template`.
+        Raises CheckpointError if all are damaged, or the newest undamaged one differs from it.
         """
         if not any(self._directory.glob("[0-9]*")):
             return None
@@ -125,8 +112,7 @@ class Checkpoints:
                         "--workdir"
                     )
                 # The template also has the empty dicts, whose names no checksum protects.
-                leaves = jax.tree.leaves(tree)
-                tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
+                tree = jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(tree))
             if damaged and self._keep is not None:
                 for bad in damaged:
                     shutil.rmtree(self._directory / str(bad), ignore_errors=True)

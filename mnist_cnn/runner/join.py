@@ -44,20 +44,13 @@ def join(
     """Writes `workdir` from the newest good checkpoints of `workdirs`, completely or not at all.
 
     On machines of one kind a seed gives the same network, alone or among others. The experiment,
-    resumed in `workdir`, tests all networks.
+    resumed in `workdir`, tests all networks. The runs may differ in `name`, `seed`, `num_seeds` and
+    `manual_dir`; they are at the same step, and their seeds are consecutive. `report` receives a
+    line for each damaged checkpoint.
 
-    Args:
-      workdirs: run directories. The runs differ only in `name`, `seed`, `num_seeds` and
-        `manual_dir`, are at the same step, and have consecutive seeds.
-      workdir: a directory that does not exist.
-      report: receives a line for each damaged checkpoint.
-
-    Returns:
-      The configuration: that of the run with the lowest seed, except `num_seeds`.
-
-    Raises:
-      CheckpointError: a run has no good checkpoint, the runs do not belong together, or `workdir`
-        exists.
+    Returns the configuration: that of the run with the lowest seed, except `num_seeds`. Raises
+    CheckpointError if a run has no good checkpoint, the runs do not belong together, or `workdir`
+    exists.
     """
     path = pathlib.Path(workdir).absolute()
     if path.exists():
@@ -121,7 +114,7 @@ def _check_same_experiment(part: _Part, first: _Part) -> None:
 
 def _write(parts: Sequence[_Part], directory: RunDirectory) -> dict[str, Any]:
     """Writes the joined run, and returns its configuration."""
-    first = parts[0]
+    first, joined = parts[0], []
     config = first.config | {"num_seeds": sum(len(part.seeds) for part in parts)}
     tree = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.tree for part in parts))
     seconds = {key: sum(part.seconds[key] for part in parts) for key in first.seconds}
@@ -129,10 +122,9 @@ def _write(parts: Sequence[_Part], directory: RunDirectory) -> dict[str, Any]:
         checkpoints.save(first.step, tree, {"step": first.step, "seconds": seconds})
         checkpoints.wait()
     directory.write("config.json", config)
-    joined = [
-        {"workdir": str(part.directory), "seeds": part.seeds, "environment": part.environment}
-        for part in parts
-    ]
+    for part in parts:
+        origin = {"workdir": str(part.directory), "seeds": part.seeds}
+        joined.append(origin | {"environment": part.environment})
     directory.write("environment.json", first.environment | {"joined": joined})
     with contextlib.closing(directory):
         directory.open_metrics(first.step)

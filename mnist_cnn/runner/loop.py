@@ -1,8 +1,7 @@
 """A run from beginning to end: data, compile, train, evaluate, record.
 
-This is the shell around the pure `training` package. It decides how many steps the next call takes
-and what is written when. How the steps are cut into calls depends on the clock; their result does
-not.
+The shell around the pure `training` package: how many steps the next call takes, what is written
+when. How the steps are cut into calls depends on the clock; their result does not.
 """
 
 import contextlib
@@ -46,7 +45,6 @@ _CALL_SECONDS = 1.0
 _SEVERAL_STEPS, _LONG_CALL_SECONDS = 4, 2.5
 
 Metrics = list[dict[str, Any]]  # of each replica
-Validation = tuple[int, Metrics]  # with the step of it
 # the metrics, logits float32 [R, N, 10], labels [N], images uint8 [N, 28, 28, 1]
 Evaluation = tuple[Metrics, np.ndarray, np.ndarray, np.ndarray]
 Evaluate = Callable[[Sequence[int]], Evaluation]  # of some replicas
@@ -68,16 +66,14 @@ def run(
 ) -> dict[str, Any]:
     """Trains and evaluates `config`; resumes from the last good checkpoint in `workdir`, if any.
 
+    Returns the content of result.json.
+
     Args:
       config: a complete configuration (`mnist_cnn.experiment`).
       workdir: the run directory; None makes runs/<experiment>-<time>.
       command: what the user typed, for the record.
-      console: where to show progress.
       stop: the signals to obey, if the caller handles any.
       write_report: writes report.html at the end, if the config asks for it.
-
-    Returns:
-      The result, as result.json contains it.
 
     Raises:
       ConfigError, DataError: before anything is trained.
@@ -91,10 +87,8 @@ def run(
     console = console or Console(quiet=not processes.is_primary())
     directory = RunDirectory(workdir or new_run_path(config["name"]))
     with contextlib.closing(directory):
-        result = processes.broadcast(
-            checks.finished_result(directory, config) if processes.is_primary() else None
-        )
-        if result is not None:
+        result = checks.finished_result(directory, config) if processes.is_primary() else None
+        if result := processes.broadcast(result):
             console.line(f"{directory}: finished; nothing is left to do")
             console.result(result, str(directory))
             return result
@@ -102,7 +96,8 @@ def run(
         try:
             result = processes.broadcast(_finish(this, _train(this)))
         except Stopped:
-            this.wait_for_checkpoints()
+            if this.checkpoints is not None:
+                this.checkpoints.wait()
             raise
         console.result(result, str(directory))
         console.memory(peak_memory())
@@ -152,10 +147,6 @@ class _Run:
         if self.checkpoints is not None:
             self.checkpoints.save(step, tree, {"step": step, "seconds": self.logger.seconds()})
 
-    def wait_for_checkpoints(self) -> None:
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
-
     def check_finite(self, step: int) -> None:
         """Ends a run that diverged; a sweep continues while one of its settings is finite."""
         finite = self.replicas.finite().reshape(-1, self.config["num_seeds"]).all(1)
@@ -164,8 +155,8 @@ class _Run:
 
     def diverge(self, step: int) -> NoReturn:
         """Records the end without a result; the last good checkpoint stays."""
-        if processes.is_primary():
-            self.wait_for_checkpoints()
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
             self.logger.diverge(step)
         rates = (self.config["sweep"] or {}).get("learning_rate", [self.config["learning_rate"]])
         raise Diverged(
@@ -184,8 +175,8 @@ def _prepare(
     """Checks, reads, compiles and restores everything that the first step needs."""
     logger = RunLogger(config, directory)
     model = build_components(config)[0]
-    devices = jax.devices()
-    mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
+    devices, num_replicas = jax.devices(), len(config_lib.replicas(config))
+    mesh = make_mesh(config, num_replicas, devices)
     environment = describe_environment(devices, command)
     console.versions(environment)
 
@@ -194,7 +185,6 @@ def _prepare(
         checks.check_splits(dataset, config)
         images, labels = dataset.read(config["train_split"])
     total = total_steps(config, len(labels))
-    checks.check_length(config, total)
     console.data(dataset, config, len(labels))
 
     init_variables = _init_variables(config, directory)
@@ -218,17 +208,13 @@ def _prepare(
     tree, extra, checkpoints = replicas.template(), None, None
     if processes.is_primary():
         checkpoints = Checkpoints(directory.checkpoints, config["keep"])
-        restored = checkpoints.restore(tree, console.line)
-        step = restored[0] if restored else 0
+        step, tree, extra = checkpoints.restore(tree, console.line) or (0, tree, None)
         before = checks.check_resumption(directory, dataset, step, total)
         if step:
             console.line(f"resuming from the checkpoint of step {step:,}")
             console.changes(before, environment)
         logger.begin(environment, before, step, total)
-        if restored:
-            _, tree, extra = restored
-    extra = processes.broadcast(extra)
-    if extra is not None:
+    if extra := processes.broadcast(extra):
         replicas.restore(processes.broadcast_arrays(tree))
         logger.add_seconds(extra["seconds"])
     return _Run(
@@ -270,15 +256,14 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
         laid_out, images, labels = read()
         with logger.clock("evaluate"):
             logits, losses = score(laid_out, members)
-            pairs = zip(logits, losses, strict=True)
-            metrics = [scoring.summarize(*pair, labels) for pair in pairs]
+            metrics = [scoring.summarize(*one, labels) for one in zip(logits, losses, strict=True)]
         return metrics, logits, labels, images
 
     return evaluate
 
 
-def _train(this: _Run) -> Validation:
-    """Takes all remaining steps, and returns the last validation."""
+def _train(this: _Run) -> Metrics:
+    """Takes the remaining steps, and returns the validation metrics after the last one, if any."""
     profiled, seconds = this.config["profile"], this.logger.seconds()["train"]
     folder = this.directory.path if processes.is_primary() else None
     with (
@@ -295,11 +280,11 @@ def _train(this: _Run) -> Validation:
     return validated
 
 
-def _take_steps(this: _Run, trace: profile.Trace) -> Validation:
+def _take_steps(this: _Run, trace: profile.Trace) -> Metrics:
     """The training loop: some steps in one call, then what is due after them."""
     config, step = this.config, this.first_step
     images_per_step = config["batch_size"] * this.num_replicas
-    validated: Validation = -1, []
+    validated: Metrics = []
     logged, logged_at, call_size = step, time.monotonic(), 1
     while step < this.total_steps:
         start, began = step, time.monotonic()
@@ -324,9 +309,9 @@ def _take_steps(this: _Run, trace: profile.Trace) -> Validation:
             this.replicas.clear_sums()
             logged, logged_at = step, time.monotonic()
         if this.validate is not None and this.is_due(step, config["eval_every"]):
-            validated = step, this.validate(range(this.num_replicas))[0]
-            this.log(step, "validation", results.stack_metrics(validated[1]))
-            this.console.validation(*validated)
+            validated = this.validate(range(this.num_replicas))[0]
+            this.log(step, "validation", results.stack_metrics(validated))
+            this.console.validation(step, validated)
             logged_at = time.monotonic()
         if this.is_due(step, config["checkpoint_every"]) or signal:
             this.save(step)
@@ -343,17 +328,15 @@ def _call_size(steps_per_second: float) -> int:
     return max(1, several, int(steps_per_second * _CALL_SECONDS))
 
 
-def _finish(this: _Run, validated: Validation) -> dict[str, Any]:
+def _finish(this: _Run, validated: Metrics) -> dict[str, Any]:
     """Tests the networks (of a sweep, those of the best setting) and writes the result."""
     config, members = this.config, range(this.num_replicas)
     swept = {}
     if config["sweep"]:
-        step, metrics = validated
-        if step != this.total_steps:  # this process took no step: the run was finished before
-            assert this.validate is not None  # `config.validate` requires it
-            metrics = this.validate(members)[0]
+        assert this.validate is not None  # `config.validate` requires it
+        validated = validated or this.validate(members)[0]  # this process may have taken no step
         finite = this.replicas.finite().tolist()
-        swept = {"sweep": results.sweep_result(config, metrics, finite)}
+        swept = {"sweep": results.sweep_result(config, validated, finite)}
         rows = config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])
         members = members[rows]
     metrics, logits, labels, images = this.test(members)
@@ -378,7 +361,7 @@ def _finish(this: _Run, validated: Validation) -> dict[str, Any]:
 
 
 def _report(this: _Run, write_report: WriteReport) -> None:
-    """Writes report.html. Its failure costs a finished run neither its result nor its status."""
+    """Writes report.html; a failure costs a finished run neither its result nor its status."""
     try:
         write_report([this.directory.path], this.directory.path / "report.html")
         this.console.line(f"report: {this.directory}/report.html")

@@ -19,20 +19,14 @@ FIRST, LAST = 20, 40  # of the steps that this process takes
 
 
 class Trace:
-    """The trace of steps `first` to `last` of a run, written into its directory.
+    """The trace of steps `first` to `last` of a process that resumes after `step`.
 
     In <workdir>/plugins/profile/<time>/, *.trace.json.gz opens in Perfetto, and the folder in
-    TensorBoard's profiler.
+    TensorBoard's profiler. Without `workdir` nothing is written, but the run is divided into the
+    same calls as in the process that writes.
     """
 
-    def __init__(
-        self, workdir: str | os.PathLike[str] | None, step: int, enabled: bool = True
-    ) -> None:
-        """For a process that resumes after `step`.
-
-        `workdir` None writes nothing, but divides the run into the same calls as in the process
-        that writes.
-        """
+    def __init__(self, workdir: str | os.PathLike[str] | None, step: int, enabled: bool) -> None:
         self._workdir = workdir
         self.first: float = step + FIRST if enabled else math.inf
         self.last = self.first + LAST - FIRST
@@ -82,9 +76,8 @@ def count_work(replicas: Replicas) -> Work | None:
     """
     calls = len(replicas.plan.groups)
     try:
-        flops = replicas.lowered_training().cost_analysis()["flops"]
-        accessed = replicas.training.cost_analysis()["bytes accessed"]
-        return Work(calls * flops, calls * accessed)
+        flops = calls * replicas.lowered_training().cost_analysis()["flops"]
+        return Work(flops, calls * replicas.training.cost_analysis()["bytes accessed"])
     except (KeyError, TypeError, NotImplementedError, RuntimeError):
         return None
 
@@ -93,10 +86,8 @@ def describe(
     replicas: Replicas, trace: Trace, steps: int, seconds: float, workdir: str
 ) -> list[str]:
     """Lines for the terminal: what a step costs, the rate over `steps` steps, and the trace."""
-    work = count_work(replicas)
-    if work is None:
-        cost = "profile: this device does not report the work of a step"
-    else:
+    cost = "profile: this device does not report the work of a step"
+    if work := count_work(replicas):
         cost = (
             f"profile: a step is {work.flops / 1e9:,.3f} GFLOP and, as compiled, "
             f"{work.bytes / 1e6:,.1f} MB, a device; "
