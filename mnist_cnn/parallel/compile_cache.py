@@ -2,8 +2,7 @@
 
 JAX writes cache entries in place, never replaces one and does not verify what it reads, so a kill
 during a write would leave a bad entry forever. Here every process gives JAX a work folder, filled
-with the entries whose SHA-256 is the one in their name, and afterwards publishes new entries by
-renaming. Bad entries are deleted. Without a usable cache, programs are compiled again.
+with the entries whose SHA-256 is the one in their name, and then publishes new ones by renaming.
 """
 
 import contextlib

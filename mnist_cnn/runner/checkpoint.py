@@ -26,10 +26,9 @@ Tree = dict[str, Any]  # nested dicts with NumPy arrays as leaves
 
 def sha256(tree: Any) -> str:
     """SHA-256 over the bytes of a tree's arrays (little-endian), in the order of their paths."""
-    arrays, digest = _arrays(tree), hashlib.sha256()
-    for path in sorted(arrays):
-        little_endian = arrays[path].dtype.newbyteorder("<")
-        digest.update(arrays[path].astype(little_endian, copy=False).tobytes())
+    digest = hashlib.sha256()
+    for _, array in sorted(_arrays(tree).items()):
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
 
 
@@ -128,9 +127,8 @@ class Checkpoints:
 
     def _read(self, step: int) -> tuple[Tree, dict[str, Any]]:
         args = _orbax().args
-        saved = self._manager.restore(
-            step, args=args.Composite(tree=args.StandardRestore(), extra=args.JsonRestore())
-        )
+        items = args.Composite(tree=args.StandardRestore(), extra=args.JsonRestore())
+        saved = self._manager.restore(step, args=items)
         tree, extra = jax.tree.map(np.asarray, saved["tree"]), saved["extra"]
         if _checksum(tree, extra) != extra["sha256"]:
             raise CheckpointError("its contents are not those that were saved")

@@ -1,13 +1,10 @@
-"""Prints a run: versions, data, the network's table, progress and results.
-
-On a terminal with colors and a progress bar; elsewhere as plain lines.
-"""
+"""Prints a run: on a terminal with colors and a progress bar, elsewhere as plain lines."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,12 +102,10 @@ class Console:
             yield
         self._progress = None
 
-    def step_done(
-        self, step: int, total: int, metrics: Mapping[str, Any], images_per_second: float
-    ) -> None:
-        """Shows the progress: step, rate, and the mean "loss" and "accuracy" of the replicas."""
+    def step_done(self, step: int, total: int, metrics: Mapping[str, Any], rate: float) -> None:
+        """Shows step, images per second, and the mean "loss" and "accuracy" of the replicas."""
         loss, accuracy, _ = _mean_of_finite(metrics)
-        text = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"
+        text = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {rate:,.0f} images/s"
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, text=text)
         elif time.monotonic() - self._printed >= _PLAIN_INTERVAL or step == total:
@@ -200,14 +195,12 @@ class Console:
         ):
             self.line(text.format_map(metrics))
 
-    def _table(
-        self, title: str, columns: Sequence[str], rows: Iterable[Row], left: int = 0
-    ) -> None:
+    def _table(self, title: str, names: Sequence[str], rows: Sequence[Row], left: int = 0) -> None:
         """Prints a table; an empty row is a line, and the first `left` columns are left-aligned."""
         style = box.SIMPLE_HEAD if self._console.is_terminal else box.ASCII2
         shown = table.Table(title=printable(title), box=style, title_justify="left")
-        for index, column in enumerate(columns):
-            shown.add_column(column, justify="left" if index < left else "right")
+        for index, name in enumerate(names):
+            shown.add_column(name, justify="left" if index < left else "right")
         for row in rows:
             shown.add_row(*map(_cell, row)) if row else shown.add_section()
         self._console.print(shown)

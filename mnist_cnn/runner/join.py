@@ -27,13 +27,10 @@ class _Part:
     directory: RunDirectory
     config: dict[str, Any]
     environment: dict[str, Any]
+    seeds: list[int]
     step: int
     tree: Tree  # each array [R, ...]
     seconds: dict[str, float]
-
-    @property
-    def seeds(self) -> list[int]:
-        return [replica.seed for replica in config_lib.replicas(self.config)]
 
 
 def join(
@@ -90,7 +87,8 @@ def _read(workdir: str | os.PathLike[str], report: Callable[[str], None]) -> _Pa
     if config["num_seeds"] == 1:
         tree = jax.tree.map(lambda leaf: leaf[None], tree)
     environment = directory.read("environment.json") or {}
-    return _Part(directory, config, environment, step, tree, extra["seconds"])
+    seeds = [replica.seed for replica in config_lib.replicas(config)]
+    return _Part(directory, config, environment, seeds, step, tree, extra["seconds"])
 
 
 def _check_same_experiment(part: _Part, first: _Part) -> None:

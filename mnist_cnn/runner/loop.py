@@ -19,9 +19,8 @@ import numpy as np
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset, open_dataset
 from mnist_cnn.errors import ConfigError, UserError
-from mnist_cnn.models import weights
+from mnist_cnn.models import summary, weights
 from mnist_cnn.models.apply import Variables, make_variables
-from mnist_cnn.models.summary import summarize as summarize_layers
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.mesh import make_mesh, peak_memory
@@ -33,10 +32,7 @@ from mnist_cnn.runner.environment import describe_environment
 from mnist_cnn.runner.run_directory import RunDirectory, new_run_path
 from mnist_cnn.runner.run_logger import RunLogger
 from mnist_cnn.runner.signals import Stopped, StopRequest
-from mnist_cnn.training import scoring
-from mnist_cnn.training.batches import Split, steps_per_epoch, total_steps
-from mnist_cnn.training.components import build_components
-from mnist_cnn.training.state import create_state
+from mnist_cnn.training import batches, components, scoring, state as state_lib
 
 # The progress bar and signals wait for a call to end, so it takes about this long.
 _CALL_SECONDS = 1.0
@@ -123,16 +119,11 @@ class _Run:
     validate: Evaluate | None
     test: Evaluate
 
-    @property
-    def num_replicas(self) -> int:
-        return self.replicas.plan.total
-
     def next_event(self, step: int) -> int:
         """The first step after `step` at which something is due, or an epoch ends."""
         names = ("log_every", "checkpoint_every", "eval_every")
-        every = [self.config[name] for name in names if self.config[name] is not None]
-        after = [(step // n + 1) * n for n in [*every, self.steps_per_epoch]]
-        return min(self.total_steps, *after)
+        periods = [self.steps_per_epoch, *(self.config[name] for name in names)]
+        return min(self.total_steps, *((step // n + 1) * n for n in periods if n is not None))
 
     def is_due(self, step: int, every: int | None) -> bool:
         """Whether `step` is a multiple of `every` (None: the last of an epoch), or the last."""
@@ -174,9 +165,9 @@ def _prepare(
 ) -> _Run:
     """Checks, reads, compiles and restores everything that the first step needs."""
     logger = RunLogger(config, directory)
-    model = build_components(config)[0]
-    devices, num_replicas = jax.devices(), len(config_lib.replicas(config))
-    mesh = make_mesh(config, num_replicas, devices)
+    model = components.build_components(config)[0]
+    devices = jax.devices()
+    mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
     environment = describe_environment(devices, command)
     console.versions(environment)
 
@@ -184,7 +175,7 @@ def _prepare(
         dataset = open_dataset(config["dataset"], config["manual_dir"])
         checks.check_splits(dataset, config)
         images, labels = dataset.read(config["train_split"])
-    total = total_steps(config, len(labels))
+    total = batches.total_steps(config, len(labels))
     console.data(dataset, config, len(labels))
 
     init_variables = _init_variables(config, directory)
@@ -201,7 +192,7 @@ def _prepare(
         "replicas_at_once": replicas.plan.group_size,
         "data": {"origin": dataset.origin, "sha256": dataset.files},
     }
-    console.network(type(model).__name__, summarize_layers(model))
+    console.network(type(model).__name__, summary.summarize(model))
     console.plan(config, environment)
 
     # Process 0 reads the checkpoint and tells the others.
@@ -225,7 +216,7 @@ def _prepare(
         logger=logger,
         checkpoints=checkpoints,
         replicas=replicas,
-        steps_per_epoch=steps_per_epoch(len(labels), config["batch_size"]),
+        steps_per_epoch=batches.steps_per_epoch(len(labels), config["batch_size"]),
         total_steps=total,
         first_step=int(extra["step"]) if extra else 0,
         validate=validate,
@@ -237,7 +228,7 @@ def _init_variables(config: Mapping[str, Any], directory: RunDirectory) -> Varia
     """The variables of the file `init_from`, unless there is a checkpoint to resume from."""
     if config["init_from"] is None or any(directory.checkpoints.glob("[0-9]*")):
         return None
-    state = jax.eval_shape(lambda: create_state(config))
+    state = jax.eval_shape(lambda: state_lib.create_state(config))
     template = make_variables(state.params, state.batch_stats)
     return weights.read_variables(config["init_from"], template)
 
@@ -247,7 +238,7 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
     score = replicas.compile_scoring(sum(stop - start for _, start, stop in dataset.rows(split)))
 
     @functools.cache
-    def read() -> tuple[Split, np.ndarray, np.ndarray]:
+    def read() -> tuple[batches.Split, np.ndarray, np.ndarray]:
         with logger.clock("data"):
             images, labels = dataset.read(split)
             return replicas.lay_out(images, labels), images, labels
@@ -267,7 +258,7 @@ def _train(this: _Run) -> Metrics:
     profiled, seconds = this.config["profile"], this.logger.seconds()["train"]
     folder = this.directory.path if processes.is_primary() else None
     with (
-        contextlib.closing(profile.Trace(folder, this.first_step, enabled=profiled)) as trace,
+        profile.Trace(folder, this.first_step, enabled=profiled) as trace,
         this.console.training(this.first_step, this.total_steps),
         this.stop.deferred(),
     ):
@@ -283,7 +274,8 @@ def _train(this: _Run) -> Metrics:
 def _take_steps(this: _Run, trace: profile.Trace) -> Metrics:
     """The training loop: some steps in one call, then what is due after them."""
     config, step = this.config, this.first_step
-    images_per_step = config["batch_size"] * this.num_replicas
+    members = range(this.replicas.plan.total)
+    images_per_step = config["batch_size"] * len(members)
     validated: Metrics = []
     logged, logged_at, call_size = step, time.monotonic(), 1
     while step < this.total_steps:
@@ -309,7 +301,7 @@ def _take_steps(this: _Run, trace: profile.Trace) -> Metrics:
             this.replicas.clear_sums()
             logged, logged_at = step, time.monotonic()
         if this.validate is not None and this.is_due(step, config["eval_every"]):
-            validated = this.validate(range(this.num_replicas))[0]
+            validated = this.validate(members)[0]
             this.log(step, "validation", results.stack_metrics(validated))
             this.console.validation(step, validated)
             logged_at = time.monotonic()
@@ -330,15 +322,13 @@ def _call_size(steps_per_second: float) -> int:
 
 def _finish(this: _Run, validated: Metrics) -> dict[str, Any]:
     """Tests the networks (of a sweep, those of the best setting) and writes the result."""
-    config, members = this.config, range(this.num_replicas)
+    config, members = this.config, range(this.replicas.plan.total)
     swept = {}
     if config["sweep"]:
         assert this.validate is not None  # `config.validate` requires it
         validated = validated or this.validate(members)[0]  # this process may have taken no step
-        finite = this.replicas.finite().tolist()
-        swept = {"sweep": results.sweep_result(config, validated, finite)}
-        rows = config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])
-        members = members[rows]
+        swept = {"sweep": results.sweep_result(config, validated, this.replicas.finite().tolist())}
+        members = members[config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])]
     metrics, logits, labels, images = this.test(members)
     networks = this.replicas.variables(members)
     if this.checkpoints is None:

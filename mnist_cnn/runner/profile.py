@@ -18,7 +18,7 @@ from mnist_cnn.parallel.replicas import Replicas
 FIRST, LAST = 20, 40  # of the steps that this process takes
 
 
-class Trace:
+class Trace(contextlib.ExitStack):
     """The trace of steps `first` to `last` of a process that resumes after `step`.
 
     In <workdir>/plugins/profile/<time>/, *.trace.json.gz opens in Perfetto, and the folder in
@@ -27,10 +27,10 @@ class Trace:
     """
 
     def __init__(self, workdir: str | os.PathLike[str] | None, step: int, enabled: bool) -> None:
+        super().__init__()
         self._workdir = workdir
         self.first: float = step + FIRST if enabled else math.inf
         self.last = self.first + LAST - FIRST
-        self._open = False
 
     def bound(self, step: int) -> float:
         """The last step of a call that begins after `step`: a traced step is a call by itself."""
@@ -44,21 +44,14 @@ class Trace:
         if self._workdir is None or not self.first <= step < self.last:
             yield
             return
-        if not self._open:
+        if step == self.first:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # the program's operations, not Python's calls
-            jax.profiler.start_trace(self._workdir, profiler_options=options)
-            self._open = True
+            self.enter_context(jax.profiler.trace(self._workdir, profiler_options=options))
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
         if step + 1 == self.last:
             self.close()
-
-    def close(self) -> None:
-        """Writes the trace so far."""
-        if self._open:
-            jax.profiler.stop_trace()
-            self._open = False
 
 
 class Work(NamedTuple):
@@ -82,9 +75,7 @@ def count_work(replicas: Replicas) -> Work | None:
         return None
 
 
-def describe(
-    replicas: Replicas, trace: Trace, steps: int, seconds: float, workdir: str
-) -> list[str]:
+def describe(replicas: Replicas, trace: Trace, steps: int, seconds: float, path: str) -> list[str]:
     """Lines for the terminal: what a step costs, the rate over `steps` steps, and the trace."""
     cost = "profile: this device does not report the work of a step"
     if work := count_work(replicas):
@@ -96,4 +87,4 @@ def describe(
     if steps <= FIRST:
         return [cost, f"no trace: it begins after {FIRST} steps, and there were {steps:,}"]
     last = min(trace.last, trace.first + steps - FIRST)
-    return [cost, f"trace of steps {trace.first:,} to {last:,}: {workdir}/plugins/profile"]
+    return [cost, f"trace of steps {trace.first:,} to {last:,}: {path}/plugins/profile"]

@@ -31,10 +31,9 @@ class RunDirectory:
 
     def __str__(self) -> str:
         """The path, relative if it is below the current directory."""
-        try:
+        with contextlib.suppress(ValueError, OSError):
             return str(self.path.relative_to(pathlib.Path.cwd()))
-        except (ValueError, OSError):
-            return str(self.path)
+        return str(self.path)
 
     def lock(self) -> None:
         """Creates the directory and reserves it for this process, until it closes or ends.
@@ -146,9 +145,7 @@ class RunDirectory:
                     self._events.add_scalar(tag, float(np.mean(values)), entry["step"])
         self._events.flush()
 
-    def log_hyperparameters(
-        self, config: Mapping[str, Any], metrics: Mapping[str, float], step: int
-    ) -> None:
+    def log_hparams(self, fields: dict[str, Any], metrics: dict[str, Any], step: int) -> None:
         """Writes what TensorBoard's HPARAMS tab shows: fields, and metrics by their tags.
 
         Their own events file replaces an older one, because TensorBoard shows only the first it
@@ -160,7 +157,7 @@ class RunDirectory:
         for old in self.path.glob("events.out.tfevents.*.hparams"):
             old.unlink()
         with tensorboardX.SummaryWriter(str(self.path), filename_suffix=".hparams") as events:
-            for part in summary.hparams(dict(config), dict(metrics)):
+            for part in summary.hparams(fields, metrics):
                 events.file_writer.add_summary(part, step)
 
     def close(self) -> None:

@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from mnist_cnn import config as config_lib
 from mnist_cnn.parallel import processes
 from mnist_cnn.runner import results
@@ -78,10 +76,8 @@ class RunLogger:
         result = {"status": "diverged", "experiment": self._config["name"], "seeds": seeds}
         self._directory.write("result.json", result | {"steps": step, "seconds": self.seconds()})
 
-    def finish(
-        self, step: int, found: dict[str, Any], kept: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
-        """Writes `kept` to predictions.npz and the metrics `found` to result.json; returns it."""
+    def finish(self, step: int, found: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes predictions.npz, the arrays `kept`, and result.json with `found`; returns that."""
         seconds = {name: round(value, 3) for name, value in self.seconds().items()}
         result = {"status": "finished", "experiment": self._config["name"]} | found
         result |= {"steps": step, "seconds": seconds}
@@ -90,7 +86,7 @@ class RunLogger:
         if "sweep" in found:
             fields |= found["sweep"]["settings"][found["sweep"]["chosen"]]["setting"]
         fields["sweep"] = str(fields["sweep"])
-        self._directory.log_hyperparameters(
+        self._directory.log_hparams(
             {key: fields[key] for key in fields if key not in config_lib.FREE_ON_RESUME},
             {f"test/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},
             step,

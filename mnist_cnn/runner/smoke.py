@@ -39,9 +39,8 @@ def check(config: Mapping[str, Any], console: Console | None = None) -> bool:
     """
     config_lib.validate(config)
     console = console or Console()
-    downloaded = config["dataset"] != "mnist" and config["manual_dir"] is None
     with tempfile.TemporaryDirectory(prefix="mnist_cnn-") as folder, mock.patch.dict(os.environ):
-        if not downloaded:  # then the data is prepared in the folder, too
+        if config["dataset"] == "mnist" or config["manual_dir"] is not None:  # nothing to download
             os.environ["TFDS_DATA_DIR"] = folder
         results = _try_parts(config, pathlib.Path(folder, "checkpoints"))
         for part in _PARTS:
