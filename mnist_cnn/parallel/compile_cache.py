@@ -2,8 +2,7 @@
 
 JAX writes cache entries in place, never replaces one and does not verify what it reads, so a kill
 during a write would leave a bad entry forever. Here every process gives JAX a work folder, filled
-with the entries whose SHA-256 is the one in their name, and afterwards publishes new entries by
-renaming. Bad entries are deleted. Without a usable cache, programs are compiled again.
+with the entries whose SHA-256 is the one in their name, and then publishes new ones by renaming.
 """
 
 import contextlib
@@ -56,7 +55,9 @@ def compile_cache() -> Iterator[None]:
                 if path.name not in copied:
                     content = path.read_bytes()
                     write_atomically(store / f"{path.name}.{_digest(content)}", content)
-            _delete_least_recently_used(store)
+            entries = [path for path in store.iterdir() if path.is_file()]
+            for path in sorted(entries, key=lambda path: path.stat().st_mtime)[:-_MAX_ENTRIES]:
+                path.unlink(missing_ok=True)
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -83,13 +84,6 @@ def _copy_entries(store: pathlib.Path, work: pathlib.Path) -> None:
                 os.utime(path)
             elif not path.name.startswith("."):  # a process is writing those
                 path.unlink()
-
-
-def _delete_least_recently_used(store: pathlib.Path) -> None:
-    entries = [path for path in store.iterdir() if path.is_file()]
-    entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in entries[_MAX_ENTRIES:]:
-        path.unlink(missing_ok=True)
 
 
 def _digest(content: bytes) -> str:

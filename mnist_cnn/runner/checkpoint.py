@@ -4,8 +4,6 @@ A checkpoint is a tree of NumPy arrays and a small JSON object. The SHA-256 of b
 them and compared after reading, so that a damaged checkpoint is detected and never used.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools
@@ -28,10 +26,9 @@ Tree = dict[str, Any]  # nested dicts with NumPy arrays as leaves
 
 def sha256(tree: Any) -> str:
     """SHA-256 over the bytes of a tree's arrays (little-endian), in the order of their paths."""
-    arrays, digest = _arrays(tree), hashlib.sha256()
-    for path in sorted(arrays):
-        little_endian = arrays[path].dtype.newbyteorder("<")
-        digest.update(arrays[path].astype(little_endian, copy=False).tobytes())
+    digest = hashlib.sha256()
+    for _, array in sorted(_arrays(tree).items()):
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
 
 
@@ -71,20 +68,12 @@ class Checkpoints:
         """Starts to write a checkpoint, after the previous one is complete.
 
         `tree` and the JSON object `extra` must not change until `wait` or the next `save` returns.
-
-        Raises:
-          CheckpointError: this checkpoint or the previous one cannot be written.
+        Raises CheckpointError if this checkpoint or the previous one cannot be written.
         """
-        args = _orbax().args
+        args, extra = _orbax().args, extra | {"sha256": _checksum(tree, extra)}
         with self._write_errors():
-            started = self._manager.save(
-                step,
-                args=args.Composite(
-                    tree=args.StandardSave(tree),
-                    extra=args.JsonSave({**extra, "sha256": _checksum(tree, extra)}),
-                ),
-            )
-            if not started:  # Orbax gives no reason
+            items = args.Composite(tree=args.StandardSave(tree), extra=args.JsonSave(extra))
+            if not self._manager.save(step, args=items):  # Orbax gives no reason
                 raise CheckpointError(f"there is one of step {step:,} or later")
 
     def wait(self) -> None:
@@ -102,10 +91,7 @@ class Checkpoints:
 
         Damaged ones are reported. Unless `keep` is None they are deleted, but only after an older
         one has been read. `template` has the expected names, shapes and dtypes; None accepts all.
-
-        Raises:
-          CheckpointError: all checkpoints are damaged, or the newest undamaged one has other
-            names, shapes or dtypes than `template`.
+        Raises CheckpointError if all are damaged, or the newest undamaged one differs from it.
         """
         if not any(self._directory.glob("[0-9]*")):
             return None
@@ -125,8 +111,7 @@ class Checkpoints:
                         "--workdir"
                     )
                 # The template also has the empty dicts, whose names no checksum protects.
-                leaves = jax.tree.leaves(tree)
-                tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
+                tree = jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(tree))
             if damaged and self._keep is not None:
                 for bad in damaged:
                     shutil.rmtree(self._directory / str(bad), ignore_errors=True)
@@ -142,9 +127,8 @@ class Checkpoints:
 
     def _read(self, step: int) -> tuple[Tree, dict[str, Any]]:
         args = _orbax().args
-        saved = self._manager.restore(
-            step, args=args.Composite(tree=args.StandardRestore(), extra=args.JsonRestore())
-        )
+        items = args.Composite(tree=args.StandardRestore(), extra=args.JsonRestore())
+        saved = self._manager.restore(step, args=items)
         tree, extra = jax.tree.map(np.asarray, saved["tree"]), saved["extra"]
         if _checksum(tree, extra) != extra["sha256"]:
             raise CheckpointError("its contents are not those that were saved")

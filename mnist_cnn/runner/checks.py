@@ -7,19 +7,18 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner.run_directory import RunDirectory
+from mnist_cnn.training.batches import total_steps
 
 
 def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result, if the directory contains this run and it is finished, else None.
 
-    Raises:
-      ConfigError: the directory contains a run of another configuration.
+    Raises ConfigError if the directory contains a run of another configuration.
     """
     old = directory.read("config.json")
     if old is None:
         return None
-    differences = config_lib.differences(old, config_lib.as_dict(config))
-    if differences:
+    if differences := config_lib.differences(old, config_lib.as_dict(config)):
         raise ConfigError(
             f"{directory} belongs to another configuration ({'; '.join(differences)}); "
             "give another --workdir, or that configuration"
@@ -30,10 +29,9 @@ def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[
 
 
 def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
-    """The splits must exist, must not overlap, and must contain a whole batch.
+    """The splits must exist, be disjoint, and hold a whole batch and more steps than the warm-up.
 
-    Raises:
-      ConfigError, DataError: they do not.
+    Raises ConfigError or DataError if they do not.
     """
     training = dataset.rows(config["train_split"])
     held_out = config["validation_split"]
@@ -53,15 +51,7 @@ def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
             f"config.batch_size: got {config['batch_size']:,}, expected an integer from 1 to "
             f"{examples:,}, the number of training images"
         )
-
-
-def check_length(config: Mapping[str, Any], total: int) -> None:
-    """The warm-up must end before the training does.
-
-    Raises:
-      ConfigError: it does not.
-    """
-    if config["warmup_steps"] >= total:
+    if config["warmup_steps"] >= (total := total_steps(config, examples)):
         raise ConfigError(
             f"config.warmup_steps: got {config['warmup_steps']:,}, expected fewer than the "
             f"{total:,} steps of the whole training"
@@ -71,19 +61,10 @@ def check_length(config: Mapping[str, Any], total: int) -> None:
 def check_resumption(
     directory: RunDirectory, dataset: Dataset, step: int, total: int
 ) -> dict[str, Any]:
-    """A run must resume with the same data, and must not be beyond its end.
+    """A run must resume with the same data, and must not be beyond its end, the step `total`.
 
-    Args:
-      directory: the run directory.
-      dataset: the data to resume with.
-      step: the step of its checkpoint, 0 without.
-      total: the length of the training in steps.
-
-    Returns:
-      The directory's environment.json; {} if there is none.
-
-    Raises:
-      CheckpointError, ConfigError: it cannot resume.
+    Returns the directory's environment.json, {} if there is none. Raises CheckpointError or
+    ConfigError if the run cannot resume from the checkpoint of `step`.
     """
     before = directory.read("environment.json")
     if before is not None and before.get("data", {}).get("sha256") != dataset.files:

@@ -1,17 +1,14 @@
-"""Prints a run: versions, data, the network's table, progress and results.
-
-On a terminal with colors and a progress bar; elsewhere as plain lines.
-"""
+"""Prints a run: on a terminal with colors and a progress bar, elsewhere as plain lines."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box, console, markup, progress, table
+from rich import box, console, progress, table, text as rich_text
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import printable
@@ -30,13 +27,13 @@ class Console:
     """The standard output of a command; `quiet` prints nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = console.Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = console.Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
         self._progress: progress.Progress | None = None
         self._printed = 0.0
 
     def line(self, text: str) -> None:
         """Prints one line; control characters are escaped."""
-        self._console.print(_escape(text))
+        self._console.print(printable(text))
 
     def versions(self, environment: Mapping[str, Any]) -> None:
         versions, devices = environment["versions"], environment["devices"]
@@ -59,12 +56,8 @@ class Console:
 
     def changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Warns if a run resumes in another environment than it began in."""
-        keys = (
-            "versions", "devices", "processor", "cpu_count", "mesh", "processes",
-            "replicas_at_once",
-        )  # fmt: skip
-        changed = [key for key in keys if before.get(key, now[key]) != now[key]]
-        if changed:
+        keys = "versions devices processor cpu_count mesh processes replicas_at_once".split()
+        if changed := [key for key in keys if before.get(key, now[key]) != now[key]]:
             self.line(
                 f"note: the run began with other {', '.join(changed)} (environment.json); the "
                 "last bits of its result may differ from those of an uninterrupted run"
@@ -102,23 +95,17 @@ class Console:
         if not self._console.is_terminal:
             yield
             return
-        columns = (
-            progress.TextColumn("step {task.completed:,}/{task.total:,}"),
-            progress.BarColumn(),
-            progress.TextColumn("{task.fields[text]}"),
-            progress.TimeRemainingColumn(),
-        )
+        count, text = "step {task.completed:,}/{task.total:,}", "{task.fields[text]}"
+        columns = count, progress.BarColumn(), text, progress.TimeRemainingColumn()
         with progress.Progress(*columns, console=self._console) as self._progress:
             self._progress.add_task("", total=total, completed=step, text="")
             yield
         self._progress = None
 
-    def step_done(
-        self, step: int, total: int, metrics: Mapping[str, Any], images_per_second: float
-    ) -> None:
-        """Shows the progress: step, rate, and the mean "loss" and "accuracy" of the replicas."""
+    def step_done(self, step: int, total: int, metrics: Mapping[str, Any], rate: float) -> None:
+        """Shows step, images per second, and the mean "loss" and "accuracy" of the replicas."""
         loss, accuracy, _ = _mean_of_finite(metrics)
-        text = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"
+        text = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {rate:,.0f} images/s"
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, text=text)
         elif time.monotonic() - self._printed >= _PLAIN_INTERVAL or step == total:
@@ -173,9 +160,9 @@ class Console:
 
     def checked(self, name: str, passed: bool, text: str) -> None:
         """Prints a line of the smoke check."""
-        marks = "\u2713\u2717" if self._console.encoding.startswith("utf") else "+x"
-        mark = f"[green]{marks[0]}[/]" if passed else f"[red]{marks[1]}[/]"
-        self._console.print(f"{mark} {name:<9} {_escape(text)}")
+        marks = "\u2717\u2713" if self._console.encoding.startswith("utf") else "x+"
+        mark = rich_text.Text(marks[passed], "green" if passed else "red")
+        self._console.print(mark, f"{name:<9} {printable(text)}")
 
     def sweep(self, sweep: Mapping[str, Any]) -> None:
         """Prints the validation metrics of every setting, and which one was chosen."""
@@ -208,19 +195,14 @@ class Console:
         ):
             self.line(text.format_map(metrics))
 
-    def _table(
-        self, title: str, columns: Sequence[str], rows: Iterable[Row], left: int = 0
-    ) -> None:
+    def _table(self, title: str, names: Sequence[str], rows: Sequence[Row], left: int = 0) -> None:
         """Prints a table; an empty row is a line, and the first `left` columns are left-aligned."""
         style = box.SIMPLE_HEAD if self._console.is_terminal else box.ASCII2
-        shown = table.Table(title=_escape(title), box=style, title_justify="left")
-        for index, column in enumerate(columns):
-            shown.add_column(column, justify="left" if index < left else "right")
+        shown = table.Table(title=printable(title), box=style, title_justify="left")
+        for index, name in enumerate(names):
+            shown.add_column(name, justify="left" if index < left else "right")
         for row in rows:
-            if row:
-                shown.add_row(*map(_cell, row))
-            else:
-                shown.add_section()
+            shown.add_row(*map(_cell, row)) if row else shown.add_section()
         self._console.print(shown)
 
 
@@ -230,10 +212,6 @@ def _mean_of_finite(metrics: Mapping[str, np.ndarray]) -> tuple[float, float, in
     finite |= ~finite.any()
     loss, accuracy = (float(np.mean(metrics[name][finite])) for name in ("loss", "accuracy"))
     return loss, accuracy, int(finite.sum())
-
-
-def _escape(text: str) -> str:
-    return markup.escape(printable(text))
 
 
 def _cell(value: str | float | None) -> str:

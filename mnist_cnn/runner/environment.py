@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-_PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy",
-)  # fmt: skip
+_PACKAGES = "jax jaxlib flax optax orbax-checkpoint tensorflow-datasets numpy".split()
 
 
 def describe_environment(devices: Sequence[Any], command: Sequence[str]) -> dict[str, Any]:
@@ -22,7 +20,7 @@ def describe_environment(devices: Sequence[Any], command: Sequence[str]) -> dict
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cpu_count": _cpu_count(),
+        "cpu_count": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "devices": [{"platform": d.platform, "kind": d.device_kind} for d in devices],
         "git": _git_commit(pathlib.Path(__file__).parents[1]),
@@ -35,11 +33,6 @@ def command_line() -> list[str]:
     if module is None:
         return list(sys.argv)
     return ["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
-
-
-def _cpu_count() -> int | None:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor() -> str:
@@ -55,9 +48,8 @@ def _git_commit(folder: pathlib.Path) -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.check_output(
-            command, stderr=subprocess.DEVNULL, text=True, timeout=10
-        ).strip()
+        quiet = subprocess.DEVNULL
+        return subprocess.check_output(command, stderr=quiet, text=True, timeout=10).strip()
 
     try:
         if git("ls-files", "__init__.py") != "__init__.py":

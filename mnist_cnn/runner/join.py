@@ -27,13 +27,10 @@ class _Part:
     directory: RunDirectory
     config: dict[str, Any]
     environment: dict[str, Any]
+    seeds: list[int]
     step: int
     tree: Tree  # each array [R, ...]
     seconds: dict[str, float]
-
-    @property
-    def seeds(self) -> list[int]:
-        return [replica.seed for replica in config_lib.replicas(self.config)]
 
 
 def join(
@@ -44,20 +41,13 @@ def join(
     """Writes `workdir` from the newest good checkpoints of `workdirs`, completely or not at all.
 
     On machines of one kind a seed gives the same network, alone or among others. The experiment,
-    resumed in `workdir`, tests all networks.
+    resumed in `workdir`, tests all networks. The runs may differ in `name`, `seed`, `num_seeds` and
+    `manual_dir`; they are at the same step, and their seeds are consecutive. `report` receives a
+    line for each damaged checkpoint.
 
-    Args:
-      workdirs: run directories. The runs differ only in `name`, `seed`, `num_seeds` and
-        `manual_dir`, are at the same step, and have consecutive seeds.
-      workdir: a directory that does not exist.
-      report: receives a line for each damaged checkpoint.
-
-    Returns:
-      The configuration: that of the run with the lowest seed, except `num_seeds`.
-
-    Raises:
-      CheckpointError: a run has no good checkpoint, the runs do not belong together, or `workdir`
-        exists.
+    Returns the configuration: that of the run with the lowest seed, except `num_seeds`. Raises
+    CheckpointError if a run has no good checkpoint, the runs do not belong together, or `workdir`
+    exists.
     """
     path = pathlib.Path(workdir).absolute()
     if path.exists():
@@ -97,7 +87,8 @@ def _read(workdir: str | os.PathLike[str], report: Callable[[str], None]) -> _Pa
     if config["num_seeds"] == 1:
         tree = jax.tree.map(lambda leaf: leaf[None], tree)
     environment = directory.read("environment.json") or {}
-    return _Part(directory, config, environment, step, tree, extra["seconds"])
+    seeds = [replica.seed for replica in config_lib.replicas(config)]
+    return _Part(directory, config, environment, seeds, step, tree, extra["seconds"])
 
 
 def _check_same_experiment(part: _Part, first: _Part) -> None:
@@ -121,7 +112,7 @@ def _check_same_experiment(part: _Part, first: _Part) -> None:
 
 def _write(parts: Sequence[_Part], directory: RunDirectory) -> dict[str, Any]:
     """Writes the joined run, and returns its configuration."""
-    first = parts[0]
+    first, joined = parts[0], []
     config = first.config | {"num_seeds": sum(len(part.seeds) for part in parts)}
     tree = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.tree for part in parts))
     seconds = {key: sum(part.seconds[key] for part in parts) for key in first.seconds}
@@ -129,10 +120,9 @@ def _write(parts: Sequence[_Part], directory: RunDirectory) -> dict[str, Any]:
         checkpoints.save(first.step, tree, {"step": first.step, "seconds": seconds})
         checkpoints.wait()
     directory.write("config.json", config)
-    joined = [
-        {"workdir": str(part.directory), "seeds": part.seeds, "environment": part.environment}
-        for part in parts
-    ]
+    for part in parts:
+        origin = {"workdir": str(part.directory), "seeds": part.seeds}
+        joined.append(origin | {"environment": part.environment})
     directory.write("environment.json", first.environment | {"joined": joined})
     with contextlib.closing(directory):
         directory.open_metrics(first.step)

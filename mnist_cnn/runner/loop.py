@@ -1,8 +1,7 @@
 """A run from beginning to end: data, compile, train, evaluate, record.
 
-This is the shell around the pure `training` package. It decides how many steps the next call takes
-and what is written when. How the steps are cut into calls depends on the clock; their result does
-not.
+The shell around the pure `training` package: how many steps the next call takes, what is written
+when. How the steps are cut into calls depends on the clock; their result does not.
 """
 
 import contextlib
@@ -20,9 +19,8 @@ import numpy as np
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset, open_dataset
 from mnist_cnn.errors import ConfigError, UserError
-from mnist_cnn.models import weights
+from mnist_cnn.models import summary, weights
 from mnist_cnn.models.apply import Variables, make_variables
-from mnist_cnn.models.summary import summarize as summarize_layers
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.mesh import make_mesh, peak_memory
@@ -34,10 +32,7 @@ from mnist_cnn.runner.environment import describe_environment
 from mnist_cnn.runner.run_directory import RunDirectory, new_run_path
 from mnist_cnn.runner.run_logger import RunLogger
 from mnist_cnn.runner.signals import Stopped, StopRequest
-from mnist_cnn.training import scoring
-from mnist_cnn.training.batches import Split, steps_per_epoch, total_steps
-from mnist_cnn.training.components import build_components
-from mnist_cnn.training.state import create_state
+from mnist_cnn.training import batches, components, scoring, state as state_lib
 
 # The progress bar and signals wait for a call to end, so it takes about this long.
 _CALL_SECONDS = 1.0
@@ -46,7 +41,6 @@ _CALL_SECONDS = 1.0
 _SEVERAL_STEPS, _LONG_CALL_SECONDS = 4, 2.5
 
 Metrics = list[dict[str, Any]]  # of each replica
-Validation = tuple[int, Metrics]  # with the step of it
 # the metrics, logits float32 [R, N, 10], labels [N], images uint8 [N, 28, 28, 1]
 Evaluation = tuple[Metrics, np.ndarray, np.ndarray, np.ndarray]
 Evaluate = Callable[[Sequence[int]], Evaluation]  # of some replicas
@@ -68,16 +62,14 @@ def run(
 ) -> dict[str, Any]:
     """Trains and evaluates `config`; resumes from the last good checkpoint in `workdir`, if any.
 
+    Returns the content of result.json.
+
     Args:
       config: a complete configuration (`mnist_cnn.experiment`).
       workdir: the run directory; None makes runs/<experiment>-<time>.
       command: what the user typed, for the record.
-      console: where to show progress.
       stop: the signals to obey, if the caller handles any.
       write_report: writes report.html at the end, if the config asks for it.
-
-    Returns:
-      The result, as result.json contains it.
 
     Raises:
       ConfigError, DataError: before anything is trained.
@@ -91,10 +83,8 @@ def run(
     console = console or Console(quiet=not processes.is_primary())
     directory = RunDirectory(workdir or new_run_path(config["name"]))
     with contextlib.closing(directory):
-        result = processes.broadcast(
-            checks.finished_result(directory, config) if processes.is_primary() else None
-        )
-        if result is not None:
+        result = checks.finished_result(directory, config) if processes.is_primary() else None
+        if result := processes.broadcast(result):
             console.line(f"{directory}: finished; nothing is left to do")
             console.result(result, str(directory))
             return result
@@ -102,7 +92,8 @@ def run(
         try:
             result = processes.broadcast(_finish(this, _train(this)))
         except Stopped:
-            this.wait_for_checkpoints()
+            if this.checkpoints is not None:
+                this.checkpoints.wait()
             raise
         console.result(result, str(directory))
         console.memory(peak_memory())
@@ -128,16 +119,11 @@ class _Run:
     validate: Evaluate | None
     test: Evaluate
 
-    @property
-    def num_replicas(self) -> int:
-        return self.replicas.plan.total
-
     def next_event(self, step: int) -> int:
         """The first step after `step` at which something is due, or an epoch ends."""
         names = ("log_every", "checkpoint_every", "eval_every")
-        every = [self.config[name] for name in names if self.config[name] is not None]
-        after = [(step // n + 1) * n for n in [*every, self.steps_per_epoch]]
-        return min(self.total_steps, *after)
+        periods = [self.steps_per_epoch, *(self.config[name] for name in names)]
+        return min(self.total_steps, *((step // n + 1) * n for n in periods if n is not None))
 
     def is_due(self, step: int, every: int | None) -> bool:
         """Whether `step` is a multiple of `every` (None: the last of an epoch), or the last."""
@@ -152,10 +138,6 @@ class _Run:
         if self.checkpoints is not None:
             self.checkpoints.save(step, tree, {"step": step, "seconds": self.logger.seconds()})
 
-    def wait_for_checkpoints(self) -> None:
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
-
     def check_finite(self, step: int) -> None:
         """Ends a run that diverged; a sweep continues while one of its settings is finite."""
         finite = self.replicas.finite().reshape(-1, self.config["num_seeds"]).all(1)
@@ -164,8 +146,8 @@ class _Run:
 
     def diverge(self, step: int) -> NoReturn:
         """Records the end without a result; the last good checkpoint stays."""
-        if processes.is_primary():
-            self.wait_for_checkpoints()
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
             self.logger.diverge(step)
         rates = (self.config["sweep"] or {}).get("learning_rate", [self.config["learning_rate"]])
         raise Diverged(
@@ -183,7 +165,7 @@ def _prepare(
 ) -> _Run:
     """Checks, reads, compiles and restores everything that the first step needs."""
     logger = RunLogger(config, directory)
-    model = build_components(config)[0]
+    model = components.build_components(config)[0]
     devices = jax.devices()
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
     environment = describe_environment(devices, command)
@@ -193,8 +175,7 @@ def _prepare(
         dataset = open_dataset(config["dataset"], config["manual_dir"])
         checks.check_splits(dataset, config)
         images, labels = dataset.read(config["train_split"])
-    total = total_steps(config, len(labels))
-    checks.check_length(config, total)
+    total = batches.total_steps(config, len(labels))
     console.data(dataset, config, len(labels))
 
     init_variables = _init_variables(config, directory)
@@ -211,24 +192,20 @@ def _prepare(
         "replicas_at_once": replicas.plan.group_size,
         "data": {"origin": dataset.origin, "sha256": dataset.files},
     }
-    console.network(type(model).__name__, summarize_layers(model))
+    console.network(type(model).__name__, summary.summarize(model))
     console.plan(config, environment)
 
     # Process 0 reads the checkpoint and tells the others.
     tree, extra, checkpoints = replicas.template(), None, None
     if processes.is_primary():
         checkpoints = Checkpoints(directory.checkpoints, config["keep"])
-        restored = checkpoints.restore(tree, console.line)
-        step = restored[0] if restored else 0
+        step, tree, extra = checkpoints.restore(tree, console.line) or (0, tree, None)
         before = checks.check_resumption(directory, dataset, step, total)
         if step:
             console.line(f"resuming from the checkpoint of step {step:,}")
             console.changes(before, environment)
         logger.begin(environment, before, step, total)
-        if restored:
-            _, tree, extra = restored
-    extra = processes.broadcast(extra)
-    if extra is not None:
+    if extra := processes.broadcast(extra):
         replicas.restore(processes.broadcast_arrays(tree))
         logger.add_seconds(extra["seconds"])
     return _Run(
@@ -239,7 +216,7 @@ def _prepare(
         logger=logger,
         checkpoints=checkpoints,
         replicas=replicas,
-        steps_per_epoch=steps_per_epoch(len(labels), config["batch_size"]),
+        steps_per_epoch=batches.steps_per_epoch(len(labels), config["batch_size"]),
         total_steps=total,
         first_step=int(extra["step"]) if extra else 0,
         validate=validate,
@@ -251,7 +228,7 @@ def _init_variables(config: Mapping[str, Any], directory: RunDirectory) -> Varia
     """The variables of the file `init_from`, unless there is a checkpoint to resume from."""
     if config["init_from"] is None or any(directory.checkpoints.glob("[0-9]*")):
         return None
-    state = jax.eval_shape(lambda: create_state(config))
+    state = jax.eval_shape(lambda: state_lib.create_state(config))
     template = make_variables(state.params, state.batch_stats)
     return weights.read_variables(config["init_from"], template)
 
@@ -261,7 +238,7 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
     score = replicas.compile_scoring(sum(stop - start for _, start, stop in dataset.rows(split)))
 
     @functools.cache
-    def read() -> tuple[Split, np.ndarray, np.ndarray]:
+    def read() -> tuple[batches.Split, np.ndarray, np.ndarray]:
         with logger.clock("data"):
             images, labels = dataset.read(split)
             return replicas.lay_out(images, labels), images, labels
@@ -270,19 +247,18 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
         laid_out, images, labels = read()
         with logger.clock("evaluate"):
             logits, losses = score(laid_out, members)
-            pairs = zip(logits, losses, strict=True)
-            metrics = [scoring.summarize(*pair, labels) for pair in pairs]
+            metrics = [scoring.summarize(*one, labels) for one in zip(logits, losses, strict=True)]
         return metrics, logits, labels, images
 
     return evaluate
 
 
-def _train(this: _Run) -> Validation:
-    """Takes all remaining steps, and returns the last validation."""
+def _train(this: _Run) -> Metrics:
+    """Takes the remaining steps, and returns the validation metrics after the last one, if any."""
     profiled, seconds = this.config["profile"], this.logger.seconds()["train"]
     folder = this.directory.path if processes.is_primary() else None
     with (
-        contextlib.closing(profile.Trace(folder, this.first_step, enabled=profiled)) as trace,
+        profile.Trace(folder, this.first_step, enabled=profiled) as trace,
         this.console.training(this.first_step, this.total_steps),
         this.stop.deferred(),
     ):
@@ -295,11 +271,12 @@ def _train(this: _Run) -> Validation:
     return validated
 
 
-def _take_steps(this: _Run, trace: profile.Trace) -> Validation:
+def _take_steps(this: _Run, trace: profile.Trace) -> Metrics:
     """The training loop: some steps in one call, then what is due after them."""
     config, step = this.config, this.first_step
-    images_per_step = config["batch_size"] * this.num_replicas
-    validated: Validation = -1, []
+    members = range(this.replicas.plan.total)
+    images_per_step = config["batch_size"] * len(members)
+    validated: Metrics = []
     logged, logged_at, call_size = step, time.monotonic(), 1
     while step < this.total_steps:
         start, began = step, time.monotonic()
@@ -324,9 +301,9 @@ def _take_steps(this: _Run, trace: profile.Trace) -> Validation:
             this.replicas.clear_sums()
             logged, logged_at = step, time.monotonic()
         if this.validate is not None and this.is_due(step, config["eval_every"]):
-            validated = step, this.validate(range(this.num_replicas))[0]
-            this.log(step, "validation", results.stack_metrics(validated[1]))
-            this.console.validation(*validated)
+            validated = this.validate(members)[0]
+            this.log(step, "validation", results.stack_metrics(validated))
+            this.console.validation(step, validated)
             logged_at = time.monotonic()
         if this.is_due(step, config["checkpoint_every"]) or signal:
             this.save(step)
@@ -343,19 +320,15 @@ def _call_size(steps_per_second: float) -> int:
     return max(1, several, int(steps_per_second * _CALL_SECONDS))
 
 
-def _finish(this: _Run, validated: Validation) -> dict[str, Any]:
+def _finish(this: _Run, validated: Metrics) -> dict[str, Any]:
     """Tests the networks (of a sweep, those of the best setting) and writes the result."""
-    config, members = this.config, range(this.num_replicas)
+    config, members = this.config, range(this.replicas.plan.total)
     swept = {}
     if config["sweep"]:
-        step, metrics = validated
-        if step != this.total_steps:  # this process took no step: the run was finished before
-            assert this.validate is not None  # `config.validate` requires it
-            metrics = this.validate(members)[0]
-        finite = this.replicas.finite().tolist()
-        swept = {"sweep": results.sweep_result(config, metrics, finite)}
-        rows = config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])
-        members = members[rows]
+        assert this.validate is not None  # `config.validate` requires it
+        validated = validated or this.validate(members)[0]  # this process may have taken no step
+        swept = {"sweep": results.sweep_result(config, validated, this.replicas.finite().tolist())}
+        members = members[config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])]
     metrics, logits, labels, images = this.test(members)
     networks = this.replicas.variables(members)
     if this.checkpoints is None:
@@ -378,7 +351,7 @@ def _finish(this: _Run, validated: Validation) -> dict[str, Any]:
 
 
 def _report(this: _Run, write_report: WriteReport) -> None:
-    """Writes report.html. Its failure costs a finished run neither its result nor its status."""
+    """Writes report.html; a failure costs a finished run neither its result nor its status."""
     try:
         write_report([this.directory.path], this.directory.path / "report.html")
         this.console.line(f"report: {this.directory}/report.html")

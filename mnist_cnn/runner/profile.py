@@ -18,25 +18,19 @@ from mnist_cnn.parallel.replicas import Replicas
 FIRST, LAST = 20, 40  # of the steps that this process takes
 
 
-class Trace:
-    """The trace of steps `first` to `last` of a run, written into its directory.
+class Trace(contextlib.ExitStack):
+    """The trace of steps `first` to `last` of a process that resumes after `step`.
 
     In <workdir>/plugins/profile/<time>/, *.trace.json.gz opens in Perfetto, and the folder in
-    TensorBoard's profiler.
+    TensorBoard's profiler. Without `workdir` nothing is written, but the run is divided into the
+    same calls as in the process that writes.
     """
 
-    def __init__(
-        self, workdir: str | os.PathLike[str] | None, step: int, enabled: bool = True
-    ) -> None:
-        """For a process that resumes after `step`.
-
-        `workdir` None writes nothing, but divides the run into the same calls as in the process
-        that writes.
-        """
+    def __init__(self, workdir: str | os.PathLike[str] | None, step: int, enabled: bool) -> None:
+        super().__init__()
         self._workdir = workdir
         self.first: float = step + FIRST if enabled else math.inf
         self.last = self.first + LAST - FIRST
-        self._open = False
 
     def bound(self, step: int) -> float:
         """The last step of a call that begins after `step`: a traced step is a call by itself."""
@@ -50,21 +44,14 @@ class Trace:
         if self._workdir is None or not self.first <= step < self.last:
             yield
             return
-        if not self._open:
+        if step == self.first:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # the program's operations, not Python's calls
-            jax.profiler.start_trace(self._workdir, profiler_options=options)
-            self._open = True
+            self.enter_context(jax.profiler.trace(self._workdir, profiler_options=options))
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
         if step + 1 == self.last:
             self.close()
-
-    def close(self) -> None:
-        """Writes the trace so far."""
-        if self._open:
-            jax.profiler.stop_trace()
-            self._open = False
 
 
 class Work(NamedTuple):
@@ -82,21 +69,16 @@ def count_work(replicas: Replicas) -> Work | None:
     """
     calls = len(replicas.plan.groups)
     try:
-        flops = replicas.lowered_training().cost_analysis()["flops"]
-        accessed = replicas.training.cost_analysis()["bytes accessed"]
-        return Work(calls * flops, calls * accessed)
+        flops = calls * replicas.lowered_training().cost_analysis()["flops"]
+        return Work(flops, calls * replicas.training.cost_analysis()["bytes accessed"])
     except (KeyError, TypeError, NotImplementedError, RuntimeError):
         return None
 
 
-def describe(
-    replicas: Replicas, trace: Trace, steps: int, seconds: float, workdir: str
-) -> list[str]:
+def describe(replicas: Replicas, trace: Trace, steps: int, seconds: float, path: str) -> list[str]:
     """Lines for the terminal: what a step costs, the rate over `steps` steps, and the trace."""
-    work = count_work(replicas)
-    if work is None:
-        cost = "profile: this device does not report the work of a step"
-    else:
+    cost = "profile: this device does not report the work of a step"
+    if work := count_work(replicas):
         cost = (
             f"profile: a step is {work.flops / 1e9:,.3f} GFLOP and, as compiled, "
             f"{work.bytes / 1e6:,.1f} MB, a device; "
@@ -105,4 +87,4 @@ def describe(
     if steps <= FIRST:
         return [cost, f"no trace: it begins after {FIRST} steps, and there were {steps:,}"]
     last = min(trace.last, trace.first + steps - FIRST)
-    return [cost, f"trace of steps {trace.first:,} to {last:,}: {workdir}/plugins/profile"]
+    return [cost, f"trace of steps {trace.first:,} to {last:,}: {path}/plugins/profile"]

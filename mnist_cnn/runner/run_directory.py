@@ -4,8 +4,6 @@ config.json  environment.json  metrics.jsonl  events.out.tfevents.*  checkpoints
 predictions.npz  result.json
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -27,22 +25,20 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(path).absolute()
         self.checkpoints = self.path / "checkpoints"
-        self._lock: IO[str] | None = None
+        self._open_files = contextlib.ExitStack()
         self._metrics: IO[str] | None = None
         self._events: Any = None
 
     def __str__(self) -> str:
         """The path, relative if it is below the current directory."""
-        try:
+        with contextlib.suppress(ValueError, OSError):
             return str(self.path.relative_to(pathlib.Path.cwd()))
-        except (ValueError, OSError):
-            return str(self.path)
+        return str(self.path)
 
     def lock(self) -> None:
         """Creates the directory and reserves it for this process, until it closes or ends.
 
-        Raises:
-          CheckpointError: another process uses it, or the path is that of a file.
+        Raises CheckpointError if another process uses it, or the path is that of a file.
         """
         import fcntl  # missing on Windows, where a command must still print one line
 
@@ -52,23 +48,17 @@ class RunDirectory:
             raise CheckpointError(
                 f"--workdir {self}: there is a file in its place; give another directory"
             ) from None
-        lock = open(self.path / "lock", "a")
-        try:
+        lock = self._open_files.enter_context(open(self.path / "lock", "a"))
+        try:  # the kernel releases the lock when the process ends, even by a kill
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.close()
             raise CheckpointError(
                 f"--workdir {self}: another run is using it; wait for its end, or give another "
                 "directory"
             ) from None
-        self._lock = lock  # the kernel releases it when the process ends, even by a kill
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The JSON object of a file; None if there is no such file.
-
-        Raises:
-          CheckpointError: the file contains something else.
-        """
+        """The JSON object of a file, None without the file; CheckpointError if it has no object."""
         try:
             content = json.loads((self.path / name).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -88,11 +78,7 @@ class RunDirectory:
         write_atomically(self.path / name, text.encode())
 
     def read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of an .npz file; nothing is unpickled.
-
-        Raises:
-          CheckpointError: there is no such file, or it contains something else.
-        """
+        """The arrays of an .npz file, not unpickled; CheckpointError if it is missing or bad."""
         try:
             with np.load(self.path / name, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
@@ -114,19 +100,13 @@ class RunDirectory:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The complete lines of metrics.jsonl; [] if there is no such file."""
-        return [entry for entry, _ in self._metrics_lines()]
-
-    def _metrics_lines(self) -> list[tuple[dict[str, Any], bytes]]:
-        """The complete lines of metrics.jsonl, parsed and unparsed."""
         path, complete = self.path / "metrics.jsonl", []
         for line in path.read_bytes().splitlines(True) if path.exists() else []:
-            with contextlib.suppress(
-                ValueError, TypeError, KeyError, RecursionError, OverflowError
-            ):
+            with contextlib.suppress(ValueError, TypeError, KeyError, RuntimeError, OverflowError):
                 entry = json.loads(line)
                 valid = int(entry["step"]) >= 0 and isinstance(entry["split"], str)
                 if valid and line.endswith(b"\n"):
-                    complete.append((entry, line))
+                    complete.append(entry)
         return complete
 
     def open_metrics(self, step: int) -> None:
@@ -135,18 +115,15 @@ class RunDirectory:
         Incomplete lines and those written after the checkpoint are deleted. The test split is
         evaluated after the last checkpoint.
         """
-        path = self.path / "metrics.jsonl"
-        kept = b"".join(
-            line
-            for entry, line in self._metrics_lines()
-            if entry["split"] != "test" and int(entry["step"]) <= step
-        )
-        if path.exists() and path.stat().st_size != len(kept):
-            write_atomically(path, kept)
-        self._metrics = open(path, "a", encoding="utf-8")
         import tensorboardX
 
+        path, complete = self.path / "metrics.jsonl", self.read_metrics()
+        kept = [x for x in complete if x["split"] != "test" and int(x["step"]) <= step]
+        if path.exists():
+            write_atomically(path, "".join(json.dumps(x) + "\n" for x in kept).encode())
         self._events = tensorboardX.SummaryWriter(str(self.path), purge_step=step + 1)
+        self._open_files.callback(self._events.close)
+        self._metrics = self._open_files.enter_context(open(path, "a", encoding="utf-8"))
 
     def log(self, entry: Mapping[str, Any], series: Mapping[str, slice]) -> None:
         """Appends {"step": .., "epoch": .., "split": .., NAME: number or list, ..} to the metrics.
@@ -168,13 +145,11 @@ class RunDirectory:
                     self._events.add_scalar(tag, float(np.mean(values)), entry["step"])
         self._events.flush()
 
-    def log_hyperparameters(
-        self, config: Mapping[str, Any], metrics: Mapping[str, float], step: int
-    ) -> None:
+    def log_hparams(self, fields: dict[str, Any], metrics: dict[str, Any], step: int) -> None:
         """Writes what TensorBoard's HPARAMS tab shows: fields, and metrics by their tags.
 
-        They have an events file of their own, which replaces an older one: TensorBoard shows only
-        the first it reads. tensorboardX's `add_hparams` would show a second run.
+        Their own events file replaces an older one, because TensorBoard shows only the first it
+        reads. tensorboardX's `add_hparams` would show a second run.
         """
         import tensorboardX
         from tensorboardX import summary
@@ -182,15 +157,12 @@ class RunDirectory:
         for old in self.path.glob("events.out.tfevents.*.hparams"):
             old.unlink()
         with tensorboardX.SummaryWriter(str(self.path), filename_suffix=".hparams") as events:
-            for part in summary.hparams(dict(config), dict(metrics)):
+            for part in summary.hparams(fields, metrics):
                 events.file_writer.add_summary(part, step)
 
     def close(self) -> None:
         """Closes the files and releases the lock; an empty directory is deleted."""
-        for file in (self._metrics, self._events, self._lock):
-            if file is not None:
-                file.close()
-        self._metrics = self._events = self._lock = None
+        self._open_files.close()
         with contextlib.suppress(OSError):
             self.path.rmdir()  # fails unless it is empty
 
@@ -200,9 +172,8 @@ def new_run_path(name: str) -> pathlib.Path:
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = pathlib.Path("runs", stem), 1
     while True:
-        try:
+        with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
             return path
-        except FileExistsError:
-            number += 1
-            path = path.with_name(f"{stem}_{number}")
+        number += 1
+        path = path.with_name(f"{stem}_{number}")

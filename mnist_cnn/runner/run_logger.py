@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from mnist_cnn import config as config_lib
 from mnist_cnn.parallel import processes
 from mnist_cnn.runner import results
@@ -46,11 +44,7 @@ class RunLogger:
     ) -> None:
         """Writes config.json and environment.json, and opens metrics.jsonl to continue at `step`.
 
-        Args:
-          environment: where the run computes now.
-          before: the environment.json of the directory; {} if there is none.
-          step: the step of the checkpoint, 0 without.
-          total: the length of the training.
+        `before` is the environment.json of the directory, {} if there is none.
         """
         directory = self._directory
         if "joined" in before:  # where the networks of a joined run come from
@@ -71,49 +65,28 @@ class RunLogger:
         line |= {key: results.to_json(value) for key, value in metrics.items()}
         series = {"": slice(None)}
         if self._config["sweep"] and split != "test":
-            series = {
-                results.setting_label(setting): config_lib.setting_rows(
-                    self._config["num_seeds"], index
-                )
-                for index, setting in enumerate(config_lib.settings(self._config))
-            }
+            seeds, settings = self._config["num_seeds"], config_lib.settings(self._config)
+            rows = [config_lib.setting_rows(seeds, index) for index in range(len(settings))]
+            series = dict(zip(map(results.setting_label, settings), rows, strict=True))
         self._directory.log(line | others, series)
 
     def diverge(self, step: int) -> None:
         """Records that the run ended without a result."""
-        seeds = {replica.seed for replica in config_lib.replicas(self._config)}
-        self._directory.write(
-            "result.json",
-            {
-                "status": "diverged",
-                "experiment": self._config["name"],
-                "seeds": sorted(seeds),
-                "steps": step,
-                "seconds": self.seconds(),
-            },
-        )
+        seeds = sorted({replica.seed for replica in config_lib.replicas(self._config)})
+        result = {"status": "diverged", "experiment": self._config["name"], "seeds": seeds}
+        self._directory.write("result.json", result | {"steps": step, "seconds": self.seconds()})
 
-    def finish(
-        self, step: int, found: Mapping[str, Any], kept: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
-        """Writes predictions.npz and result.json, and returns the result.
-
-        Args:
-          step: the last step.
-          found: "seeds", "test", "test_mean" and the other parts of result.json.
-          kept: the arrays of predictions.npz.
-        """
+    def finish(self, step: int, found: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes predictions.npz, the arrays `kept`, and result.json with `found`; returns that."""
         seconds = {name: round(value, 3) for name, value in self.seconds().items()}
-        result = {
-            "status": "finished", "experiment": self._config["name"], **found,
-            "steps": step, "seconds": seconds,
-        }  # fmt: skip
+        result = {"status": "finished", "experiment": self._config["name"]} | found
+        result |= {"steps": step, "seconds": seconds}
         self._directory.write_arrays("predictions.npz", kept)
         fields = config_lib.as_dict(self._config)
         if "sweep" in found:
             fields |= found["sweep"]["settings"][found["sweep"]["chosen"]]["setting"]
         fields["sweep"] = str(fields["sweep"])
-        self._directory.log_hyperparameters(
+        self._directory.log_hparams(
             {key: fields[key] for key in fields if key not in config_lib.FREE_ON_RESUME},
             {f"test/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},
             step,

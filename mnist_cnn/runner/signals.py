@@ -29,7 +29,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within it, a signal is only noted in `received`: the caller saves and raises."""
+        """Within it, a signal only sets `received`: the caller saves and raises."""
         self._deferred = True
         try:
             yield

@@ -5,15 +5,13 @@
 It works in a temporary folder and leaves nothing behind.
 """
 
-from __future__ import annotations
-
-import contextlib
 import os
 import pathlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -36,19 +34,14 @@ _SCORED = 1000  # training images: only the final evaluation of a run reads the 
 def check(config: Mapping[str, Any], console: Console | None = None) -> bool:
     """Prints a tick for each part that works, or a cross and the reason for the first that fails.
 
-    Args:
-      config: a complete configuration; its network is trained for a few steps.
-      console: where to print.
-
-    Returns:
-      Whether all parts work.
-
-    Raises:
-      ConfigError: the configuration is invalid.
+    The network of the complete `config` is trained for a few steps. Returns whether all parts work;
+    raises ConfigError if the configuration is invalid.
     """
     config_lib.validate(config)
     console = console or Console()
-    with tempfile.TemporaryDirectory(prefix="mnist_cnn-") as folder, _data_dir(folder, config):
+    with tempfile.TemporaryDirectory(prefix="mnist_cnn-") as folder, mock.patch.dict(os.environ):
+        if config["dataset"] == "mnist" or config["manual_dir"] is not None:  # nothing to download
+            os.environ["TFDS_DATA_DIR"] = folder
         results = _try_parts(config, pathlib.Path(folder, "checkpoints"))
         for part in _PARTS:
             start = time.monotonic()
@@ -60,20 +53,6 @@ def check(config: Mapping[str, Any], console: Console | None = None) -> bool:
                 return False
             console.checked(part, True, f"{result} ({time.monotonic() - start:.1f} s)")
     return True
-
-
-@contextlib.contextmanager
-def _data_dir(folder: str, config: Mapping[str, Any]) -> Iterator[None]:
-    """Prepares the data in `folder`, unless the dataset must be downloaded."""
-    old = os.environ.get("TFDS_DATA_DIR")
-    if config["dataset"] == "mnist" or config["manual_dir"] is not None:
-        os.environ["TFDS_DATA_DIR"] = folder
-    try:
-        yield
-    finally:
-        os.environ.pop("TFDS_DATA_DIR", None)
-        if old is not None:
-            os.environ["TFDS_DATA_DIR"] = old
 
 
 def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]:
@@ -99,11 +78,9 @@ def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]
     checkpoints = Checkpoints(folder, keep=2)
     checkpoints.save(steps, saved, {"step": steps})
     checkpoints.wait()
-    checkpoints.close()
     yield "a checkpoint"
 
     replicas.advance(0, 0, 1)  # changes the state, so that restoring it changes it back
-    checkpoints = Checkpoints(folder, keep=None)
     restored = checkpoints.restore(saved, report=lambda line: None)
     checkpoints.close()
     assert restored is not None
