@@ -4,14 +4,13 @@
 """
 
 import ast
-import dataclasses
 import difflib
 import functools
 import itertools
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
@@ -20,13 +19,11 @@ from ml_collections import config_dict
 from mnist_cnn.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """One field: its type, its default, its legal values, and what may vary it."""
 
     kind: type
     default: Any
-    _: dataclasses.KW_ONLY
     minimum: float | None = None
     exclusive_min: float | None = None  # every legal number is above it
     maximum: float | None = None
@@ -42,24 +39,17 @@ class Field:
     def expected(self) -> str:
         """The legal values in words, for an error."""
         if self.choices:
-            *others, last = self.choices
-            text = f"{', '.join(others)} or {last}" if others else last
-        elif self.kind is str:
-            text = f"a string of the form {self.pattern}" if self.pattern else "a string"
-        elif self.kind is bool:
-            text = "True or False"
-        elif self.kind is dict:
-            text = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
+            text = " or ".join(", ".join(self.choices).rsplit(", ", 1))
         else:
-            text = "an integer" if self.kind is int else "a number"
-            if self.exclusive_min is not None:
-                text += f" above {self.exclusive_min:,}"
-            elif self.maximum is not None:
-                text += f" from {self.minimum:,} to {self.maximum:,}"
-            elif self.exclusive_max is not None:
-                text += f" from {self.minimum:,} to below {self.exclusive_max:,}"
-            else:
-                text += f" of at least {self.minimum:,}"
+            text = _KINDS[self.kind] + (f" of the form {self.pattern}" if self.pattern else "")
+        has_upper = self.maximum is not None or self.exclusive_max is not None
+        for word, limit in (
+            ("above", self.exclusive_min),
+            ("from" if has_upper else "of at least", self.minimum),
+            ("to", self.maximum),
+            ("to below", self.exclusive_max),
+        ):
+            text += f" {word} {limit:,}" if limit is not None else ""
         if self.or_object:
             text += f", or in an experiment file {self.or_object}"
         return text + (", or None" if self.optional else "")
@@ -75,7 +65,7 @@ class Field:
             isinstance(value, types)
             and isinstance(value, bool) == (self.kind is bool)  # Python's True is an int as well
             and (self.kind is not float or math.isfinite(value))
-            and (self.kind is not dict or len(value) > 0)
+            and (self.kind is not dict or bool(value))
             and (not self.choices or value in self.choices)
             and (self.pattern is None or re.fullmatch(self.pattern, value) is not None)
             and (self.minimum is None or value >= self.minimum)
@@ -85,6 +75,8 @@ class Field:
         )
 
 
+_KINDS = {str: "a string", bool: "True or False", int: "an integer", float: "a number"}
+_KINDS[dict] = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
 _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
@@ -140,11 +132,7 @@ LENGTH = ("num_epochs", "num_steps")  # free on resume, too, unless the schedule
 
 
 def experiment(**changes: Any) -> ml_collections.ConfigDict:
-    """The base experiment with `changes`, as a complete and locked configuration.
-
-    Raises:
-      ConfigError: a changed field is unknown or its value is illegal.
-    """
+    """The base experiment with `changes`, as a complete and locked configuration."""
     config = ml_collections.ConfigDict()
     for key, field in FIELDS.items():
         kind = object if field.kind is dict else field.kind
@@ -188,19 +176,16 @@ def _illegal(key: str, value: Any, expected: str) -> ConfigError:
 
 
 def validate(config: Mapping[str, Any]) -> None:
-    """Checks that a whole configuration is complete, legal and consistent.
+    """Raises ConfigError unless a configuration is complete and its fields are legal.
 
-    Raises:
-      ConfigError: a field is missing, unknown, of the wrong type or out of range; training would
-        read the test split; or a field is set that the other fields make useless.
+    Training must not read the test split, and no set field may be useless beside the others.
     """
     for key in config:
         check_value(key, config[key])
-    for key in FIELDS:
-        if key not in config:
-            raise ConfigError(
-                f"the experiment lacks config.{key}; build it with mnist_cnn.experiment(...)"
-            )
+    for key in [key for key in FIELDS if key not in config]:
+        raise ConfigError(
+            f"the experiment lacks config.{key}; build it with mnist_cnn.experiment(...)"
+        )
     for key in ("train_split", "validation_split"):
         if config[key] is not None and "test" in config[key]:
             raise ConfigError(test_split_error(key, config[key]))
@@ -241,8 +226,7 @@ def test_split_error(key: str, split: str) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Replica:
+class Replica(NamedTuple):
     """One of the networks that a run trains: its seed and its setting of the sweep."""
 
     seed: int
@@ -277,16 +261,13 @@ def describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: list(values) for key, values in value.items()}
     if isinstance(value, functools.partial):
-        positional = [_describe_argument(argument) for argument in value.args]
-        keywords = [f"{k}={_describe_argument(v)}" for k, v in sorted(value.keywords.items())]
-        return f"{describe(value.func)}({', '.join(positional + keywords)})"
+        named = [("", argument) for argument in value.args]
+        named += [(f"{key}=", argument) for key, argument in sorted(value.keywords.items())]
+        texts = [name + (describe(v) if callable(v) else repr(v)) for name, v in named]
+        return f"{describe(value.func)}({', '.join(texts)})"
     if hasattr(value, "__qualname__"):
         return value.__qualname__
     return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
-
-
-def _describe_argument(value: Any) -> str:
-    return describe(value) if callable(value) else repr(value)
 
 
 def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:

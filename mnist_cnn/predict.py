@@ -29,7 +29,11 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("give pictures, a folder, or - for names on standard input")
     command_line.silence_libraries()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends the command silently
-    _mute_decoders()
+    # Discards what C libraries such as libtiff write to file 2; `sys.stderr` still works.
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    with open(os.devnull, "w") as devnull:
+        os.dup2(devnull.fileno(), 2)
     for stream in (sys.stdout, sys.stderr):  # characters that its encoding lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -56,15 +60,6 @@ def main(arguments: list[str]) -> int:
             stem = pathlib.Path(answer.file).stem[:100]
             save(answer.seen, pathlib.Path(args.save_inputs, f"{number:05d}-{stem}.png"))
     return int(failed)
-
-
-def _mute_decoders() -> None:
-    """Discards what C libraries such as libtiff write to file 2; `sys.stderr` still works."""
-    sys.stderr.flush()
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 2)
-    os.close(devnull)
 
 
 if __name__ == "__main__":  # an import defines no flags
