@@ -1,4 +1,4 @@
-"""What all commands share: flags in, one line and an exit status out. Defines no flags itself."""
+"""What all commands share: flags in, one line and an exit status (0, 1 error, 2 usage) out."""
 
 import contextlib
 import gc
@@ -60,11 +60,7 @@ def define_network_flags() -> None:
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """Parses a command line and applies its --config.KEY=VALUE to the experiment.
-
-    Returns the command's name and the arguments that are not flags. ConfigError says what is wrong
-    with a flag, a field or the experiment file.
-    """
+    """Parses a command line, applies its --config.KEY=VALUE, and returns all but the flags."""
     typed = sys.argv
     python_logging.disable(python_logging.WARNING)  # ml_collections warns of what is an error here
     try:
@@ -98,8 +94,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     texts.set_gnu_getopt(True)  # finds overrides after other arguments as well
     parser: flags.ArgumentParser[str] = flags.ArgumentParser()
     for key, field in config_lib.FIELDS.items():
-        flag = flags.Flag(parser, None, f"config.{key}", None, "", boolean=field.kind is bool)
-        flags.DEFINE_flag(flag, texts)
+        flags.DEFINE(parser, f"config.{key}", None, "", texts, boolean=field.kind is bool)
     rest = texts(arguments, known_only=True)
     for argument in rest:
         if match := re.match(r"--?config\.([^=]*)", argument):

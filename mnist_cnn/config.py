@@ -1,7 +1,4 @@
-"""The configuration of an experiment: its fields, their legal values, and what fits together.
-
-`FIELDS` has every field; `experiments/base.py` is the same list with a comment on each.
-"""
+"""The configuration of an experiment: its fields, their legal values, and what fits together."""
 
 import ast
 import difflib
@@ -38,20 +35,13 @@ class Field(NamedTuple):
 
     def expected(self) -> str:
         """The legal values in words, for an error."""
-        if self.choices:
-            text = " or ".join(", ".join(self.choices).rsplit(", ", 1))
-        else:
-            text = _KINDS[self.kind] + (f" of the form {self.pattern}" if self.pattern else "")
+        text = " or ".join(", ".join(self.choices).rsplit(", ", 1)) or _KINDS[self.kind]
+        text += f" of the form {self.pattern}" if self.pattern else ""
         has_upper = self.maximum is not None or self.exclusive_max is not None
-        for word, limit in (
-            ("above", self.exclusive_min),
-            ("from" if has_upper else "of at least", self.minimum),
-            ("to", self.maximum),
-            ("to below", self.exclusive_max),
-        ):
-            text += f" {word} {limit:,}" if limit is not None else ""
-        if self.or_object:
-            text += f", or in an experiment file {self.or_object}"
+        limits = {"above": self.exclusive_min, "from" if has_upper else "of at least": self.minimum}
+        limits |= {"to": self.maximum, "to below": self.exclusive_max}
+        text += "".join(f" {word} {limit:,}" for word, limit in limits.items() if limit is not None)
+        text += f", or in an experiment file {self.or_object}" if self.or_object else ""
         return text + (", or None" if self.optional else "")
 
     def accepts(self, value: Any) -> bool:
@@ -81,7 +71,7 @@ _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
 
-FIELDS: dict[str, Field] = {
+FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a comment on each
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
     "seed": Field(int, 1337, minimum=0, maximum=_MAX_INT),
     "num_seeds": Field(int, 1, minimum=1, maximum=10**5),
@@ -176,10 +166,7 @@ def _illegal(key: str, value: Any, expected: str) -> ConfigError:
 
 
 def validate(config: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless a configuration is complete and its fields are legal.
-
-    Training must not read the test split, and no set field may be useless beside the others.
-    """
+    """Raises ConfigError unless a configuration is complete, legal and consistent."""
     for key in config:
         check_value(key, config[key])
     for key in [key for key in FIELDS if key not in config]:
@@ -210,11 +197,11 @@ def validate(config: Mapping[str, Any]) -> None:
         expected = "0 for a constant schedule; for a warm-up set schedule='cosine'"
         raise _illegal("warmup_steps", config["warmup_steps"], expected)
     for key, field in FIELDS.items():
-        is_set = key in sweep or config[key] != field.default
-        if field.used_by and is_set and not isinstance(config[field.used_by], str):
+        value, user = sweep.get(key, config[key]), field.used_by  # a swept value is a list
+        if user and value != field.default and not isinstance(config[user], str):
             raise ConfigError(
-                f"config.{key}: got {sweep.get(key, config[key])!r}, but the experiment brings its "
-                f"own {field.used_by}, which does not read it; set it in the experiment file"
+                f"config.{key}: got {value!r}, but the experiment brings its own {user}, which "
+                "does not read it; set it in the experiment file"
             )
 
 
@@ -253,8 +240,7 @@ def setting_rows(num_seeds: int, index: int) -> slice:
 def describe(value: Any) -> Any:
     """`value` as config.json keeps it: a number or string as it is, an object by its name.
 
-    The name leaves out the object's module, which differs between an experiment that is imported
-    and one that is given by --config, and its address in memory.
+    The name is without the module, which depends on how the experiment is loaded, and the address.
     """
     if value is None or isinstance(value, str | int | float):
         return value
@@ -276,18 +262,12 @@ def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What prevents `new` from resuming a run of `old`: "KEY: was X, now Y" for each field.
-
-    Both are in the form of `as_dict`.  A field that `old` lacks is newer than the run and counts
-    as its default.
-    """
+    """What prevents `new` from resuming a run of `old`, both of `as_dict`: "KEY: was X, now Y"."""
     free = FREE_ON_RESUME + (LENGTH if new["schedule"] == "constant" else ())
+    # A field that `old` lacks is newer than the run and counts as its default.
     before = {key: old.get(key, field.default) for key, field in FIELDS.items()}
-    return [
-        f"{key}: was {before[key]!r}, now {new[key]!r}"
-        for key in FIELDS
-        if key not in free and not is_same(key, before[key], new[key])
-    ]
+    changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
+    return [f"{k}: was {before[k]!r}, now {new[k]!r}" for k in changed if k not in free]
 
 
 def is_same(key: str, old: Any, new: Any) -> bool:

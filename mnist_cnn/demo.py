@@ -58,10 +58,7 @@ clear();
 
 
 def launch(network: "Network", **options: Any) -> Any:
-    """Serves and shows the page, also in a notebook; `options` are those of gradio's launch.
-
-    Returns gradio's (application, local address, None).
-    """
+    """Serves and shows a page, also in a notebook; takes and returns what gradio's launch does."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ["HF_HUB_OFFLINE"] = "1"
     _bypass_proxy()

@@ -34,16 +34,14 @@ def main(arguments: list[str]) -> int:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     with open(os.devnull, "w") as devnull:
         os.dup2(devnull.fileno(), 2)
-    for stream in (sys.stdout, sys.stderr):  # characters that its encoding lacks
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # characters that its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     import mnist_cnn
 
     if args.save_inputs is not None:
         pathlib.Path(args.save_inputs).mkdir(parents=True, exist_ok=True)
-    show = args.show
-    if show is None:
-        show = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
+    is_terminal = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
+    show = is_terminal if args.show is None else args.show
     network = mnist_cnn.load(args.workdir, args.config, args.seed)
     failed = False
     for number, answer in enumerate(answers(network, list_files(arguments[1:])), start=1):

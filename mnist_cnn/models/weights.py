@@ -1,10 +1,8 @@
-"""Weights to and from other programs: Keras' arrays and files, safetensors.
+"""Weights to and from other programs: Keras' arrays and files (without Keras), safetensors.
 
 Keras' kernels have the axes of Flax' ([height, width, in, out] and [in, out]) in both of its data
 formats. With `channels_first`, which the tutorial uses, the input of the first dense layer is the
-image [64, 7, 7] made flat, not [7, 7, 64].
-
-Nothing in a file is executed. Keras is not needed to read its files.
+image [64, 7, 7] made flat, not [7, 7, 64]. Nothing in a file is executed.
 """
 
 import io
@@ -30,8 +28,7 @@ def to_keras(params: Mapping[str, Any], data_format: str = "channels_last") -> l
     """
     weights = [np.asarray(params[layer][name]) for layer in LAYERS for name in ("kernel", "bias")]
     if data_format == "channels_first":
-        dense = weights[4].reshape(7, 7, 64, -1)
-        weights[4] = dense.transpose(2, 0, 1, 3).reshape(weights[4].shape)
+        weights[4] = weights[4].reshape(7, 7, 64, -1).transpose(2, 0, 1, 3).reshape(64 * 7 * 7, -1)
     return weights
 
 
@@ -41,8 +38,7 @@ def from_keras(
     """Converts the list that `keras.Model.get_weights` returns to parameters of `CNN`."""
     arrays = [np.asarray(weight) for weight in weights]
     if data_format == "channels_first":
-        dense = arrays[4].reshape(64, 7, 7, -1)
-        arrays[4] = dense.transpose(1, 2, 0, 3).reshape(arrays[4].shape)
+        arrays[4] = arrays[4].reshape(64, 7, 7, -1).transpose(1, 2, 0, 3).reshape(7 * 7 * 64, -1)
     pairs = zip(LAYERS, arrays[::2], arrays[1::2], strict=True)
     return {layer: {"kernel": kernel, "bias": bias} for layer, kernel, bias in pairs}
 
@@ -58,13 +54,10 @@ def read_variables(
 ) -> dict[str, Any]:
     """Reads variables from a file, as NumPy arrays in the trees and dtypes of `template`.
 
-    ConfigError: the file is missing or damaged, or a tensor is missing, unexpected, of another
-    shape, or not finite.
-
-    Args:
-      path: a `.safetensors` file, or a `.keras` or `.weights.h5` file of the tutorial's network,
-        as Keras 3 saves it. A `.weights.h5` file is read as channels_last.
-      template: "params", and "batch_stats" if there are any, of arrays or `ShapeDtypeStruct`.
+    `path` is a `.safetensors` file, or a `.keras` or `.weights.h5` file (read as channels_last) of
+    the tutorial's network, as Keras 3 saves it. `template` has "params", and "batch_stats" if there
+    are any: arrays or `jax.ShapeDtypeStruct`. ConfigError: the file is missing or damaged, or a
+    tensor is missing, unexpected, of another shape, or not finite.
     """
     place = f"config.init_from: {os.fspath(path)}"
     readers = {".safetensors": _safetensors, ".keras": _keras_archive, ".weights.h5": _keras_h5}
