@@ -21,9 +21,9 @@ class Field(NamedTuple):
 
     kind: type
     default: Any
-    minimum: float | None = None
+    min: float | None = None
     exclusive_min: float | None = None  # every legal number is above it
-    maximum: float | None = None
+    max: float | None = None
     exclusive_max: float | None = None  # every legal number is below it
     choices: tuple[str, ...] = ()  # the legal strings; empty: any
     pattern: str | None = None  # a regular expression for the whole string
@@ -37,9 +37,9 @@ class Field(NamedTuple):
         """The legal values in words, for an error."""
         text = " or ".join(", ".join(self.choices).rsplit(", ", 1)) or _KINDS[self.kind]
         text += f" of the form {self.pattern}" if self.pattern else ""
-        has_upper = self.maximum is not None or self.exclusive_max is not None
-        limits = {"above": self.exclusive_min, "from" if has_upper else "of at least": self.minimum}
-        limits |= {"to": self.maximum, "to below": self.exclusive_max}
+        has_upper = self.max is not None or self.exclusive_max is not None
+        limits = {"above": self.exclusive_min, "from" if has_upper else "of at least": self.min}
+        limits |= {"to": self.max, "to below": self.exclusive_max}
         text += "".join(f" {word} {limit:,}" for word, limit in limits.items() if limit is not None)
         text += f", or in an experiment file {self.or_object}" if self.or_object else ""
         return text + (", or None" if self.optional else "")
@@ -58,9 +58,9 @@ class Field(NamedTuple):
             and (self.kind is not dict or bool(value))
             and (not self.choices or value in self.choices)
             and (self.pattern is None or re.fullmatch(self.pattern, value) is not None)
-            and (self.minimum is None or value >= self.minimum)
+            and (self.min is None or value >= self.min)
             and (self.exclusive_min is None or value > self.exclusive_min)
-            and (self.maximum is None or value <= self.maximum)
+            and (self.max is None or value <= self.max)
             and (self.exclusive_max is None or value < self.exclusive_max)
         )
 
@@ -73,8 +73,8 @@ _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
 
 FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a comment on each
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
-    "seed": Field(int, 1337, minimum=0, maximum=_MAX_INT),
-    "num_seeds": Field(int, 1, minimum=1, maximum=10**5),
+    "seed": Field(int, 1337, min=0, max=_MAX_INT),
+    "num_seeds": Field(int, 1, min=1, max=10**5),
     "sweep": Field(dict, None, optional=True),
     "dataset": Field(str, "mnist", choices=("mnist", "fashion_mnist", "kmnist")),
     "manual_dir": Field(str, None, optional=True),
@@ -86,31 +86,29 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "optimizer": Field(str, "adam", choices=("adam",), or_object=_OPTIMIZER),
     "compute_dtype": Field(str, "float32", choices=("float32", "bfloat16"), used_by="model"),
     "learning_rate": Field(float, 1e-3, exclusive_min=0, sweepable=True),
-    "b1": Field(float, 0.9, minimum=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
-    "b2": Field(float, 0.999, minimum=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
+    "b1": Field(float, 0.9, min=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
+    "b2": Field(float, 0.999, min=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
     "eps": Field(float, 1e-8, exclusive_min=0, sweepable=True, used_by="optimizer"),
-    "weight_decay": Field(float, 0.0, minimum=0, sweepable=True, used_by="optimizer"),
-    "label_smoothing": Field(
-        float, 0.0, minimum=0, exclusive_max=1, sweepable=True, used_by="loss"
-    ),
+    "weight_decay": Field(float, 0.0, min=0, sweepable=True, used_by="optimizer"),
+    "label_smoothing": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True, used_by="loss"),
     "schedule": Field(str, "constant", choices=("constant", "cosine")),
-    "warmup_steps": Field(int, 0, minimum=0, maximum=_MAX_INT),
-    "ema": Field(float, 0.0, minimum=0, exclusive_max=1, sweepable=True),
-    "rotation": Field(float, 0.0, minimum=0, maximum=180, sweepable=True),
-    "zoom": Field(float, 0.0, minimum=0, exclusive_max=1, sweepable=True),
-    "shear": Field(float, 0.0, minimum=0, maximum=1, sweepable=True),
-    "shift": Field(float, 0.0, minimum=0, maximum=28, sweepable=True),
-    "batch_size": Field(int, 32, minimum=1, maximum=2**20),
-    "num_epochs": Field(int, 1, minimum=1, maximum=10**6),
-    "num_steps": Field(int, None, minimum=1, maximum=_MAX_INT, optional=True),
-    "log_every": Field(int, 100, minimum=1, maximum=_MAX_INT, free_on_resume=True),
-    "eval_every": Field(int, None, minimum=1, maximum=_MAX_INT, optional=True, free_on_resume=True),
-    "eval_batch_size": Field(int, 250, minimum=1, maximum=2**20, free_on_resume=True),
-    "checkpoint_every": Field(int, 500, minimum=1, maximum=_MAX_INT, free_on_resume=True),
-    "keep": Field(int, 2, minimum=2, maximum=10**6, free_on_resume=True),
+    "warmup_steps": Field(int, 0, min=0, max=_MAX_INT),
+    "ema": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
+    "rotation": Field(float, 0.0, min=0, max=180, sweepable=True),
+    "zoom": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
+    "shear": Field(float, 0.0, min=0, max=1, sweepable=True),
+    "shift": Field(float, 0.0, min=0, max=28, sweepable=True),
+    "batch_size": Field(int, 32, min=1, max=2**20),
+    "num_epochs": Field(int, 1, min=1, max=10**6),
+    "num_steps": Field(int, None, min=1, max=_MAX_INT, optional=True),
+    "log_every": Field(int, 100, min=1, max=_MAX_INT, free_on_resume=True),
+    "eval_every": Field(int, None, min=1, max=_MAX_INT, optional=True, free_on_resume=True),
+    "eval_batch_size": Field(int, 250, min=1, max=2**20, free_on_resume=True),
+    "checkpoint_every": Field(int, 500, min=1, max=_MAX_INT, free_on_resume=True),
+    "keep": Field(int, 2, min=2, max=10**6, free_on_resume=True),
     "report": Field(bool, True, free_on_resume=True),
     "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True, free_on_resume=True),
-    "replicas_at_once": Field(int, None, minimum=1, optional=True, free_on_resume=True),
+    "replicas_at_once": Field(int, None, min=1, optional=True, free_on_resume=True),
     "profile": Field(bool, False, free_on_resume=True),
     "smoke": Field(bool, False, free_on_resume=True),
 }

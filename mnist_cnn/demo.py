@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import decode
@@ -110,8 +111,6 @@ def main(arguments: list[str]) -> int:
     if args.workdir is None or len(arguments) > 1:
         raise ConfigError("expected --workdir DIR and flags only; see --helpshort")
     command_line.silence_libraries()
-    import mnist_cnn
-
     network = mnist_cnn.load(args.workdir, args.config, args.seed)
     try:
         _, address, _ = launch(

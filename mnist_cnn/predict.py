@@ -15,6 +15,7 @@ import sys
 
 from absl import flags
 
+import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.analysis.answers import answers, blocks, list_files
 from mnist_cnn.digits.pictures import save
@@ -36,8 +37,6 @@ def main(arguments: list[str]) -> int:
         os.dup2(devnull.fileno(), 2)
     if isinstance(sys.stdout, io.TextIOWrapper):  # characters that its encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
-    import mnist_cnn
-
     if args.save_inputs is not None:
         pathlib.Path(args.save_inputs).mkdir(parents=True, exist_ok=True)
     is_terminal = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()

@@ -30,7 +30,7 @@ Dense = functools.partial(nn.Dense, kernel_init=_glorot_uniform, dot_general=dot
 
 
 class ConvMaxPool(nn.Module):
-    """A convolution of stride 1 and a 2 x 2 max-pool. The bias is added last: the result is equal."""
+    """A convolution of stride 1 and a 2 x 2 max-pool, with the bias added last: an equal result."""
 
     features: int  # the number of filters
     kernel_size: tuple[int, int]  # height and width of a filter
