@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError, UserError, printable
@@ -52,8 +53,6 @@ def run_command(main: Callable[..., int], flags_parser: Callable[..., list[str]]
 
 def define_network_flags() -> None:
     """Defines --workdir, --seed and --config, for the commands that read a trained network."""
-    from ml_collections import config_flags
-
     flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
     flags.DEFINE_integer("seed", None, "The seed of the network to use; by default the first.")
     config_flags.DEFINE_config_file("config", None, "The experiment file, if it has its own model.")
