@@ -5,34 +5,24 @@
     network = mnist_cnn.load("runs/mine")
     logits = network(images)  # uint8 [N, 28, 28, 1] -> float32 [N, 10]
 
-Importing the package loads no JAX: each function imports what it needs when it is called.
+Importing the package loads no JAX: `run` and `load` import it when they are called.
 """
-
-from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
+from ml_collections import ConfigDict
+
+from mnist_cnn.config import experiment
 from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
-    import ml_collections
-
     from mnist_cnn.analysis.network import Network
 
 __all__ = ["__version__", "experiment", "load", "run"]
 
 
-def experiment(**changes: Any) -> ml_collections.ConfigDict:
-    """The base experiment's configuration with some fields changed (see `config.experiment`)."""
-    from mnist_cnn import config
-
-    return config.experiment(**changes)
-
-
-def run(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str] | None = None
-) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Trains and evaluates a network, or resumes the run in `workdir` (see `runner.loop.run`)."""
     from mnist_cnn import report
     from mnist_cnn.runner import loop
@@ -41,16 +31,12 @@ def run(
 
 
 def load(
-    workdir: str | os.PathLike[str],
-    config: ml_collections.ConfigDict | None = None,
-    seed: int | None = None,
-) -> Network:
+    workdir: str | os.PathLike[str], config: ConfigDict | None = None, seed: int | None = None
+) -> "Network":
     """The trained network of a run directory, a callable on uint8 images [N, 28, 28, 1].
 
-    Args:
-      workdir: a run directory.
-      config: the experiment; needed only if it brings its own model, loss or optimizer.
-      seed: which network of a run that trained several; None: the first.
+    `config` is needed only if the experiment brings its own model, loss or optimizer; `seed`
+    chooses among the networks of a run that trained several, by default the first.
     """
     from mnist_cnn.analysis import network
 

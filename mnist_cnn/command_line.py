@@ -1,7 +1,4 @@
-"""What all commands share: flags in, one line and an exit status out.
-
-Exit status: 0 done; 1 an error; 2 bad usage.  Importing this module defines no flags.
-"""
+"""What all commands share: flags in, one line and an exit status (0, 1 error, 2 usage) out."""
 
 import contextlib
 import gc
@@ -17,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError, UserError, printable
@@ -35,34 +33,33 @@ def run_command(main: Callable[..., int], flags_parser: Callable[..., list[str]]
     try:
         app.run(main, flags_parser=flags_parser)
     except SystemExit as done:
-        _exit(done)
+        jax = sys.modules.get("jax")
+        distributed = jax is not None and jax.distributed.is_initialized()
+        if not distributed and isinstance(done.code, int | None):
+            # Python's own clean-up takes half a second for JAX, but in a job JAX must sign off.
+            with contextlib.suppress(OSError):  # stdout is closed: Python has a status for that
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(done.code or 0)
+        raise
     except UserError as error:
         _fail(error, 2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
         place = error.filename or getattr(flags.FLAGS, "workdir", None) or "the run directory"
-        reason = error.strerror or error
-        _fail(f"{place}: {reason}; fix this and run the same command again", 1)
+        _fail(f"{place}: {error.strerror or error}; fix this and run the same command again", 1)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error} (unexpected; --verbosity=1 shows where)", 1)
 
 
 def define_network_flags() -> None:
     """Defines --workdir, --seed and --config, for the commands that read a trained network."""
-    from ml_collections import config_flags
-
     flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
     flags.DEFINE_integer("seed", None, "The seed of the network to use; by default the first.")
     config_flags.DEFINE_config_file("config", None, "The experiment file, if it has its own model.")
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """Parses a command line and applies its --config.KEY=VALUE to the experiment.
-
-    Returns the command's name and the arguments that are not flags.
-
-    Raises:
-      ConfigError: a flag, a field or the experiment file is wrong.
-    """
+    """Parses a command line, applies its --config.KEY=VALUE, and returns all but the flags."""
     typed = sys.argv
     python_logging.disable(python_logging.WARNING)  # ml_collections warns of what is an error here
     try:
@@ -74,36 +71,36 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         return positional
     except ConfigError:
         raise
-    except flags.Error as error:
-        # ml_collections and then absl wrap a TypeError or ValueError of the experiment file.
-        original = getattr(error.__context__, "__context__", None)
-        raise ConfigError(_broken_experiment(original) if original else str(error)) from error
     except Exception as error:  # the experiment file can raise anything
-        raise ConfigError(_broken_experiment(error)) from error
+        broken: Any = error
+        if isinstance(error, flags.Error):
+            # ml_collections and then absl wrap its TypeError or ValueError.
+            broken = getattr(error.__context__, "__context__", None)
+        if broken is None:
+            raise ConfigError(str(error)) from error
+        is_syntax = isinstance(broken, SyntaxError)
+        place: Any = broken if is_syntax else traceback.extract_tb(broken.__traceback__)[-1]
+        text = f"{type(broken).__name__}: {broken} ({place.filename}, line {place.lineno})"
+        raise ConfigError(f"the experiment file cannot be used: {text}") from error
     finally:
         sys.argv = typed
         python_logging.disable(python_logging.NOTSET)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Splits a command line into the other arguments and the values of --config.KEY=VALUE.
-
-    Raises:
-      ConfigError: an unknown key, or a value of the wrong type or out of range.
-    """
+    """Splits a command line into the other arguments and the values of --config.KEY=VALUE."""
     texts = flags.FlagValues()
     texts.set_gnu_getopt(True)  # finds overrides after other arguments as well
     parser: flags.ArgumentParser[str] = flags.ArgumentParser()
     for key, field in config_lib.FIELDS.items():
-        flag = flags.Flag(parser, None, f"config.{key}", None, "", boolean=field.kind is bool)
-        flags.DEFINE_flag(flag, texts)
+        flags.DEFINE(parser, f"config.{key}", None, "", texts, boolean=field.kind is bool)
     rest = texts(arguments, known_only=True)
     for argument in rest:
         if match := re.match(r"--?config\.([^=]*)", argument):
             config_lib.check_key(match[1])
-    given = {key: texts[f"config.{key}"].value for key in config_lib.FIELDS}
-    parse = config_lib.parse_value
-    return rest, {key: parse(key, text) for key, text in given.items() if text is not None}
+    given: Any = {key: texts[f"config.{key}"].value for key in config_lib.FIELDS}
+    given = {key: text for key, text in given.items() if text is not None}
+    return rest, {key: config_lib.parse_value(key, text) for key, text in given.items()}
 
 
 def _apply_overrides(overrides: dict[str, Any]) -> None:
@@ -127,14 +124,6 @@ def _apply_overrides(overrides: dict[str, Any]) -> None:
         raise error.__cause__ or error from None
 
 
-def _broken_experiment(error: BaseException) -> str:
-    """What is wrong in the experiment file, and where."""
-    is_syntax = isinstance(error, SyntaxError)
-    place: Any = error if is_syntax else traceback.extract_tb(error.__traceback__)[-1]
-    text = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-    return f"the experiment file cannot be used: {text}"
-
-
 def check_output(path: pathlib.Path) -> None:
     """Raises UserError unless a file can be made at `path`, so that no work is lost for it."""
     if path.is_dir():
@@ -153,22 +142,8 @@ def silence_libraries() -> None:
     python_logging.disable(python_logging.ERROR)
     # After a failed write, threads and callbacks of Orbax, tensorstore and tensorboardX print
     # tracebacks.  The failure itself also reaches the main thread, and `run_command` reports it.
-    for hooks in (sys, threading):
-        hooks.excepthook = lambda *_: None  # type: ignore[attr-defined]
-    sys.unraisablehook = lambda _: None
-
-
-def _exit(done: SystemExit) -> NoReturn:
-    """Ends the process without Python's own clean-up, which takes half a second for JAX."""
-    jax = sys.modules.get("jax")
-    distributed = jax is not None and jax.distributed.is_initialized()
-    if distributed or not isinstance(done.code, int | None):  # JAX must sign off from its peers
-        raise done
-    with contextlib.suppress(OSError):  # stdout is closed: Python exits with its status for that
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(done.code or 0)
-    raise done
+    silent: Callable[..., None] = lambda *_: None  # noqa: E731
+    sys.excepthook = threading.excepthook = sys.unraisablehook = silent
 
 
 def _fail(error: Exception | str, status: int) -> NoReturn:

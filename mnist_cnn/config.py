@@ -1,17 +1,13 @@
-"""The configuration of an experiment: its fields, their legal values, and what fits together.
-
-`FIELDS` has every field; `experiments/base.py` is the same list with a comment on each.
-"""
+"""The configuration of an experiment: its fields, their legal values, and what fits together."""
 
 import ast
-import dataclasses
 import difflib
 import functools
 import itertools
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
@@ -20,16 +16,14 @@ from ml_collections import config_dict
 from mnist_cnn.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """One field: its type, its default, its legal values, and what may vary it."""
 
     kind: type
     default: Any
-    _: dataclasses.KW_ONLY
-    minimum: float | None = None
+    min: float | None = None
     exclusive_min: float | None = None  # every legal number is above it
-    maximum: float | None = None
+    max: float | None = None
     exclusive_max: float | None = None  # every legal number is below it
     choices: tuple[str, ...] = ()  # the legal strings; empty: any
     pattern: str | None = None  # a regular expression for the whole string
@@ -41,27 +35,13 @@ class Field:
 
     def expected(self) -> str:
         """The legal values in words, for an error."""
-        if self.choices:
-            *others, last = self.choices
-            text = f"{', '.join(others)} or {last}" if others else last
-        elif self.kind is str:
-            text = f"a string of the form {self.pattern}" if self.pattern else "a string"
-        elif self.kind is bool:
-            text = "True or False"
-        elif self.kind is dict:
-            text = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
-        else:
-            text = "an integer" if self.kind is int else "a number"
-            if self.exclusive_min is not None:
-                text += f" above {self.exclusive_min:,}"
-            elif self.maximum is not None:
-                text += f" from {self.minimum:,} to {self.maximum:,}"
-            elif self.exclusive_max is not None:
-                text += f" from {self.minimum:,} to below {self.exclusive_max:,}"
-            else:
-                text += f" of at least {self.minimum:,}"
-        if self.or_object:
-            text += f", or in an experiment file {self.or_object}"
+        text = " or ".join(", ".join(self.choices).rsplit(", ", 1)) or _KINDS[self.kind]
+        text += f" of the form {self.pattern}" if self.pattern else ""
+        has_upper = self.max is not None or self.exclusive_max is not None
+        limits = {"above": self.exclusive_min, "from" if has_upper else "of at least": self.min}
+        limits |= {"to": self.max, "to below": self.exclusive_max}
+        text += "".join(f" {word} {limit:,}" for word, limit in limits.items() if limit is not None)
+        text += f", or in an experiment file {self.or_object}" if self.or_object else ""
         return text + (", or None" if self.optional else "")
 
     def accepts(self, value: Any) -> bool:
@@ -75,24 +55,26 @@ class Field:
             isinstance(value, types)
             and isinstance(value, bool) == (self.kind is bool)  # Python's True is an int as well
             and (self.kind is not float or math.isfinite(value))
-            and (self.kind is not dict or len(value) > 0)
+            and (self.kind is not dict or bool(value))
             and (not self.choices or value in self.choices)
             and (self.pattern is None or re.fullmatch(self.pattern, value) is not None)
-            and (self.minimum is None or value >= self.minimum)
+            and (self.min is None or value >= self.min)
             and (self.exclusive_min is None or value > self.exclusive_min)
-            and (self.maximum is None or value <= self.maximum)
+            and (self.max is None or value <= self.max)
             and (self.exclusive_max is None or value < self.exclusive_max)
         )
 
 
+_KINDS = {str: "a string", bool: "True or False", int: "an integer", float: "a number"}
+_KINDS[dict] = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
 _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
 
-FIELDS: dict[str, Field] = {
+FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a comment on each
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
-    "seed": Field(int, 1337, minimum=0, maximum=_MAX_INT),
-    "num_seeds": Field(int, 1, minimum=1, maximum=10**5),
+    "seed": Field(int, 1337, min=0, max=_MAX_INT),
+    "num_seeds": Field(int, 1, min=1, max=10**5),
     "sweep": Field(dict, None, optional=True),
     "dataset": Field(str, "mnist", choices=("mnist", "fashion_mnist", "kmnist")),
     "manual_dir": Field(str, None, optional=True),
@@ -104,31 +86,29 @@ FIELDS: dict[str, Field] = {
     "optimizer": Field(str, "adam", choices=("adam",), or_object=_OPTIMIZER),
     "compute_dtype": Field(str, "float32", choices=("float32", "bfloat16"), used_by="model"),
     "learning_rate": Field(float, 1e-3, exclusive_min=0, sweepable=True),
-    "b1": Field(float, 0.9, minimum=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
-    "b2": Field(float, 0.999, minimum=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
+    "b1": Field(float, 0.9, min=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
+    "b2": Field(float, 0.999, min=0, exclusive_max=1, sweepable=True, used_by="optimizer"),
     "eps": Field(float, 1e-8, exclusive_min=0, sweepable=True, used_by="optimizer"),
-    "weight_decay": Field(float, 0.0, minimum=0, sweepable=True, used_by="optimizer"),
-    "label_smoothing": Field(
-        float, 0.0, minimum=0, exclusive_max=1, sweepable=True, used_by="loss"
-    ),
+    "weight_decay": Field(float, 0.0, min=0, sweepable=True, used_by="optimizer"),
+    "label_smoothing": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True, used_by="loss"),
     "schedule": Field(str, "constant", choices=("constant", "cosine")),
-    "warmup_steps": Field(int, 0, minimum=0, maximum=_MAX_INT),
-    "ema": Field(float, 0.0, minimum=0, exclusive_max=1, sweepable=True),
-    "rotation": Field(float, 0.0, minimum=0, maximum=180, sweepable=True),
-    "zoom": Field(float, 0.0, minimum=0, exclusive_max=1, sweepable=True),
-    "shear": Field(float, 0.0, minimum=0, maximum=1, sweepable=True),
-    "shift": Field(float, 0.0, minimum=0, maximum=28, sweepable=True),
-    "batch_size": Field(int, 32, minimum=1, maximum=2**20),
-    "num_epochs": Field(int, 1, minimum=1, maximum=10**6),
-    "num_steps": Field(int, None, minimum=1, maximum=_MAX_INT, optional=True),
-    "log_every": Field(int, 100, minimum=1, maximum=_MAX_INT, free_on_resume=True),
-    "eval_every": Field(int, None, minimum=1, maximum=_MAX_INT, optional=True, free_on_resume=True),
-    "eval_batch_size": Field(int, 250, minimum=1, maximum=2**20, free_on_resume=True),
-    "checkpoint_every": Field(int, 500, minimum=1, maximum=_MAX_INT, free_on_resume=True),
-    "keep": Field(int, 2, minimum=2, maximum=10**6, free_on_resume=True),
+    "warmup_steps": Field(int, 0, min=0, max=_MAX_INT),
+    "ema": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
+    "rotation": Field(float, 0.0, min=0, max=180, sweepable=True),
+    "zoom": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
+    "shear": Field(float, 0.0, min=0, max=1, sweepable=True),
+    "shift": Field(float, 0.0, min=0, max=28, sweepable=True),
+    "batch_size": Field(int, 32, min=1, max=2**20),
+    "num_epochs": Field(int, 1, min=1, max=10**6),
+    "num_steps": Field(int, None, min=1, max=_MAX_INT, optional=True),
+    "log_every": Field(int, 100, min=1, max=_MAX_INT, free_on_resume=True),
+    "eval_every": Field(int, None, min=1, max=_MAX_INT, optional=True, free_on_resume=True),
+    "eval_batch_size": Field(int, 250, min=1, max=2**20, free_on_resume=True),
+    "checkpoint_every": Field(int, 500, min=1, max=_MAX_INT, free_on_resume=True),
+    "keep": Field(int, 2, min=2, max=10**6, free_on_resume=True),
     "report": Field(bool, True, free_on_resume=True),
     "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True, free_on_resume=True),
-    "replicas_at_once": Field(int, None, minimum=1, optional=True, free_on_resume=True),
+    "replicas_at_once": Field(int, None, min=1, optional=True, free_on_resume=True),
     "profile": Field(bool, False, free_on_resume=True),
     "smoke": Field(bool, False, free_on_resume=True),
 }
@@ -140,11 +120,7 @@ LENGTH = ("num_epochs", "num_steps")  # free on resume, too, unless the schedule
 
 
 def experiment(**changes: Any) -> ml_collections.ConfigDict:
-    """The base experiment with `changes`, as a complete and locked configuration.
-
-    Raises:
-      ConfigError: a changed field is unknown or its value is illegal.
-    """
+    """The base experiment with `changes`, as a complete and locked configuration."""
     config = ml_collections.ConfigDict()
     for key, field in FIELDS.items():
         kind = object if field.kind is dict else field.kind
@@ -188,19 +164,13 @@ def _illegal(key: str, value: Any, expected: str) -> ConfigError:
 
 
 def validate(config: Mapping[str, Any]) -> None:
-    """Checks that a whole configuration is complete, legal and consistent.
-
-    Raises:
-      ConfigError: a field is missing, unknown, of the wrong type or out of range; training would
-        read the test split; or a field is set that the other fields make useless.
-    """
+    """Raises ConfigError unless a configuration is complete, legal and consistent."""
     for key in config:
         check_value(key, config[key])
-    for key in FIELDS:
-        if key not in config:
-            raise ConfigError(
-                f"the experiment lacks config.{key}; build it with mnist_cnn.experiment(...)"
-            )
+    for key in [key for key in FIELDS if key not in config]:
+        raise ConfigError(
+            f"the experiment lacks config.{key}; build it with mnist_cnn.experiment(...)"
+        )
     for key in ("train_split", "validation_split"):
         if config[key] is not None and "test" in config[key]:
             raise ConfigError(test_split_error(key, config[key]))
@@ -225,11 +195,11 @@ def validate(config: Mapping[str, Any]) -> None:
         expected = "0 for a constant schedule; for a warm-up set schedule='cosine'"
         raise _illegal("warmup_steps", config["warmup_steps"], expected)
     for key, field in FIELDS.items():
-        is_set = key in sweep or config[key] != field.default
-        if field.used_by and is_set and not isinstance(config[field.used_by], str):
+        value, user = sweep.get(key, config[key]), field.used_by  # a swept value is a list
+        if user and value != field.default and not isinstance(config[user], str):
             raise ConfigError(
-                f"config.{key}: got {sweep.get(key, config[key])!r}, but the experiment brings its "
-                f"own {field.used_by}, which does not read it; set it in the experiment file"
+                f"config.{key}: got {value!r}, but the experiment brings its own {user}, which "
+                "does not read it; set it in the experiment file"
             )
 
 
@@ -241,8 +211,7 @@ def test_split_error(key: str, split: str) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Replica:
+class Replica(NamedTuple):
     """One of the networks that a run trains: its seed and its setting of the sweep."""
 
     seed: int
@@ -269,24 +238,20 @@ def setting_rows(num_seeds: int, index: int) -> slice:
 def describe(value: Any) -> Any:
     """`value` as config.json keeps it: a number or string as it is, an object by its name.
 
-    The name leaves out the object's module, which differs between an experiment that is imported
-    and one that is given by --config, and its address in memory.
+    The name is without the module, which depends on how the experiment is loaded, and the address.
     """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
         return {key: list(values) for key, values in value.items()}
     if isinstance(value, functools.partial):
-        positional = [_describe_argument(argument) for argument in value.args]
-        keywords = [f"{k}={_describe_argument(v)}" for k, v in sorted(value.keywords.items())]
-        return f"{describe(value.func)}({', '.join(positional + keywords)})"
+        named = [("", argument) for argument in value.args]
+        named += [(f"{key}=", argument) for key, argument in sorted(value.keywords.items())]
+        texts = [name + (describe(v) if callable(v) else repr(v)) for name, v in named]
+        return f"{describe(value.func)}({', '.join(texts)})"
     if hasattr(value, "__qualname__"):
         return value.__qualname__
     return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
-
-
-def _describe_argument(value: Any) -> str:
-    return describe(value) if callable(value) else repr(value)
 
 
 def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,18 +260,12 @@ def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What prevents `new` from resuming a run of `old`: "KEY: was X, now Y" for each field.
-
-    Both are in the form of `as_dict`.  A field that `old` lacks is newer than the run and counts
-    as its default.
-    """
+    """What prevents `new` from resuming a run of `old`, both of `as_dict`: "KEY: was X, now Y"."""
     free = FREE_ON_RESUME + (LENGTH if new["schedule"] == "constant" else ())
+    # A field that `old` lacks is newer than the run and counts as its default.
     before = {key: old.get(key, field.default) for key, field in FIELDS.items()}
-    return [
-        f"{key}: was {before[key]!r}, now {new[key]!r}"
-        for key in FIELDS
-        if key not in free and not is_same(key, before[key], new[key])
-    ]
+    changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
+    return [f"{k}: was {before[k]!r}, now {new[k]!r}" for k in changed if k not in free]
 
 
 def is_same(key: str, old: Any, new: Any) -> bool:

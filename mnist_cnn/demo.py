@@ -6,8 +6,6 @@ In a notebook: `demo.launch(mnist_cnn.load(DIR))`. Page and drawing stay on this
 are no web fonts, no analytics and no version check. Needs the extra `demo` (gradio).
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io
@@ -19,6 +17,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import decode
@@ -28,19 +27,18 @@ if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
 
 # gradio's own canvas needs WebGL, reports a stroke only at its end, and starts without a pen.
-_CANVAS = """
+_HTML = """
 <canvas width="336" height="336" tabindex="0" aria-label="Draw a digit here"></canvas>
 <button type="button">Clear</button>
 """
-_STYLE = """
-canvas { display: block; width: min(336px, 100%); touch-action: none; cursor: crosshair;
-         background: white; border: 1px solid #888; border-radius: 6px; box-sizing: border-box; }
-button { margin-top: 10px; padding: 6px 18px; border: 1px solid #888; border-radius: 6px; }
+_CSS = """
+canvas, button { border: 1px solid #888; border-radius: 6px; }
+canvas { display: block; width: min(336px, 100%); touch-action: none; cursor: crosshair; }
+button { margin-top: 10px; padding: 6px 18px; }
 """
 # A line of 24 pixels of 336 becomes MNIST's 2 to 3 pixels of 28.
-_SCRIPT = """
-const canvas = element.querySelector('canvas');
-const pen = canvas.getContext('2d');
+_JS = """
+const canvas = element.querySelector('canvas'), pen = canvas.getContext('2d');
 Object.assign(pen, {fillStyle: 'white', lineWidth: 24, lineCap: 'round', lineJoin: 'round'});
 let last = null, sent = 0;
 function send() { sent = Date.now(); props.value = canvas.toDataURL(); trigger('input'); }
@@ -60,15 +58,8 @@ clear();
 """
 
 
-def launch(network: Network, **options: Any) -> Any:
-    """Serves and shows the page, also in a notebook; `options` are those of gradio's launch.
-
-    Returns:
-      gradio's (application, local address, None).
-
-    Raises:
-      UserError: gradio is not installed.
-    """
+def launch(network: "Network", **options: Any) -> Any:
+    """Serves and shows a page, also in a notebook; takes and returns what gradio's launch does."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ["HF_HUB_OFFLINE"] = "1"
     _bypass_proxy()
@@ -87,24 +78,19 @@ def launch(network: Network, **options: Any) -> Any:
         enlarged = Image.fromarray(digit).resize((280, 280), Image.Resampling.NEAREST)
         return {str(n): float(p) for n, p in enumerate(probabilities)}, np.asarray(enlarged)
 
-    with gr.Blocks(
-        title="mnist_cnn: draw a digit", analytics_enabled=False, delete_cache=(60, 60)
-    ) as page:
+    with gr.Blocks(title="mnist_cnn: draw a digit", delete_cache=(60, 60)) as page:
         gr.Markdown("# Draw a digit\nThe bars follow your pen.")
         with gr.Row():
             with gr.Column(min_width=370):
-                canvas = gr.HTML(
-                    html_template=_CANVAS, css_template=_STYLE, js_on_load=_SCRIPT,
-                    elem_id="canvas",
-                )  # fmt: skip
+                pad = gr.HTML(
+                    html_template=_HTML, css_template=_CSS, js_on_load=_JS, elem_id="canvas"
+                )
             bars = gr.Label(label="Probability", num_top_classes=10, min_width=220, elem_id="bars")
             seen = gr.Image(
                 label="What the network sees", format="png", height=336, buttons=[],
                 interactive=False, min_width=300, elem_id="seen",
             )  # fmt: skip
-        canvas.input(
-            recognize, canvas, [bars, seen], show_progress="hidden", trigger_mode="always_last"
-        )
+        pad.input(recognize, pad, [bars, seen], show_progress="hidden", trigger_mode="always_last")
     network.probabilities(np.zeros((1, 28, 28, 1), np.uint8))  # compiles before the first stroke
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
     defaults = {"theme": theme, "share": False, "footer_links": [], "quiet": True}
@@ -112,11 +98,8 @@ def launch(network: Network, **options: Any) -> Any:
 
 
 def _bypass_proxy() -> None:
-    """Adds this machine to NO_PROXY: gradio requests its own address, which a proxy cannot reach.
-
-    Python prefers the name in lower case, so both names get the hosts of both.
-    """
-    names = ("no_proxy", "NO_PROXY")
+    """Adds this machine to NO_PROXY: no proxy can reach gradio's address, which it requests."""
+    names = ("no_proxy", "NO_PROXY")  # Python prefers the first: both get the hosts of both
     hosts = [host for name in names for host in os.environ.get(name, "").split(",") if host]
     if "*" not in hosts:
         value = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
@@ -128,8 +111,6 @@ def main(arguments: list[str]) -> int:
     if args.workdir is None or len(arguments) > 1:
         raise ConfigError("expected --workdir DIR and flags only; see --helpshort")
     command_line.silence_libraries()
-    import mnist_cnn
-
     network = mnist_cnn.load(args.workdir, args.config, args.seed)
     try:
         _, address, _ = launch(

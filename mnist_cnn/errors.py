@@ -2,10 +2,7 @@
 
 
 class UserError(Exception):
-    """An error that the user can fix.
-
-    Its text is one line: what was given, what was expected, and what to do.
-    """
+    """An error that the user can fix; one line: what was given, what was expected, what to do."""
 
 
 class ConfigError(UserError):

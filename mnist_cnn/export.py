@@ -10,9 +10,11 @@ import pathlib
 
 from absl import flags
 
+import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.errors import ConfigError, UserError, printable
+from mnist_cnn.files import write_atomically
 
 
 def main(arguments: list[str]) -> int:
@@ -24,9 +26,6 @@ def main(arguments: list[str]) -> int:
     command_line.silence_libraries()
     path = pathlib.Path(args.output)
     command_line.check_output(path)
-    import mnist_cnn
-    from mnist_cnn.files import write_atomically
-
     network = mnist_cnn.load(args.workdir, args.config, args.seed)
     try:
         content = FORMATS[args.format](network)

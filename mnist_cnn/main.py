@@ -15,42 +15,34 @@ from ml_collections import config_flags
 from mnist_cnn import command_line, config as config_lib, report
 from mnist_cnn.errors import ConfigError, UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A Python file with get_config().")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; default runs/NAME-TIME.")
-_DISTRIBUTED = flags.DEFINE_boolean(
+config_flags.DEFINE_config_file("config", None, "A Python file with get_config().")
+flags.DEFINE_string("workdir", None, "The run directory; default runs/NAME-TIME.")
+flags.DEFINE_boolean(
     "distributed", False, "Run as one process of a job on a TPU pod or under Slurm."
 )
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of the job.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes of the job.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of the job.")
+flags.DEFINE_integer("num_processes", None, "The number of processes of the job.")
+flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """Parses and checks the command line.
-
-    Raises:
-      ConfigError: a flag, a field or the experiment file is wrong.
-    """
+    """Parses the command line; ConfigError if a flag, a field or the experiment file is wrong."""
     rest = command_line.parse_flags(arguments)
+    args = flags.FLAGS
     if len(rest) > 1:
         raise ConfigError(f"{rest[1]!r}: expected flags only; see --helpshort")
-    if _CONFIG.value is None:
+    if args.config is None:
         raise ConfigError("--config is missing; give an experiment such as experiments/base.py")
-    config_lib.validate(_CONFIG.value)
-    if _CONFIG.value.smoke and (_WORKDIR.value or _DISTRIBUTED.value or _COORDINATOR.value):
+    config_lib.validate(args.config)
+    if args.config.smoke and (args.workdir or args.distributed or args.coordinator):
         raise ConfigError(
             "config.smoke: the check is for this machine alone and leaves nothing behind; give it "
             "neither --workdir nor a job"
         )
-    _check_job(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    return rest
-
-
-def _check_job(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Raises ConfigError unless the three flags are all absent or all given and consistent."""
-    if (coordinator, num_processes, process_id) == (None, None, None):
-        return
-    if coordinator is None or num_processes is None or process_id is None:
+    coordinator, number, process_id = job = args.coordinator, args.num_processes, args.process_id
+    if job == (None, None, None):
+        return rest
+    if None in job:
         raise ConfigError(
             "--coordinator=HOST:PORT, --num_processes and --process_id belong together; on a TPU "
             "pod and under Slurm --distributed is enough"
@@ -58,39 +50,41 @@ def _check_job(coordinator: str | None, num_processes: int | None, process_id: i
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise ConfigError(f"--coordinator: got {coordinator!r}, expected HOST:PORT of process 0")
-    if not 0 <= process_id < num_processes:
+    if not 0 <= process_id < number:
         raise ConfigError(
-            f"--process_id: got {process_id}, expected 0 to {num_processes - 1}, a different one "
-            f"in each of the {num_processes} processes"
+            f"--process_id: got {process_id}, expected 0 to {number - 1}, a different one in each "
+            f"of the {number} processes"
         )
+    return rest
 
 
 def main(_: list[str]) -> int:
     """Runs the experiment and returns the exit status."""
     command_line.silence_libraries()
-    if _CONFIG.value.smoke:
+    args = flags.FLAGS
+    if args.config.smoke:
         from mnist_cnn.runner import smoke
 
-        return 0 if smoke.check(_CONFIG.value) else 1
+        return 0 if smoke.check(args.config) else 1
     from mnist_cnn.parallel import watchdog
     from mnist_cnn.runner import environment, run_directory, signals
 
-    distributed = _DISTRIBUTED.value or _COORDINATOR.value is not None
+    distributed = args.distributed or args.coordinator is not None
     if distributed:
         watchdog.run_under_watchdog(logging.get_verbosity() >= logging.DEBUG)
         from mnist_cnn.parallel import processes
 
-        processes.init_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        processes.init_distributed(args.coordinator, args.num_processes, args.process_id)
     stop = signals.StopRequest()
     stop.install()
-    workdir = _WORKDIR.value or str(run_directory.new_run_path(_CONFIG.value.name))
+    workdir = args.workdir or str(run_directory.new_run_path(args.config.name))
     typed = environment.command_line()
     try:
         from mnist_cnn.runner import loop
 
-        loop.run(_CONFIG.value, workdir, command=typed, stop=stop, write_report=report.write)
+        loop.run(args.config, workdir, command=typed, stop=stop, write_report=report.write)
     except signals.Stopped as stopped:
-        resume = shlex.join(typed if _WORKDIR.value else [*typed, f"--workdir={workdir}"])
+        resume = shlex.join(typed if args.workdir else [*typed, f"--workdir={workdir}"])
         if not distributed or processes.is_primary():
             print(f"stopped by {stopped}; saved. To resume: {resume}", flush=True)
         return stopped.status

@@ -15,6 +15,7 @@ import sys
 
 from absl import flags
 
+import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.analysis.answers import answers, blocks, list_files
 from mnist_cnn.digits.pictures import save
@@ -29,17 +30,17 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("give pictures, a folder, or - for names on standard input")
     command_line.silence_libraries()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends the command silently
-    _mute_decoders()
-    for stream in (sys.stdout, sys.stderr):  # characters that its encoding lacks
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    import mnist_cnn
-
+    # Discards what C libraries such as libtiff write to file 2; `sys.stderr` still works.
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    with open(os.devnull, "w") as devnull:
+        os.dup2(devnull.fileno(), 2)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # characters that its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     if args.save_inputs is not None:
         pathlib.Path(args.save_inputs).mkdir(parents=True, exist_ok=True)
-    show = args.show
-    if show is None:
-        show = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
+    is_terminal = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
+    show = is_terminal if args.show is None else args.show
     network = mnist_cnn.load(args.workdir, args.config, args.seed)
     failed = False
     for number, answer in enumerate(answers(network, list_files(arguments[1:])), start=1):
@@ -56,15 +57,6 @@ def main(arguments: list[str]) -> int:
             stem = pathlib.Path(answer.file).stem[:100]
             save(answer.seen, pathlib.Path(args.save_inputs, f"{number:05d}-{stem}.png"))
     return int(failed)
-
-
-def _mute_decoders() -> None:
-    """Discards what C libraries such as libtiff write to file 2; `sys.stderr` still works."""
-    sys.stderr.flush()
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 2)
-    os.close(devnull)
 
 
 if __name__ == "__main__":  # an import defines no flags

@@ -13,12 +13,9 @@ class CNN(nn.Module):
 
     The network of the Keras tutorial ("Keras: 2.3 implementing a convolutional neural network"),
     but it returns logits: the softmax is part of the loss.
-
-    Attributes:
-      dtype: of the computation in all layers but the last; parameters and logits are float32.
     """
 
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = jnp.float32  # of all layers but the last; parameters and logits are float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "B 28 28 1"]) -> Float[Array, "B 10"]:

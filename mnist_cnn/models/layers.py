@@ -1,7 +1,7 @@
-"""Layers with Keras' defaults: Glorot-uniform kernels and zero biases.
+"""Layers with Keras' defaults, Glorot-uniform kernels and zero biases, that compute as Flax' do.
 
-They compute what the layers of `flax.linen` compute. `models/kernels` has their operations, which
-are faster on a CPU; the platform chooses the form inside the compiled program.
+`models/kernels` has their operations, which are faster on a CPU; the platform chooses the form
+inside the compiled program.
 """
 
 import functools
@@ -30,22 +30,12 @@ Dense = functools.partial(nn.Dense, kernel_init=_glorot_uniform, dot_general=dot
 
 
 class ConvMaxPool(nn.Module):
-    """A convolution of stride 1, a 2 x 2 max-pool, and then the bias.
+    """A convolution of stride 1 and a 2 x 2 max-pool, with the bias added last: an equal result."""
 
-    The result is that of a convolution with a bias followed by the max-pool.
-
-    Attributes:
-      features: the number of filters.
-      kernel_size: height and width of a filter.
-      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
-      dtype: of the computation; None means that of the images and parameters.
-      kernel_init: the initializer of the kernel.
-    """
-
-    features: int
-    kernel_size: tuple[int, int]
-    padding: str | Sequence[tuple[int, int]] = "SAME"
-    dtype: DTypeLike | None = None
+    features: int  # the number of filters
+    kernel_size: tuple[int, int]  # height and width of a filter
+    padding: str | Sequence[tuple[int, int]] = "SAME"  # or "VALID", ((top, bottom), (left, right))
+    dtype: DTypeLike | None = None  # of the computation; None: that of the images and parameters
     kernel_init: nn.initializers.Initializer = _glorot_uniform
 
     @nn.compact
@@ -61,26 +51,17 @@ class ConvMaxPool(nn.Module):
         """The positions [B, Ho, Wo] at which the kernel is applied, before the pooling."""
         shape = (*self.kernel_size, images.shape[-1], self.features)
         convolved = lax.conv_general_shape_tuple(images.shape, shape, (1, 1), self.padding, LAYOUT)
-        return tuple(int(size) for size in convolved[:-1])
+        return tuple(map(int, convolved[:-1]))
 
 
 def BatchNorm(train: bool, **options: Any) -> nn.BatchNorm:
-    """Batch normalization (Ioffe & Szegedy 2015) over the whole batch.
+    """Batch normalization (Ioffe & Szegedy 2015) over the whole batch on all devices that share it.
 
-    The statistics are those of all devices that share the batch. If not `train`, they are the
-    running averages.
-
-    Args:
-      train: whether the network is being trained.
-      **options: of `flax.linen.BatchNorm`.
+    If not `train`, it uses the running averages. `options` are those of `flax.linen.BatchNorm`.
     """
-    return nn.BatchNorm(use_running_average=not train, axis_name=_data_axis(), **options)
-
-
-def _data_axis() -> str | None:
-    """The mesh axis that shares a batch, if the program is laid over one."""
+    axis: str | None = DATA_AXIS
     try:
         lax.axis_size(DATA_AXIS)
-    except NameError:
-        return None
-    return DATA_AXIS
+    except NameError:  # the program is not laid over a mesh
+        axis = None
+    return nn.BatchNorm(use_running_average=not train, axis_name=axis, **options)

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,22 +21,16 @@ class Layer(NamedTuple):
 
 
 def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
-    """The layers of `model` in the order in which they are applied to an image.
+    """The layers of `model` in the order in which they are applied to an image [28, 28, 1].
 
     Multiply-adds are those of the layers with a kernel: each value of a kernel is used once for
     each output position. A layer that pools its output has a method `kernel_positions`, which
     returns the positions before the pooling. A model that computes several views of an image
-    counts each of them.
-
-    Args:
-      model: any network of images [B, 28, 28, 1].
-      train: whether to apply it as in training, if its `__call__` has an argument of that name.
+    counts each of them. `train`: apply it as in training, if its `__call__` has that argument.
     """
     outputs: dict[tuple[str, ...], tuple[tuple[int, ...], int]] = {}
 
-    def record(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
         shape: Any = getattr(output, "shape", None)
         if context.method_name == "__call__" and shape:  # a scalar belongs to no image
@@ -46,12 +39,11 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
             outputs[context.module.path] = shape[1:], math.prod(axes)
         return output
 
+    keys = dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0))
+    images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(
-            functools.partial(model.init, **train_kwargs(model, train)),
-            dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0)),
-            jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32),
-        )
+        init = functools.partial(model.init, **train_kwargs(model, train))
+        variables = jax.eval_shape(init, keys, images)
     layers = []
     for path, (shape, positions) in outputs.items():
         own: Any = variables.get("params", {})
@@ -59,7 +51,6 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
             own = own.get(name, {})
         sizes = {name: math.prod(v.shape) for name, v in own.items() if hasattr(v, "shape")}
         if sizes:
-            name = "/".join(path) or "network"
-            multiply_adds = positions * sizes.get("kernel", 0)
-            layers.append(Layer(name, shape, sum(sizes.values()), multiply_adds))
+            parameters, multiply_adds = sum(sizes.values()), positions * sizes.get("kernel", 0)
+            layers.append(Layer("/".join(path) or "network", shape, parameters, multiply_adds))
     return layers

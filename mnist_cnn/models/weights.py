@@ -1,15 +1,14 @@
-"""Weights to and from other programs: Keras' arrays and files, safetensors.
+"""Weights to and from other programs: Keras' arrays and files (without Keras), safetensors.
 
 Keras' kernels have the axes of Flax' ([height, width, in, out] and [in, out]) in both of its data
 formats. With `channels_first`, which the tutorial uses, the input of the first dense layer is the
-image [64, 7, 7] made flat, not [7, 7, 64].
-
-Nothing in a file is executed. Keras is not needed to read its files.
+image [64, 7, 7] made flat, not [7, 7, 64]. Nothing in a file is executed.
 """
 
 import io
 import json
 import os
+import pathlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,20 +19,16 @@ from flax import traverse_util
 from mnist_cnn.errors import ConfigError
 
 LAYERS = ("conv1", "conv2", "dense1", "dense2")  # of the tutorial's network, in Keras' order
-_HEIGHT, _WIDTH, _CHANNELS = 7, 7, 64  # the images that dense1 gets, made flat
 
 
 def to_keras(params: Mapping[str, Any], data_format: str = "channels_last") -> list[np.ndarray]:
     """Converts parameters of `CNN` to the list that `keras.Model.set_weights` takes.
 
-    Args:
-      params: the parameters of `mnist_cnn.models.cnn.CNN`.
-      data_format: of the Keras model, "channels_last" or "channels_first".
+    `data_format` is that of the Keras model, "channels_last" or "channels_first".
     """
     weights = [np.asarray(params[layer][name]) for layer in LAYERS for name in ("kernel", "bias")]
     if data_format == "channels_first":
-        dense = weights[4].reshape(_HEIGHT, _WIDTH, _CHANNELS, -1)
-        weights[4] = dense.transpose(2, 0, 1, 3).reshape(weights[4].shape)
+        weights[4] = weights[4].reshape(7, 7, 64, -1).transpose(2, 0, 1, 3).reshape(64 * 7 * 7, -1)
     return weights
 
 
@@ -43,37 +38,26 @@ def from_keras(
     """Converts the list that `keras.Model.get_weights` returns to parameters of `CNN`."""
     arrays = [np.asarray(weight) for weight in weights]
     if data_format == "channels_first":
-        dense = arrays[4].reshape(_CHANNELS, _HEIGHT, _WIDTH, -1)
-        arrays[4] = dense.transpose(1, 2, 0, 3).reshape(arrays[4].shape)
-    return {
-        layer: {"kernel": kernel, "bias": bias}
-        for layer, kernel, bias in zip(LAYERS, arrays[::2], arrays[1::2], strict=True)
-    }
+        arrays[4] = arrays[4].reshape(64, 7, 7, -1).transpose(1, 2, 0, 3).reshape(7 * 7 * 64, -1)
+    pairs = zip(LAYERS, arrays[::2], arrays[1::2], strict=True)
+    return {layer: {"kernel": kernel, "bias": bias} for layer, kernel, bias in pairs}
 
 
 def flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays by their names in a safetensors file, such as "conv1.kernel"."""
-    named = traverse_util.flatten_dict(params, sep=".")
-    return {name: np.ascontiguousarray(named[name]) for name in sorted(named)}
+    named = sorted(traverse_util.flatten_dict(params, sep=".").items())
+    return {name: np.ascontiguousarray(array) for name, array in named}
 
 
 def read_variables(
     path: str | os.PathLike[str], template: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Reads variables from a file and checks them against `template`.
+    """Reads variables from a file, as NumPy arrays in the trees and dtypes of `template`.
 
-    Args:
-      path: a `.safetensors` file, or a `.keras` or `.weights.h5` file of the tutorial's network,
-        as Keras 3 saves it. A `.weights.h5` file is read as channels_last.
-      template: "params", and "batch_stats" if there are any: trees of arrays or of
-        `jax.ShapeDtypeStruct`.
-
-    Returns:
-      The trees of `template` with NumPy arrays of its dtypes.
-
-    Raises:
-      ConfigError: the file is missing or damaged, or a tensor is missing, unexpected, of another
-        shape, or not finite.
+    `path` is a `.safetensors` file, or a `.keras` or `.weights.h5` file (read as channels_last) of
+    the tutorial's network, as Keras 3 saves it. `template` has "params", and "batch_stats" if there
+    are any: arrays or `jax.ShapeDtypeStruct`. ConfigError: the file is missing or damaged, or a
+    tensor is missing, unexpected, of another shape, or not finite.
     """
     place = f"config.init_from: {os.fspath(path)}"
     readers = {".safetensors": _safetensors, ".keras": _keras_archive, ".weights.h5": _keras_h5}
@@ -81,20 +65,16 @@ def read_variables(
     if suffix is None:
         raise ConfigError(f"{place}: expected a file that ends in {', '.join(readers)}")
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-        found = readers[suffix](content)
+        found = readers[suffix](pathlib.Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f"{place}: cannot be read ({error.strerror or error})") from None
     except ImportError as error:
         raise ConfigError(f"{place}: needs the package {error.name}; install it") from None
     except Exception as error:  # h5py, safetensors, zipfile and JSON each raise their own
-        reason = " ".join(str(error).split())[:100]
-        raise ConfigError(
-            f"{place}: not a valid {suffix} file ({type(error).__name__}: {reason})"
-        ) from None
-    trees = {kind: traverse_util.flatten_dict(tree, sep=".") for kind, tree in template.items()}
-    expected = {name: leaf for tree in trees.values() for name, leaf in tree.items()}
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise ConfigError(f"{place}: not a valid {suffix} file ({reason})") from None
+    leaves = traverse_util.flatten_dict(template)  # ("params", "conv1", "kernel") and so on
+    expected = {".".join(path[1:]): leaf for path, leaf in leaves.items()}
     for name in [*expected, *found]:
         has = list(found[name].shape) if name in found else "nothing"
         needs = list(expected[name].shape) if name in expected else "nothing"
@@ -102,12 +82,8 @@ def read_variables(
             raise ConfigError(f"{place}: {name} has shape {has}, expected {needs}")
         if not np.isfinite(found[name]).all():
             raise ConfigError(f"{place}: {name} has values that are not finite")
-    return {
-        kind: traverse_util.unflatten_dict(
-            {name: found[name].astype(leaf.dtype) for name, leaf in tree.items()}, sep="."
-        )
-        for kind, tree in trees.items()
-    }
+    arrays = {p: found[".".join(p[1:])].astype(leaf.dtype) for p, leaf in leaves.items()}
+    return dict(template) | traverse_util.unflatten_dict(arrays)
 
 
 def _safetensors(content: bytes) -> dict[str, np.ndarray]:
@@ -119,12 +95,11 @@ def _safetensors(content: bytes) -> dict[str, np.ndarray]:
 def _keras_archive(content: bytes) -> dict[str, np.ndarray]:
     """Reads a zip of config.json and model.weights.h5."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        config = json.loads(archive.read("config.json"))
+        layers = json.loads(archive.read("config.json"))["config"]["layers"]
         weights = archive.read("model.weights.h5")
-    layers = [(layer["class_name"], layer["config"]) for layer in config["config"]["layers"]]
     # Flatten keeps the order of the axes, unless its own data_format is channels_first: then it
     # reorders them to channels_last. The tutorial does not set it.
-    formats = {name: layer.get("data_format") for name, layer in layers}
+    formats = {layer["class_name"]: layer["config"].get("data_format") for layer in layers}
     first = (formats.get("Conv2D"), formats.get("Flatten")) == ("channels_first", "channels_last")
     return _keras_h5(weights, "channels_first" if first else "channels_last")
 
@@ -134,19 +109,16 @@ def _keras_h5(content: bytes, data_format: str = "channels_last") -> dict[str, n
     import h5py
 
     with h5py.File(io.BytesIO(content), "r") as file:
-        layers = file["layers"]
-        kinds: dict[str, list[tuple[int, list[np.ndarray]]]] = {"conv2d": [], "dense": []}
-        for name in layers:
-            arrays = layers[name].get("vars", {})
-            if not len(arrays):
-                continue
+        found = []
+        for name, layer in file["layers"].items():
+            arrays = layer.get("vars", {})
             kind, _, number = name.partition("_")
-            if kind not in kinds or not (number or "0").isdecimal():
-                raise ValueError(f"the network has no layer {name!r} with weights")
-            ordered = [np.asarray(arrays[key]) for key in sorted(arrays, key=int)]
-            kinds[kind].append((int(number or 0), ordered))
-    by_number = [layer for kind in kinds.values() for layer in sorted(kind, key=lambda k: k[0])]
-    weights = [array for _, ordered in by_number for array in ordered]
+            if len(arrays):
+                if kind not in ("conv2d", "dense") or not (number or "0").isdecimal():
+                    raise ValueError(f"the network has no layer {name!r} with weights")
+                ordered = [np.asarray(arrays[key]) for key in sorted(arrays, key=int)]
+                found.append((kind, int(number or 0), ordered))
+    weights = [array for layer in sorted(found, key=lambda layer: layer[:2]) for array in layer[2]]
     if len(weights) != 2 * len(LAYERS):
         raise ValueError(f"{len(weights)} arrays, expected {2 * len(LAYERS)}")
     return flat(from_keras(weights, data_format))
