@@ -141,9 +141,9 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--die"]:
         place, count = sys.argv[2:4]
         sys.argv[1:4] = []
-        from mnist_cnn import main as command
+        from mnist_cnn import command_line, main as command
 
         die_in_the_middle(place, int(count))
-        command.command(command.main, command.parse_flags)
+        command_line.run_command(command.main, command.parse_flags)
     else:
         main()

@@ -32,6 +32,11 @@ def sha256(tree: Any) -> str:
     return digest.hexdigest()
 
 
+def has_checkpoint(directory: pathlib.Path) -> bool:
+    """Whether there is a complete checkpoint; an unfinished one has a longer name."""
+    return any(path.name.isdigit() for path in directory.glob("*"))
+
+
 class Checkpoints:
     """The checkpoints of one run, written in the background; the newest `keep` are kept."""
 
@@ -45,13 +50,13 @@ class Checkpoints:
                 shutil.rmtree(unfinished, ignore_errors=True)
             with self._write_errors():
                 directory.mkdir(exist_ok=True)
-        # The import takes long, and the device computes the first steps without Python.
+        # The import is slow, and the first steps do not need it.
         threading.Thread(target=_orbax, daemon=True).start()
 
     @functools.cached_property
     def _manager(self) -> Any:
         ocp = _orbax()
-        process = jax.process_index()  # the only one that opens it, so it must not wait for others
+        process = jax.process_index()  # only this one opens it: it must not wait for the others
         multiprocessing = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix="alone"
         )
@@ -74,7 +79,7 @@ class Checkpoints:
         with self._write_errors():
             items = args.Composite(tree=args.StandardSave(tree), extra=args.JsonSave(extra))
             if not self._manager.save(step, args=items):  # Orbax gives no reason
-                raise CheckpointError(f"there is one of step {step:,} or later")
+                raise CheckpointError(f"a checkpoint of step {step:,} or later exists")
 
     def wait(self) -> None:
         """Returns when everything is on disk; raises CheckpointError if it cannot be written."""
@@ -93,7 +98,7 @@ class Checkpoints:
         one has been read. `template` has the expected names, shapes and dtypes; None accepts all.
         Raises CheckpointError if all are damaged, or the newest undamaged one differs from it.
         """
-        if not any(self._directory.glob("[0-9]*")):
+        if not has_checkpoint(self._directory):
             return None
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -110,13 +115,13 @@ class Checkpoints:
                         "than the experiment file now defines; restore that file, or give another "
                         "--workdir"
                     )
-                # The template also has the empty dicts, whose names no checksum protects.
+                # Use the structure of the template: the checksum does not cover empty dicts.
                 tree = jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(tree))
             if damaged and self._keep is not None:
                 for bad in damaged:
                     shutil.rmtree(self._directory / str(bad), ignore_errors=True)
                 self._manager.close()
-                del self._manager  # the next one counts the remaining checkpoints
+                del self._manager  # a new one lists the directory again
             return step, tree, extra
         if damaged:
             raise CheckpointError(

@@ -26,7 +26,7 @@ from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.mesh import make_mesh, peak_memory
 from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner import checks, predictions, profile, results
-from mnist_cnn.runner.checkpoint import Checkpoints, sha256
+from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint, sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.environment import describe_environment
 from mnist_cnn.runner.run_directory import RunDirectory, new_run_path
@@ -36,13 +36,13 @@ from mnist_cnn.training import batches, components, scoring, state as state_lib
 
 # The progress bar and signals wait for a call to end, so it takes about this long.
 _CALL_SECONDS = 1.0
-# The first step of a call takes a millisecond more. If steps are slow, because there are many
-# replicas, a call therefore has several of them and may take longer.
+# The first step of a call takes a millisecond more. If a step is slow, because it is of many
+# replicas, a call still takes several steps, and may take longer.
 _SEVERAL_STEPS, _LONG_CALL_SECONDS = 4, 2.5
 
-Metrics = list[dict[str, Any]]  # of each replica
+ReplicaMetrics = list[dict[str, Any]]  # one dict for each replica
 # the metrics, logits float32 [R, N, 10], labels [N], images uint8 [N, 28, 28, 1]
-Evaluation = tuple[Metrics, np.ndarray, np.ndarray, np.ndarray]
+Evaluation = tuple[ReplicaMetrics, np.ndarray, np.ndarray, np.ndarray]
 Evaluate = Callable[[Sequence[int]], Evaluation]  # of some replicas
 WriteReport = Callable[[Sequence[pathlib.Path], pathlib.Path], None]  # (run directories, page)
 
@@ -73,7 +73,7 @@ def run(
 
     Raises:
       ConfigError, DataError: before anything is trained.
-      CheckpointError: the same, or a checkpoint cannot be written; the older ones are kept.
+      CheckpointError: before training, or when a checkpoint cannot be written; older ones stay.
       Diverged: the loss or the parameters are not finite; the last good checkpoint is kept.
       Stopped: a signal was received; everything so far is saved.
     """
@@ -87,6 +87,8 @@ def run(
         if result := processes.broadcast(result):
             console.line(f"{directory}: finished; nothing is left to do")
             console.result(result, str(directory))
+            if write_report and not (directory.path / "report.html").exists():  # killed before it
+                _report(config, directory, console, write_report)
             return result
         this = _prepare(config, directory, console, stop or StopRequest(), command)
         try:
@@ -97,8 +99,8 @@ def run(
             raise
         console.result(result, str(directory))
         console.memory(peak_memory())
-        if config["report"] and write_report and processes.is_primary():
-            _report(this, write_report)
+        if write_report:
+            _report(config, directory, console, write_report)
         return result
 
 
@@ -115,7 +117,7 @@ class _Run:
     replicas: Replicas
     steps_per_epoch: int
     total_steps: int
-    first_step: int  # the number of steps taken before: those of the checkpoint
+    first_step: int  # the steps already taken when this process began
     validate: Evaluate | None
     test: Evaluate
 
@@ -134,7 +136,7 @@ class _Run:
 
     def save(self, step: int) -> None:
         self.check_finite(step)
-        tree = self.replicas.snapshot()
+        tree = self.replicas.snapshot()  # the states, and the sums since the last logged line
         if self.checkpoints is not None:
             self.checkpoints.save(step, tree, {"step": step, "seconds": self.logger.seconds()})
 
@@ -226,7 +228,7 @@ def _prepare(
 
 def _init_variables(config: Mapping[str, Any], directory: RunDirectory) -> Variables | None:
     """The variables of the file `init_from`, unless there is a checkpoint to resume from."""
-    if config["init_from"] is None or any(directory.checkpoints.glob("[0-9]*")):
+    if config["init_from"] is None or has_checkpoint(directory.checkpoints):
         return None
     state = jax.eval_shape(lambda: state_lib.create_state(config))
     template = make_variables(state.params, state.batch_stats)
@@ -253,7 +255,7 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
     return evaluate
 
 
-def _train(this: _Run) -> Metrics:
+def _train(this: _Run) -> ReplicaMetrics:
     """Takes the remaining steps, and returns the validation metrics after the last one, if any."""
     profiled, seconds = this.config["profile"], this.logger.seconds()["train"]
     folder = this.directory.path if processes.is_primary() else None
@@ -271,20 +273,21 @@ def _train(this: _Run) -> Metrics:
     return validated
 
 
-def _take_steps(this: _Run, trace: profile.Trace) -> Metrics:
+def _take_steps(this: _Run, trace: profile.Trace) -> ReplicaMetrics:
     """The training loop: some steps in one call, then what is due after them."""
     config, step = this.config, this.first_step
     members = range(this.replicas.plan.total)
     images_per_step = config["batch_size"] * len(members)
-    validated: Metrics = []
+    validated: ReplicaMetrics = []
     logged, logged_at, call_size = step, time.monotonic(), 1
     while step < this.total_steps:
         start, began = step, time.monotonic()
-        epoch, first = divmod(start, this.steps_per_epoch)
         step = int(min(this.next_event(start), start + call_size, trace.bound(start)))
+        count = step - start
+        epoch, offset = divmod(start, this.steps_per_epoch)
         with trace.around(start), this.logger.clock("train"):
-            sums = this.replicas.advance(epoch, first, first + step - start)
-        steps_per_second = (step - start) / (time.monotonic() - began)
+            sums = this.replicas.advance(epoch, offset, offset + count)
+        steps_per_second = count / (time.monotonic() - began)
         call_size = processes.broadcast(_call_size(steps_per_second))
         signal = processes.allgather_max(this.stop.received or 0)
 
@@ -309,7 +312,9 @@ def _take_steps(this: _Run, trace: profile.Trace) -> Metrics:
             this.save(step)
         if signal:
             raise Stopped(signal)
-    if signal := processes.allgather_max(this.stop.received or 0):  # after the last step's check
+    if signal := processes.allgather_max(
+        this.stop.received or 0
+    ):  # it arrived after the last check
         raise Stopped(signal)
     return validated
 
@@ -320,7 +325,7 @@ def _call_size(steps_per_second: float) -> int:
     return max(1, several, int(steps_per_second * _CALL_SECONDS))
 
 
-def _finish(this: _Run, validated: Metrics) -> dict[str, Any]:
+def _finish(this: _Run, validated: ReplicaMetrics) -> dict[str, Any]:
     """Tests the networks (of a sweep, those of the best setting) and writes the result."""
     config, members = this.config, range(this.replicas.plan.total)
     swept = {}
@@ -350,13 +355,20 @@ def _finish(this: _Run, validated: Metrics) -> dict[str, Any]:
     return this.logger.finish(this.total_steps, found, kept)
 
 
-def _report(this: _Run, write_report: WriteReport) -> None:
-    """Writes report.html; a failure costs a finished run neither its result nor its status."""
+def _report(
+    config: Mapping[str, Any],
+    directory: RunDirectory,
+    console: Console,
+    write_report: WriteReport,
+) -> None:
+    """Writes report.html, if the config asks for it; a failure does not change the result."""
+    if not config["report"] or not processes.is_primary():
+        return
     try:
-        write_report([this.directory.path], this.directory.path / "report.html")
-        this.console.line(f"report: {this.directory}/report.html")
+        write_report([directory.path], directory.path / "report.html")
+        console.line(f"report: {directory}/report.html")
     except Exception as error:
-        this.console.line(
+        console.line(
             f"note: no report.html ({type(error).__name__}: {error}); "
-            f"python -m mnist_cnn.report --workdir {this.directory} tries again"
+            f"python -m mnist_cnn.report --workdir {directory} tries again"
         )

@@ -354,7 +354,7 @@ def test_optimizer_state_of_any_dtype_is_restored(tiny_experiment, tmp_path):
 def test_load_gives_the_trained_network(undisturbed, tiny_experiment, tmp_path):
     copy = tmp_path / "copied elsewhere"
     shutil.copytree(undisturbed[0], copy)
-    with pytest.raises(CheckpointError, match="give that experiment's config"):
+    with pytest.raises(CheckpointError, match="give that experiment as well"):
         mnist_cnn.load(copy)
     network = mnist_cnn.load(copy, config_of(tiny_experiment))
     images = read_idx("t10k-images-idx3-ubyte")[:250]
@@ -400,3 +400,26 @@ def test_printing_imports_neither_jax_nor_flax():
         "assert not {'jax', 'flax', 'orbax', 'mnist_cnn.training'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_run_killed_before_its_first_checkpoint_begins_again_with_init_from(
+    undisturbed, tiny_experiment, tmp_path
+):
+    """The directory that Orbax leaves is not a checkpoint to resume from."""
+    from mnist_cnn.analysis.export_formats import safetensors
+
+    config = config_of(tiny_experiment, num_steps=3, init_from=str(tmp_path / "w.safetensors"))
+    network = mnist_cnn.load(undisturbed[0], config_of(tiny_experiment))
+    (tmp_path / "w.safetensors").write_bytes(safetensors(network))
+    expected = mnist_cnn.run(config, tmp_path / "expected")
+    (tmp_path / "killed" / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
+    killed = mnist_cnn.run(config, tmp_path / "killed")
+    assert killed["params_sha256"] == expected["params_sha256"]
+
+
+def test_finished_run_writes_a_report_that_a_kill_prevented(tiny_experiment, tmp_path):
+    config = config_of(tiny_experiment, num_steps=3, report=True)
+    result = mnist_cnn.run(config, tmp_path)
+    (tmp_path / "report.html").unlink()
+    assert mnist_cnn.run(config, tmp_path) == result
+    assert (tmp_path / "report.html").exists()
