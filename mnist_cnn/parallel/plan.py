@@ -8,15 +8,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The replicas 0 to `total` - 1 in groups of equal size, which are computed in turn.
-
-    Attributes:
-      total: the number of replicas.
-      groups: the replicas of each group; the last one may be completed with the first replicas.
-    """
+    """The replicas 0 to `total` - 1 in groups of equal size, which are computed in turn."""
 
     total: int
-    groups: tuple[tuple[int, ...], ...]
+    groups: tuple[tuple[int, ...], ...]  # the last may be completed with the first replicas
 
     @property
     def group_size(self) -> int:
@@ -28,20 +23,15 @@ class Plan:
 
     def find(self, wanted: Iterable[int]) -> dict[int, tuple[int, int]]:
         """For each wanted replica its group and its position there."""
-        size = self.group_size
-        return {replica: divmod(replica, size) for replica in wanted}
+        return {replica: divmod(replica, self.group_size) for replica in wanted}
 
 
 def make_plan(total: int, size: int, multiple: int) -> Plan:
-    """Divides `total` replicas into as few groups as possible.
+    """Divides `total` replicas into as few groups of at most `size` as possible.
 
-    Args:
-      total: the number of replicas.
-      size: the largest size of a group, unless `multiple` needs more.
-      multiple: the size of every group is a multiple of this.
+    The size of a group is a multiple of `multiple`, for which it may exceed `size`.
     """
     size = -(-total // -(-total // size))  # even sizes: of 10 by 4, groups of 4, 4, 2 become 4 x 3
     size += -size % multiple
-    starts = range(0, total, size)
-    groups = tuple(tuple(n % total for n in range(start, start + size)) for start in starts)
-    return Plan(total, groups)
+    groups = (range(start, start + size) for start in range(0, total, size))
+    return Plan(total, tuple(tuple(replica % total for replica in group) for group in groups))

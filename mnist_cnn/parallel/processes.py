@@ -27,9 +27,8 @@ def broadcast(value: Any) -> Any:
         return value
     text = np.frombuffer(json.dumps(value if is_primary() else None).encode(), np.uint8)
     length = multihost_utils.broadcast_one_to_all(np.int32(len(text)))
-    padded = np.zeros(int(length), np.uint8)
-    padded[: len(text)] = text[: int(length)]
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+    text = np.resize(text, int(length))  # only its length matters in the other processes
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(text)).tobytes())
 
 
 def broadcast_arrays(tree: Any) -> Any:
@@ -39,19 +38,20 @@ def broadcast_arrays(tree: Any) -> Any:
 
 def allgather_max(value: int) -> int:
     """The largest of the int32 values of all processes."""
-    if jax.process_count() == 1:
-        return value
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def gather(tree: Any) -> Any:
+    """The whole arrays as NumPy arrays, in every process; every process must call it."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
 
 
 def init_distributed(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Makes this process one of a job; with None for all, a TPU pod or Slurm supplies the values.
-
-    Raises:
-      UserError: the other processes were not found.
-    """
+    """Makes this process one of a job. With None for all, a TPU pod or Slurm gives the values."""
     try:
         jax.distributed.initialize(
             coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS

@@ -27,21 +27,15 @@ def make_program(
     outputs: PartitionSpec = BY_REPLICA,
     **options: Any,
 ) -> Any:
-    """Jits a function of one replica for a group of replicas on the mesh.
+    """Jits a function of the arrays of one replica for a group of replicas on the mesh.
 
-    Args:
-      mesh: the devices.
-      function: it takes and returns the arrays of one replica.
-      inputs: how each argument is laid out. Those whose first axis is REPLICA lose it on the way
-        in; all results get it.
-      outputs: how the results are laid out.
-      **options: of `jax.jit`.
+    `inputs` and `outputs` say how arguments and results are laid out. Arguments whose first axis
+    is REPLICA lose it on the way in; all results get it. `options` are those of `jax.jit`.
     """
     axes = tuple(0 if spec[:1] == (REPLICA,) else None for spec in inputs)
 
     def of_device(*arguments: Any) -> Any:
-        held = jax.tree.leaves(arguments[axes.index(0)])[0].shape[0]
-        if held > 1:
+        if len(jax.tree.leaves(arguments[axes.index(0)])[0]) > 1:
             return jax.vmap(function, axes)(*arguments)
         alone = (
             argument if axis is None else jax.tree.map(lambda leaf: leaf[0], argument)

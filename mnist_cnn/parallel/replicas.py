@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,18 +16,22 @@ from jaxtyping import Array, Bool, Int, UInt8
 from mnist_cnn import config as config_lib
 from mnist_cnn.models.apply import Variables
 from mnist_cnn.models.kernels.compiler import compiler_options
-from mnist_cnn.parallel.mesh import BY_BATCH, BY_REPLICA, DATA, REPLICA, REPLICATED, on_cpu
-from mnist_cnn.parallel.placement import gather, offload, shard, to_device
+from mnist_cnn.parallel.mesh import BY_BATCH, BY_REPLICA, DATA, REPLICA, REPLICATED, on_cpu, shard
 from mnist_cnn.parallel.plan import make_plan
+from mnist_cnn.parallel.processes import gather
 from mnist_cnn.parallel.programs import ORDER, TRAINING_INPUTS, make_program, training_program
-from mnist_cnn.training import batches, scoring, state as state_lib
+from mnist_cnn.training import batches, scoring
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.components import build_components, build_hyperparameters
-from mnist_cnn.training.state import Metrics, TrainState
+from mnist_cnn.training.state import (
+    Metrics,
+    TrainState,
+    from_dict,
+    initial_state,
+    is_finite,
+    to_dict,
+)
 
-# For programs that run rarely: optimized code takes up to 3 s more to compile on a CPU and
-# saves 0.2 s.
-_UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 # (split, replicas) -> logits float32 [R, N, 10], losses float32 [R, N]
 Score = Callable[[Split, Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
@@ -42,12 +47,7 @@ class _Group:
 
 
 class Replicas:
-    """All networks of a run, at the same step.
-
-    Attributes:
-      plan: which of them are computed together.
-      training: the compiled program that advances a group.
-    """
+    """All networks of a run, at the same step."""
 
     def __init__(
         self,
@@ -57,50 +57,40 @@ class Replicas:
         labels: Int[np.ndarray, "N"],
         init_variables: Variables | None = None,
     ) -> None:
-        """Makes the networks before their first step, and compiles their training.
+        """Makes the networks before their first step, and compiles their training on a split.
 
-        Args:
-          config: a complete configuration.
-          mesh: the devices (`make_mesh`).
-          images, labels: the training split.
-          init_variables: what all networks begin with; None draws them from each one's seed.
+        All begin with `init_variables`, or, if these are None, with those drawn from their seed.
         """
-        self._config, self._mesh = config, mesh
+        self._config, self._mesh, self._device = config, mesh, mesh.devices.flat[0]
         self._members = config_lib.replicas(config)
         self._num_examples = len(labels)
         self._split = shard(Split(images, labels), mesh, REPLICATED)
         self._components = build_components(config)
         self._epoch = 0
-        self._program = functools.partial(make_program, mesh)
-        options = _UNOPTIMIZED if on_cpu(mesh) else None
-        initial = functools.partial(
-            state_lib.initial_state, self._components, init_variables=init_variables
-        )
-        self._initial = self._program(initial, (BY_REPLICA, BY_REPLICA), compiler_options=options)
-        self._epoch_order = self._program(
-            self._order_of_device, (BY_REPLICA, REPLICATED), ORDER, compiler_options=options
-        )
+        # These programs run rarely: optimized code takes up to 3 s more to compile on a CPU and
+        # saves 0.2 s.
+        options = {"xla_backend_optimization_level": 0} if on_cpu(mesh) else None
+        program = functools.partial(make_program, mesh, compiler_options=options)
+        initial = functools.partial(initial_state, self._components, init_variables=init_variables)
+        self._initial = program(initial, (BY_REPLICA, BY_REPLICA))
+        self._epoch_order = program(self._order_of_device, (BY_REPLICA, REPLICATED), ORDER)
         smallest = mesh.shape[REPLICA]
         chosen = config["replicas_at_once"]
-        size = chosen or (smallest if on_cpu(mesh) else len(self._members))
-        self._start(size)
+        self._start(chosen or (smallest if on_cpu(mesh) else len(self._members)))
         while not (chosen or self.plan.group_size <= smallest or self._fits()):
             self._start(self.plan.group_size // 2)
         state = self._on_device(self._groups[0].state)
-        self._finite = (
-            self._program(state_lib.is_finite, (BY_REPLICA,)).lower(state).compile(options)
-        )
+        self._finite = program(is_finite, (BY_REPLICA,)).lower(state).compile()
 
     def _start(self, size: int) -> None:
-        """Makes the groups of about `size` replicas, and compiles their training program."""
+        """Makes the groups of about `size` replicas, and compiles the program that advances one."""
         self.plan = make_plan(len(self._members), size, multiple=self._mesh.shape[REPLICA])
         # Groups that are not computed leave an accelerator's memory to the one that is.
         self._offloaded = len(self.plan.groups) > 1 and not on_cpu(self._mesh)
         self._groups = [self._new_group(replicas) for replicas in self.plan.groups]
         self._draw_orders()
         lowered = training_program(self._mesh).lower(*self._arguments(self._groups[0]))
-        platform = self._mesh.devices.flat[0].platform
-        self.training = lowered.compile(compiler_options=compiler_options(platform))
+        self.training = lowered.compile(compiler_options=compiler_options(self._device.platform))
 
     def _arguments(self, group: _Group, start: int = 0, stop: int = 0) -> tuple[Any, ...]:
         """What the training program takes, as `programs.TRAINING_INPUTS` lays it out."""
@@ -109,23 +99,15 @@ class Replicas:
 
     def _new_group(self, replicas: tuple[int, ...]) -> _Group:
         members = [self._members[replica] for replica in replicas]
-        total_steps = batches.total_steps(self._config, self._num_examples)
-        hyper = [
-            build_hyperparameters(self._config, member.setting, total_steps) for member in members
-        ]
+        steps = batches.total_steps(self._config, self._num_examples)
+        hyper = [build_hyperparameters(self._config, member.setting, steps) for member in members]
         stacked = {name: np.array([one[name] for one in hyper]) for name in hyper[0]}
         seeds = np.array([member.seed for member in members], np.uint32)
         state = self._initial(*shard((seeds, stacked), self._mesh, BY_REPLICA))
         return _Group(replicas, self._off_device(state), self._zero_sums())
 
-    # Training.
-
     def advance(self, epoch: int, start: int, stop: int) -> Metrics:
-        """Takes the steps `start` to `stop` of an epoch.
-
-        Returns:
-          The sums [R] since `clear_sums`, as NumPy arrays.
-        """
+        """Takes steps `start` to `stop` of an epoch; returns the sums [R] since `clear_sums`."""
         if epoch != self._epoch:
             self._epoch = epoch
             self._draw_orders()
@@ -142,19 +124,14 @@ class Replicas:
         """Which networks have only finite numbers in parameters and optimizer state."""
         return self._gather(lambda group: self._finite(self._on_device(group.state)))
 
-    # On the host.
-
     def variables(self, replicas: Sequence[int]) -> list[Variables]:
         """The variables of some networks, as NumPy arrays."""
-        found = self._of_replicas(replicas, lambda state: state.variables)
-        return [found[replica] for replica in replicas]
+        return self._of_replicas(replicas, lambda state: state.variables)
 
     def snapshot(self) -> dict[str, Any]:
         """States and sums as new NumPy arrays, with a leading axis [R] if R > 1."""
         tree = self._gather(lambda group: _to_dicts(self._on_device(group.state), group.sums))
-        if self.plan.total > 1:
-            return tree
-        return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), tree)
+        return tree if self.plan.total > 1 else jax.tree.map(lambda leaf: leaf.squeeze(0), tree)
 
     def template(self) -> dict[str, Any]:
         """Arrays of a snapshot's shapes and dtypes, uninitialized."""
@@ -169,26 +146,21 @@ class Replicas:
         if self.plan.total == 1:
             tree = jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
         for group in self._groups:
-            rows = np.array(group.replicas)
-            own = jax.tree.map(lambda leaf, rows=rows: leaf[rows], tree)
-            state = state_lib.from_dict(group.state, own["state"])
+            own = jax.tree.map(operator.itemgetter(np.array(group.replicas)), tree)
+            state = from_dict(group.state, own["state"])
             sums = serialization.from_state_dict(group.sums, own["sums"])
             group.state = self._off_device(shard(state, self._mesh, BY_REPLICA))
             group.sums = shard(sums, self._mesh, BY_REPLICA)
         self._epoch = -1
 
-    # Evaluation.
-
     def lay_out(
         self, images: UInt8[np.ndarray, "N 28 28 1"], labels: Int[np.ndarray, "N"]
     ) -> Split:
         """A split for `compile_scoring`; devices that share a batch get a part of it each."""
-        padding = -len(labels) % self._mesh.shape[DATA]
-        split = Split(
-            np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))),
-            np.pad(labels.astype(np.int32), (0, padding)),
-        )
-        return shard(split, self._mesh, BY_BATCH)
+        padding = (0, -len(labels) % self._mesh.shape[DATA])
+        images = np.pad(images, (padding, (0, 0), (0, 0), (0, 0)))
+        labels = np.pad(labels.astype(np.int32), padding)
+        return shard(Split(images, labels), self._mesh, BY_BATCH)
 
     def compile_scoring(self, num_examples: int) -> Score:
         """Compiles the evaluation of a split of `num_examples` images."""
@@ -202,13 +174,14 @@ class Replicas:
         padded = num_examples + -num_examples % self._mesh.shape[DATA]
         images: Any = jax.ShapeDtypeStruct((padded, 28, 28, 1), np.uint8, sharding=sharding)
         labels: Any = jax.ShapeDtypeStruct((padded,), np.int32, sharding=sharding)
-        program = self._program(score, (BY_REPLICA, BY_BATCH), PartitionSpec(REPLICA, DATA))
+        by_both = PartitionSpec(REPLICA, DATA)
+        program = make_program(self._mesh, score, (BY_REPLICA, BY_BATCH), by_both)
         state = self._on_device(self._groups[0].state)
         compiled = program.lower(state.variables, Split(images, labels)).compile()
 
         def run(split: Split, replicas: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
             scored = self._of_replicas(replicas, lambda state: compiled(state.variables, split))
-            logits, losses = zip(*(scored[replica] for replica in replicas), strict=True)
+            logits, losses = zip(*scored, strict=True)
             return np.stack(logits)[:, :num_examples], np.stack(losses)[:, :num_examples]
 
         return run
@@ -227,21 +200,18 @@ class Replicas:
             )
 
         arguments = map(shapes, self._arguments(self._groups[0]), TRAINING_INPUTS)
-        platform = self._mesh.devices.flat[0].platform.replace("gpu", "cuda")
+        platform = self._device.platform.replace("gpu", "cuda")
         with jax.default_device(jax.devices("cpu")[0]):
             traced = training_program(mesh).trace(*arguments)
             return traced.lower(lowering_platforms=(platform,))
-
-    # The groups.
 
     def _order_of_device(self, seed: Array, epoch: Array) -> Array:
         """The image numbers of each batch of an epoch, of this device's part."""
         batch_size = self._config["batch_size"]
         order = batches.epoch_order(seed, epoch, self._num_examples, batch_size)
-        parts = self._mesh.shape[DATA]
-        if parts == 1:
+        size = batch_size // self._mesh.shape[DATA]
+        if size == batch_size:
             return order
-        size = batch_size // parts
         return lax.dynamic_slice_in_dim(order, lax.axis_index(DATA) * size, size, axis=1)
 
     def _draw_orders(self) -> None:
@@ -255,50 +225,44 @@ class Replicas:
 
     def _fits(self) -> bool:
         """Whether the memory of a device is large enough for the training of a group."""
-        limit = (self._mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+        limit: Any = (self._device.memory_stats() or {}).get("bytes_limit")
         need = self.training.memory_analysis()
         if limit is None or need is None:
             return True
         return need.argument_size_in_bytes + need.temp_size_in_bytes < 0.9 * limit
 
-    def _on_device(self, tree: Any) -> Any:
-        return to_device(tree, self._mesh) if self._offloaded else tree
+    def _on_device(self, tree: Any, memory_kind: str | None = None) -> Any:
+        """Moves arrays of replicas to that memory of their devices, if the groups take turns."""
+        if not self._offloaded:
+            return tree
+        return jax.device_put(tree, NamedSharding(self._mesh, BY_REPLICA, memory_kind=memory_kind))
 
     def _off_device(self, tree: Any) -> Any:
-        return offload(tree, self._mesh) if self._offloaded else tree
+        return self._on_device(tree, "pinned_host")
 
     def _gather(self, part: Callable[[_Group], Any]) -> Any:
         """What `part` returns for each group, as NumPy arrays [R, ...]."""
-        parts = [gather(part(group), self._mesh) for group in self._groups]
+        parts = [gather(part(group)) for group in self._groups]
         return jax.tree.map(lambda *leaves: self.plan.join(leaves), *parts)
 
-    def _of_replicas(
-        self, replicas: Sequence[int], function: Callable[[TrainState], Any]
-    ) -> dict[int, Any]:
-        """What `function` returns for the states of the groups of some replicas, by replica."""
-        places = self.plan.find(replicas)
+    def _of_replicas(self, replicas: Sequence[int], part: Callable[[TrainState], Any]) -> list[Any]:
+        """What `part` returns for the states of the groups of some replicas, for each of these."""
+        places = self.plan.find(replicas).values()
         results = {
-            number: gather(function(self._on_device(self._groups[number].state)), self._mesh)
-            for number in sorted({group for group, _ in places.values()})
+            number: gather(part(self._on_device(self._groups[number].state)))
+            for number in sorted({group for group, _ in places})
         }
-        return {
-            replica: jax.tree.map(lambda leaf, place=place: leaf[place], results[group])
-            for replica, (group, place) in places.items()
-        }
+        return [jax.tree.map(operator.itemgetter(place), results[group]) for group, place in places]
 
 
 def _to_dicts(state: TrainState, sums: Metrics) -> dict[str, Any]:
-    return {"state": state_lib.to_dict(state), "sums": serialization.to_state_dict(sums)}
+    return {"state": to_dict(state), "sums": serialization.to_state_dict(sums)}
 
 
 def checkpoint_template(state: TrainState, sums: Metrics, num_replicas: int) -> dict[str, Any]:
     """Arrays of the shapes and dtypes of a checkpoint, uninitialized.
 
-    Args:
-      state, sums: those of one replica, or their shapes.
-      num_replicas: the number R of replicas; if R > 1, the arrays have a leading axis [R].
+    `state` and `sums` are of one replica, or their shapes; if R > 1, the leading axis is [R].
     """
-    axis = (num_replicas,) if num_replicas > 1 else ()
-    return jax.tree.map(
-        lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), _to_dicts(state, sums)
-    )
+    axis, tree = (num_replicas,) if num_replicas > 1 else (), _to_dicts(state, sums)
+    return jax.tree.map(lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), tree)

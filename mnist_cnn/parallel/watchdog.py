@@ -21,7 +21,13 @@ def run_under_watchdog(show_library_output: bool) -> None:
     child = os.fork()
     if child:
         os.close(end)
-        _wait_for(child)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child as well
+        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == -signal.SIGABRT:
+            print(f"error: {PEER_LOST}", file=sys.stderr, flush=True)
+            status = 1
+        os._exit(status if status >= 0 else 128 - status)
     os.close(held)
     threading.Thread(target=lambda: (os.read(end, 1), os._exit(137)), daemon=True).start()
     if not show_library_output:  # keep what Python prints, drop what C++ prints
@@ -29,13 +35,3 @@ def run_under_watchdog(show_library_output: bool) -> None:
         sys.stdout, sys.stderr = (os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
         for fd in (1, 2):
             os.dup2(silent, fd)
-
-
-def _wait_for(child: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child as well
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status == -signal.SIGABRT:
-        print(f"error: {PEER_LOST}", file=sys.stderr, flush=True)
-        status = 1
-    os._exit(status if status >= 0 else 128 - status)

@@ -15,13 +15,9 @@ def draw(
 ) -> tuple[Float[Array, "N 2 2"], Float[Array, "N 2"]]:
     """Draws a matrix and an offset for each of `count` images, as `warp` takes them.
 
-    Args:
-      key: the key of the step.
-      amounts: the largest changes, by those names of `AMOUNTS` that are wanted: degrees of
-        rotation; the part by which height and width (independently) grow or shrink; the columns
-        by which a row moves for each row from the centre; the pixels of shift down and right
-        (independently).
-      count: the number of images N.
+    `amounts` has the largest changes by name: degrees of rotation; for zoom, the part by which
+    height and width (independently) grow or shrink; for shear, the columns by which a row moves
+    for each row from the centre; the pixels of shift down and right (independently).
     """
 
     def uniform(name: str, *shape: int) -> Array:
@@ -52,7 +48,7 @@ def warp(
     height, width = images.shape[1:3]
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
-    relative = grid - centre  # [28, 28, 2]
+    relative = grid - centre
     # Written as sums: a TPU would round a matrix product to bfloat16.
     y, x = (
         matrix[:, None, None, row, 0] * relative[..., 0]

@@ -49,11 +49,9 @@ def epoch_order(
     seed: UInt[Array, ""], epoch: Int[Array, ""], num_examples: int, batch_size: int
 ) -> Int32[Array, "steps_per_epoch B"]:
     """The image numbers of each batch of an epoch; -1 where the last batch has no image."""
-    order = jax.random.permutation(rng.key(seed, "order", epoch), num_examples)
-    steps = steps_per_epoch(num_examples, batch_size)
-    padding = steps * batch_size - num_examples
-    order = jnp.pad(order.astype(jnp.int32), (0, padding), constant_values=-1)
-    return order.reshape(steps, batch_size)
+    order = jax.random.permutation(rng.key(seed, "order", epoch), num_examples).astype(jnp.int32)
+    missing = -num_examples % batch_size
+    return jnp.pad(order, (0, missing), constant_values=-1).reshape(-1, batch_size)
 
 
 def take(split: Split, rows: Int[Array, "B"]) -> Batch:

@@ -34,23 +34,18 @@ OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 def build_components(config: Mapping[str, Any]) -> Components:
     """The model, the loss and the optimizer that a configuration names or contains.
 
-    Raises:
-      ConfigError: the model is not a flax.linen module, or is not hashable, which it must be
-        to identify a compiled program.
+    A model that is no flax.linen module raises ConfigError, and so does one that is not hashable,
+    as it identifies a compiled program.
     """
     model, loss, optimizer = config["model"], config["loss"], config["optimizer"]
+    got = f"config.model: got {config_lib.describe(model)}"
     if not isinstance(model, str | nn.Module):
-        raise ConfigError(
-            f"config.model: got {config_lib.describe(model)}, expected an object of a flax.linen "
-            "module"
-        )
+        raise ConfigError(f"{got}, expected an object of a flax.linen module")
     try:
         hash(model)
     except TypeError:
-        raise ConfigError(
-            f"config.model: got {config_lib.describe(model)}, which cannot be hashed; give it "
-            "tuples instead of lists"
-        ) from None
+        message = f"{got}, which cannot be hashed; give it tuples instead of lists"
+        raise ConfigError(message) from None
     varies = config["schedule"] != "constant" or "learning_rate" in (config["sweep"] or {})
 
     def custom_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -69,23 +64,15 @@ def build_hyperparameters(
 ) -> Hyperparameters:
     """The numbers that a sweep may vary, as float32 scalars, and the schedule's lengths.
 
-    They are data of the compiled program, not constants: one program serves every setting.
-
-    Args:
-      config: a complete configuration.
-      setting: the values of one setting of the sweep, which replace the configuration's.
-      total_steps: the length of the training, for a schedule that depends on it.
-
-    Returns:
-      The values by name. Those that have no effect at 0 are left out if they are 0 and not swept,
-      so that the program does not contain them.
+    They are data of the compiled program, not constants: one program serves every setting of the
+    sweep, whose values replace the configuration's. Those that have no effect at 0 are left out if
+    they are 0 and not swept, so that the program does not contain them.
     """
-    sweep = config["sweep"] or {}
     values = {key: config[key] for key in config_lib.HYPERPARAMETERS} | dict(setting or {})
     if config["schedule"] == "cosine":
         values |= {"total_steps": total_steps, "warmup_steps": config["warmup_steps"]}
     return {
         key: np.asarray(value, np.float32)
         for key, value in values.items()
-        if value or key in sweep or key not in config_lib.OFF_AT_ZERO
+        if value or key in (config["sweep"] or {}) or key not in config_lib.OFF_AT_ZERO
     }

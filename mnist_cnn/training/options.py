@@ -19,16 +19,14 @@ from mnist_cnn.training.state import TrainState
 def augment_images(
     state: TrainState, images: Float[Array, "B 28 28 1"], data_axis: str | None
 ) -> Float[Array, "B 28 28 1"]:
-    """The images, each changed at random; the result does not depend on the mesh.
-
-    Each device draws the changes of the whole batch and applies those of its own part.
-    """
+    """The images, each changed at random; the result does not depend on the mesh."""
     amounts = {name: state.hyper[name] for name in augment.AMOUNTS if name in state.hyper}
     if not amounts:
         return images
     key, size = rng.key(state.seed, "augment", state.step), len(images)
     if data_axis is None:
         return augment.warp(images, *augment.draw(key, amounts, size))
+    # Each device draws the changes of the whole batch and applies those of its own part.
     changes = augment.draw(key, amounts, size * lax.axis_size(data_axis))
     first = lax.axis_index(data_axis) * size
     return augment.warp(images, *(lax.dynamic_slice_in_dim(one, first, size) for one in changes))
@@ -92,8 +90,5 @@ def update_ema(state: TrainState, params: Any, batch_stats: Any) -> Variables:
     if "ema" not in state.hyper:
         return {}
     decay = jnp.minimum(state.hyper["ema"], (1 + state.step) / (10 + state.step))
-    return jax.tree.map(
-        lambda old, new: decay * old + (1 - decay) * new,
-        state.ema_variables,
-        make_variables(params, batch_stats),
-    )
+    new = make_variables(params, batch_stats)
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_variables, new)

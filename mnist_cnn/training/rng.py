@@ -11,14 +11,9 @@ from jaxtyping import Array, Int, Key, UInt
 
 
 def key(seed: int | UInt[Array, ""], stream: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
-    """The random key of a stream at a step.
+    """The random key of the stream "init", "order", "augment" or "dropout" at a step.
 
-    Args:
-      seed: 0 to 2**31 - 1.
-      stream: "init", "order", "augment" or "dropout".
-      step: the training step, or the epoch for "order"; 0 for "init", which is used once.
+    The seed is 0 to 2**31 - 1. The step of "order" is the epoch; "init" is used once, at step 0.
     """
-    named = jax.random.fold_in(
-        jax.random.key(seed, impl="threefry2x32"), zlib.crc32(stream.encode())
-    )
-    return jax.random.fold_in(named, step)
+    root = jax.random.key(seed, impl="threefry2x32")
+    return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(stream.encode())), step)

@@ -20,14 +20,12 @@ def compute_logits(
     model: nn.Module, variables: Variables, images: UInt8[Array, "N 28 28 1"], batch_size: int
 ) -> Float[Array, "N 10"]:
     """The logits of all images, computed `batch_size` at a time in one program."""
-    num_images = images.shape[0]
-    batch_size = max(1, min(batch_size, num_images))
-    num_batches = -(-num_images // batch_size)
-    padding = num_batches * batch_size - num_images
-    padded = jnp.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-    batched = padded.reshape(num_batches, batch_size, *images.shape[1:])
+    count = len(images)
+    batch_size = max(1, min(batch_size, count))
+    padded = jnp.pad(images, ((0, -count % batch_size), (0, 0), (0, 0), (0, 0)))
+    batched = padded.reshape(-1, batch_size, *images.shape[1:])
     logits = lax.map(lambda batch: forward(model, variables, batch), batched)
-    return logits.reshape(num_batches * batch_size, logits.shape[-1])[:num_images]
+    return logits.reshape(-1, logits.shape[-1])[:count]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))

@@ -63,14 +63,7 @@ def initial_state(
     hyper: Hyperparameters,
     init_variables: Variables | None = None,
 ) -> TrainState:
-    """The state before the first step.
-
-    Args:
-      components: model, loss and optimizer.
-      seed: 0 to 2**31 - 1, uint32.
-      hyper: of `build_hyperparameters`.
-      init_variables: the variables to begin with; None draws them from the seed.
-    """
+    """The state before the first step, from the given variables or else those of the seed."""
     model, loss, optimizer = components
     image = jnp.zeros((1, 28, 28, 1), jnp.float32)
     drawn = model.init(rng.key(seed, "init"), image, **train_kwargs(model, train=False))
@@ -93,13 +86,9 @@ def initial_state(
 def create_state(config: Mapping[str, Any], num_examples: int = 60_000) -> TrainState:
     """The state before the first step of a configuration's first seed.
 
-    Args:
-      config: a complete configuration.
-      num_examples: the number of training images; it matters only for a schedule whose length
-        is given in epochs.
+    The number of training images matters only for a schedule whose length is given in epochs.
     """
-    seed = jnp.asarray(config["seed"], jnp.uint32)
-    length = total_steps(config, num_examples)
+    seed, length = jnp.asarray(config["seed"], jnp.uint32), total_steps(config, num_examples)
     hyper = components_lib.build_hyperparameters(config, total_steps=length)
     components = components_lib.build_components(config)
     return jax.jit(initial_state, static_argnums=0)(components, seed, hyper)

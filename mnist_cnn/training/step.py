@@ -24,14 +24,9 @@ def step(
 ) -> tuple[TrainState, Metrics]:
     """One step of gradient descent on the mean loss of the batch.
 
-    Args:
-      state: the state before the step.
-      batch: its images; if several devices share a batch, this device's part.
-      data_axis: the mesh axis of the devices that share a batch. Gradients and metrics are then
-        summed over it, once.
-
-    Returns:
-      The next state, and the metrics of the batch under the parameters before the step.
+    Returns the next state, and the metrics of the batch under the parameters before the step. If
+    several devices share the batch, each has a part of it, and `data_axis` is their mesh axis:
+    gradients and metrics are summed over it, once.
     """
     examples = _psum_if(batch.weights.sum(), data_axis)
     images = options.augment_images(state, scale(batch.images), data_axis)
@@ -41,18 +36,16 @@ def step(
         losses = options.training_loss(state, logits, batch.labels) * batch.weights
         return losses.sum() / examples, (losses.sum(), logits, batch_stats)
 
-    gradient = jax.value_and_grad(mean_loss, has_aux=True)
-    (_, (loss, logits, batch_stats)), gradients = gradient(state.params)
+    gradients, (loss, logits, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
     correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
     gradients, loss, correct = _psum_if((gradients, loss, correct.sum(dtype=jnp.int32)), data_axis)
     optimizer = state.optimizer(options.scheduled(state.hyper, state.step))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    count = state.step + 1
-    first_bad_step = jnp.where(jnp.isfinite(loss), -1, count)
+    first_bad_step = jnp.where(jnp.isfinite(loss), -1, state.step + 1)
     metrics = Metrics(loss, correct, examples.astype(jnp.int32), first_bad_step)
     state = state.replace(
-        step=count,
+        step=state.step + 1,
         params=params,
         opt_state=opt_state,
         batch_stats=batch_stats,

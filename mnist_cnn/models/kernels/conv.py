@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
+PaddingLike = str | Sequence[tuple[int, int]]  # "SAME", "VALID" or as Padding
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -30,23 +31,21 @@ def conv_general_dilated(
     images: Float[Array, "B H W in"],
     kernel: Float[Array, "kh kw in/groups out"],
     window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
+    padding: PaddingLike,
     **options: Any,
 ) -> Float[Array, "B Ho Wo out"]:
-    """`jax.lax.conv_general_dilated`, faster on a CPU if strides and `options` are the defaults.
+    """`jax.lax.conv_general_dilated`, as `flax.linen.Conv` takes it.
 
-    It can be the `conv_general_dilated` of `flax.linen.Conv`.
+    It is faster on a CPU if strides and `options` are the defaults.
     """
     options = {"dimension_numbers": _PLAIN["dimension_numbers"]} | options
-    plain = all(value == _PLAIN.get(option) for option, value in options.items())
-    if not plain or tuple(window_strides) != (1, 1):
+    special = any(value != _PLAIN.get(option) for option, value in options.items())
+    if special or tuple(window_strides) != (1, 1):
         return lax.conv_general_dilated(images, kernel, window_strides, padding, **options)
     return conv(images, kernel, explicit_padding(images, kernel, padding))
 
 
-def explicit_padding(
-    images: Array, kernel: Array, padding: str | Sequence[tuple[int, int]]
-) -> Padding:
+def explicit_padding(images: Array, kernel: Array, padding: PaddingLike) -> Padding:
     """The padding in numbers of a convolution of stride 1."""
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding)
@@ -88,24 +87,17 @@ def _conv_forward(images: Array, kernel: Array, padding: Padding) -> Any:
 
 
 def _conv_backward(padding: Padding, saved: tuple[Array, Array], gradient: Array) -> Any:
+    def default(images: Array, kernel: Array, gradient: Array) -> Any:
+        return jax.vjp(functools.partial(_lax_conv, padding=padding), images, kernel)[1](gradient)
+
     fast = functools.partial(_cpu_gradients, padding=padding)
-    default = functools.partial(_lax_gradients, padding=padding)
     return lax.platform_dependent(*saved, gradient, cpu=fast, default=default)
 
 
 conv.defvjp(_conv_forward, _conv_backward)
 
 
-def _lax_gradients(
-    images: Array, kernel: Array, gradient: Array, padding: Padding
-) -> tuple[Array, Array]:
-    _, gradients = jax.vjp(functools.partial(_lax_conv, padding=padding), images, kernel)
-    return gradients(gradient)
-
-
-def _cpu_gradients(
-    images: Array, kernel: Array, gradient: Array, padding: Padding
-) -> tuple[Array, Array]:
+def _cpu_gradients(images: Array, kernel: Array, gradient: Array, padding: Padding) -> Any:
     """Both gradients as NHWC convolutions, for which XLA has fast CPU kernels."""
     height, width = kernel.shape[:2]
     (top, bottom), (left, right) = padding
@@ -113,7 +105,5 @@ def _cpu_gradients(
     full = (height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right)
     images_gradient = _lax_conv(gradient, flipped, full)
     # The kernel's gradient is a sum over the batch, which takes the place of the input channels.
-    kernel_gradient = _lax_conv(
-        images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), padding
-    )
-    return images_gradient, kernel_gradient.transpose(1, 2, 0, 3)
+    images, gradient = images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+    return images_gradient, _lax_conv(images, gradient, padding).transpose(1, 2, 0, 3)

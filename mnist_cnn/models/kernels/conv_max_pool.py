@@ -1,14 +1,11 @@
 """A convolution together with the 2 x 2 max-pool that follows it."""
 
-import functools
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from mnist_cnn.models.kernels import fourier, polyphase
-from mnist_cnn.models.kernels.conv import Padding, conv, explicit_padding
+from mnist_cnn.models.kernels.conv import PaddingLike, conv, explicit_padding
 from mnist_cnn.models.kernels.pool import max_pool, window_max
 
 _FOURIER_CHANNELS = 8  # the number of input channels from which the Fourier transform is faster
@@ -16,9 +13,7 @@ _FOURIER_SIZE = 32  # the largest height and width for it
 
 
 def conv_max_pool(
-    images: Float[Array, "B H W in"],
-    kernel: Float[Array, "kh kw in out"],
-    padding: str | Sequence[tuple[int, int]],
+    images: Float[Array, "B H W in"], kernel: Float[Array, "kh kw in out"], padding: PaddingLike
 ) -> Float[Array, "B Ho//2 Wo//2 out"]:
     """`max_pool(conv(images, kernel, padding), (2, 2))`.
 
@@ -30,20 +25,18 @@ def conv_max_pool(
     """
     _, height, width, channels = images.shape
     padding = explicit_padding(images, kernel, padding)
-    reference = functools.partial(_reference, padding=padding)
+
+    def reference(images: Array, kernel: Array) -> Array:
+        return max_pool(conv(images, kernel, padding), (2, 2))
+
     if (
         (kernel.shape[:2], padding) != ((5, 5), ((2, 2), (2, 2)))
-        or height % 2
-        or width % 2
+        or (height % 2, width % 2) != (0, 0)
         or images.dtype != jnp.float32
         or (channels >= _FOURIER_CHANNELS and max(height, width) > _FOURIER_SIZE)
     ):
         return reference(images, kernel)
     return lax.platform_dependent(images, kernel, cpu=_fast, default=reference)
-
-
-def _reference(images: Array, kernel: Array, padding: Padding) -> Array:
-    return max_pool(conv(images, kernel, padding), (2, 2))
 
 
 def _fast(images: Array, kernel: Array) -> Array:

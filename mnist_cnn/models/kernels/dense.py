@@ -11,10 +11,7 @@ from jaxtyping import Array, Float
 def dot_general(
     inputs: Float[Array, "... in"], kernel: Float[Array, "in out"], dimensions: Any, **options: Any
 ) -> Float[Array, "... out"]:
-    """`jax.lax.dot_general`, faster on a CPU for two matrices if all `options` are None.
-
-    It can be the `dot_general` of `flax.linen.Dense`.
-    """
+    """`jax.lax.dot_general` for `flax.linen.Dense`; fast on a CPU for two matrices, no options."""
     special = any(value is not None for value in options.values())
     if special or inputs.ndim != 2 or dimensions != (((1,), (0,)), ((), ())):
         return lax.dot_general(inputs, kernel, dimensions, **options)
@@ -35,9 +32,7 @@ def _matmul_backward(saved: tuple[Array, Array | None], gradient: Array) -> Any:
     inputs, kernel = saved
     if kernel is None:  # the inputs are the data: their gradient is not needed
         return None, inputs.T @ gradient
-    return lax.platform_dependent(
-        inputs, kernel, gradient, cpu=_cpu_gradients, default=_plain_gradients
-    )
+    return lax.platform_dependent(*saved, gradient, cpu=_cpu_gradients, default=_plain_gradients)
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)

@@ -1,5 +1,4 @@
-"""A convolution as products of Fourier transforms (Mathieu, Henaff & LeCun 2014, "Fast training of
-convolutional networks through FFTs").
+"""A convolution as products of Fourier transforms (Mathieu et al. 2014, arXiv 1312.5851).
 
 At the sizes of MNIST a transform is fastest as a matrix product too, so the values and both
 gradients consist of matrix products.
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Complex128, Float, Float64
+from jaxtyping import Array, Complex128, Float, Float64
 
 Transform = Callable[[Float[Array, "n m"]], Float[Array, "l m"]]
 
@@ -45,17 +44,12 @@ def convolve(
         results.append(halves[0] + halves[1])
     y = transforms.inverse_rows(jnp.stack(results).reshape(2 * len(rows), -1))
     y = y.reshape(height, width, batch, -1)
-    return jnp.where(_sees_nonzero(images, *size), y, y - lax.stop_gradient(y))
-
-
-def _sees_nonzero(images: Float[Array, "H W B in"], kh: int, kw: int) -> Bool[Array, "H W B 1"]:
-    """Whether the kernel of an output value sees anything but zeros.
-
-    If not, the value must be 0 and not what remains of products that cancel. With a bias of 0, as
-    in the initial parameters, a ReLU would otherwise let the gradient through by chance.
-    """
+    # Where the kernel sees only zeros, the value must be 0 and not what remains of products that
+    # cancel. With a bias of 0, as in the initial parameters, a ReLU would otherwise let the
+    # gradient through by chance.
     nonzero = lax.stop_gradient(images != 0).any(-1, keepdims=True).astype(jnp.float32)
-    return lax.reduce_window(nonzero, 0.0, lax.max, (kh, kw, 1, 1), (1, 1, 1, 1), "SAME") > 0
+    sees_nonzero = lax.reduce_window(nonzero, 0.0, lax.max, (*size, 1, 1), (1,) * 4, "SAME") > 0
+    return jnp.where(sees_nonzero, y, y - lax.stop_gradient(y))
 
 
 class _Transforms(NamedTuple):
@@ -80,17 +74,12 @@ def _make_transforms(height: int, width: int, kernel_height: int, kernel_width: 
     frequencies are odd multiples of 1 / 2N. For a real image these come in conjugate pairs, of
     which N // 2 are enough, and none is its own conjugate, which would need special treatment.
     """
-
-    def even(size: int) -> int:
-        return size + size % 2
-
-    n, m = even(height + kernel_height // 2), even(width + kernel_width // 2)
+    n, m = height + kernel_height // 2, width + kernel_width // 2
+    n, m = n + n % 2, m + m % 2
     top, left = (kernel_height - 1) // 2, (kernel_width - 1) // 2
     u, v = (np.arange(n // 2) + 0.5) / n, np.arange(m) / m
 
-    def waves(
-        frequencies: Float64[np.ndarray, "f"], start: int, size: int
-    ) -> Complex128[np.ndarray, "f size"]:
+    def waves(frequencies: np.ndarray, start: int, size: int) -> Complex128[np.ndarray, "f size"]:
         return np.exp(2j * np.pi * np.outer(frequencies, np.arange(size) - start))
 
     row, column = waves(u, 0, height), waves(v, 0, width)
