@@ -365,7 +365,7 @@ def test_load_gives_the_trained_network(undisturbed, tiny_experiment, tmp_path):
     assert network(images[:0]).shape == (0, 10)
     with pytest.raises(ValueError, match="expected uint8"):
         network(images / 255.0)
-    with pytest.raises(CheckpointError, match="no run directory"):
+    with pytest.raises(CheckpointError, match="not a run directory"):
         mnist_cnn.load(tmp_path / "nowhere")
 
 
