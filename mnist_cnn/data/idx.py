@@ -6,7 +6,6 @@ The bytes are not trusted: all of them are checked, and no more is unpacked than
 import gzip
 import io
 import math
-import struct
 import zlib
 
 import numpy as np
@@ -19,17 +18,9 @@ _MAX_DEFLATE_RATIO = 1032  # unpacked size / gzip size is never larger (zlib.net
 
 
 def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
-    """Images from the bytes of a file.
+    """At least one image, 0 (background) to 255, read-only, from the bytes of the file `name`.
 
-    Args:
-      data: the file's bytes, gzipped or not.
-      name: the file's name, for error messages.
-
-    Returns:
-      At least one image, 0 (background) to 255, read-only.
-
-    Raises:
-      DataError: the bytes are not exactly one IDX file of 28x28 images.
+    Raises a `DataError` if the bytes are not exactly one IDX file of 28x28 images.
     """
     images = _parse(data, name, ndim=3)
     if images.shape[1:] != (28, 28):
@@ -54,7 +45,7 @@ def _parse(data: bytes, name: str, ndim: int) -> UInt8[np.ndarray, "..."]:
         header = stream.read(4 + 4 * ndim)
         if len(header) < 4 + 4 * ndim:
             raise DataError(f"{name}: ends within its header: get the file again")
-        magic, *shape = struct.unpack(f">{1 + ndim}I", header)
+        magic, *shape = np.frombuffer(header, ">u4").tolist()
         if magic != 0x0800 + ndim:  # 8: unsigned bytes
             raise DataError(
                 f"{name}: begins with {magic:#010x}, expected {0x0800 + ndim:#010x}: is it the IDX "
@@ -69,6 +60,6 @@ def _parse(data: bytes, name: str, ndim: int) -> UInt8[np.ndarray, "..."]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name}: damaged gzip ({error}): get the file again") from error
     if len(body) != size:
-        more = "more" if len(body) > size else f"{len(body)}"
-        raise DataError(f"{name}: its header states {size} bytes, but {more} follow")
+        count = "more" if len(body) > size else len(body)
+        raise DataError(f"{name}: its header states {size} bytes, but {count} follow")
     return np.frombuffer(body, np.uint8).reshape(shape)

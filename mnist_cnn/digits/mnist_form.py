@@ -1,8 +1,7 @@
 """A picture of a digit -> an image like MNIST's: uint8 [28, 28], ink 255 on paper 0.
 
-As LeCun, Cortes and Burges made MNIST (http://yann.lecun.com/exdb/mnist): each digit is scaled with
-anti-aliasing to fit a box of 20x20 pixels, keeping its aspect ratio, and its centre of mass is
-placed in the middle of 28x28.
+As in MNIST (http://yann.lecun.com/exdb/mnist), each digit is scaled with anti-aliasing to fit a box
+of 20x20 pixels, keeping its aspect ratio; its centre of mass is in the middle of 28x28.
 """
 
 import math
@@ -14,17 +13,11 @@ from scipy import ndimage
 
 from mnist_cnn.digits import ink
 
-_THIN = 1.4  # thinner strokes (in pixels of 28; MNIST's are 1.5 to 4 wide) are thickened ...
-_USUAL = 2.4  # ... to this width
-
 
 def mnist_form(image: Image.Image) -> UInt8[np.ndarray, "28 28"]:
-    """The picture's digit as MNIST has it; the picture may have any size, mode and colours.
+    """The digit of a picture of any size, mode and colours; MNIST's own images keep every pixel.
 
-    A picture that already has this form, as MNIST's own images do, keeps every pixel.
-
-    Raises:
-      PictureError: nothing stands out from the paper as a stroke of ink does.
+    Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
     """
     colours = ink.colours(image)
     for values in (colours, 255 - colours):
@@ -57,7 +50,7 @@ def _has_mnist_form(colours: Float32[np.ndarray, "H W C"]) -> bool:
     """
     if colours.shape != (28, 28, 1) or colours.max() < 250:
         return False
-    rows, columns = ink.bounding_box(colours[..., 0] > 0)
+    rows, columns = ndimage.find_objects(colours[..., 0] > 0, 1)[0]
     digit = colours[rows, columns, 0]
     return (
         max(digit.shape) == 20
@@ -77,8 +70,8 @@ def _corner(weights: Float32[np.ndarray, "n"]) -> int:
 
 def _thicken(digit: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
     """Widens the strokes of a fine pen, which would nearly vanish at 20x20."""
-    width = stroke_width(digit) * 20 / max(digit.shape)
-    if width >= _THIN:
+    width = stroke_width(digit) * 20 / max(digit.shape)  # MNIST's are 1.5 to 4 pixels wide
+    if width >= 1.4:
         return digit
-    radius = max(1, round((_USUAL - width) / 2 * max(digit.shape) / 20))
+    radius = max(1, round((2.4 - width) / 2 * max(digit.shape) / 20))  # to the usual width, 2.4
     return ndimage.maximum_filter(np.pad(digit, radius), 2 * radius + 1, mode="constant")
