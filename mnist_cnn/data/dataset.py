@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -81,21 +80,16 @@ class Dataset:
 def open_dataset(name: str, manual_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Finds and checks the source files, and prepares them unless they are already prepared.
 
-    Args:
-      name: one of `download.DATASETS`.
-      manual_dir: a folder with the four IDX files, of any number of 28x28 images; the first that
-        exists of `train-images-idx3-ubyte.gz`, `train-images-idx3-ubyte`,
-        `train-images.idx3-ubyte.gz`, `train-images.idx3-ubyte`; the others likewise.  By default
-        mnist comes from the package, and tfds downloads the other datasets.
-
-    Raises a `DataError` if the name is unknown; files are missing, damaged or contradict one
-    another; the prepared folder cannot be written; or a download fails.
+    `manual_dir` is a folder with the four IDX files, of any number of 28x28 images: the first that
+    exists of `train-images-idx3-ubyte.gz`, `train-images-idx3-ubyte`, `train-images.idx3-ubyte.gz`,
+    `train-images.idx3-ubyte`; the others likewise.  By default mnist comes from the package, and
+    tfds downloads the other datasets.  Raises a `DataError` if the name is unknown; files are
+    missing, damaged or contradict one another; the folder cannot be written; or a download fails.
     """
     if name not in download.DATASETS:
         near = difflib.get_close_matches(str(name), download.DATASETS, n=1)
-        hint = (
-            f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(download.DATASETS)}"
-        )
+        names = ", ".join(download.DATASETS)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {names}"
         raise DataError(f"dataset {name!r} is unknown: {hint}")
     data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in data_dir:
@@ -146,7 +140,7 @@ def _read_file(path: Path) -> bytes:
 
 def _prepare(
     name: str, origin: str, sources: dict[Path, str], directory: Path, splits: Collection[str] = ()
-) -> dict[str, Any]:
+) -> tfds_builder.Metadata:
     """The metadata of the prepared folder, prepared (again) unless it and `splits` are intact."""
     metadata = tfds_builder.load_metadata(directory, splits)
     if metadata is not None:

@@ -19,7 +19,6 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-_PROBE_SECONDS = 1.2
 
 
 def registered(name: str) -> dict[str, Any]:
@@ -61,8 +60,8 @@ def fetch(name: str, cache: Path) -> list[Path]:
         raise DataError(f"{name} was not downloaded ({reason}): try again, or {advice}") from error
 
 
-def _reachable(host: urllib.parse.SplitResult) -> bool:
-    """Whether `host`, or the proxy for it, accepts a connection within `_PROBE_SECONDS`."""
+def _reachable(host: urllib.parse.SplitResult, seconds: float = 1.2) -> bool:
+    """Whether `host`, or the proxy for it, accepts a connection within this number of seconds."""
     proxies = urllib.request.getproxies()
     proxy = proxies.get(host.scheme) or proxies.get("all")
     if proxy and not urllib.request.proxy_bypass(host.netloc):
@@ -72,10 +71,10 @@ def _reachable(host: urllib.parse.SplitResult) -> bool:
     def connect() -> None:
         with contextlib.suppress(OSError, ValueError, OverflowError):
             port = host.port or (443 if host.scheme == "https" else 80)
-            socket.create_connection((host.hostname, port), timeout=_PROBE_SECONDS).close()
+            socket.create_connection((host.hostname, port), timeout=seconds).close()
             connected.set()
 
     thread = threading.Thread(target=connect, daemon=True)  # a DNS resolver may hang for longer
     thread.start()
-    thread.join(_PROBE_SECONDS)
+    thread.join(seconds)
     return connected.is_set()

@@ -1,4 +1,4 @@
-"""The IDX format, gzipped or not: bytes -> a checked array.
+"""The IDX format, gzipped or not: bytes -> a checked array, or a `DataError` that names the file.
 
 The bytes are not trusted: all of them are checked, and no more is unpacked than the header states.
 """
@@ -14,14 +14,10 @@ from jaxtyping import UInt8
 from mnist_cnn.errors import DataError
 
 MAX_BYTES = 2**30  # of one file, packed or unpacked: 1.3 million images
-_MAX_DEFLATE_RATIO = 1032  # unpacked size / gzip size is never larger (zlib.net/zlib_tech.html)
 
 
 def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
-    """At least one image, 0 (background) to 255, read-only, from the bytes of the file `name`.
-
-    Raises a `DataError` if the bytes are not exactly one IDX file of 28x28 images.
-    """
+    """At least one image, 0 (background) to 255, read-only; `data` is the whole file `name`."""
     images = _parse(data, name, ndim=3)
     if images.shape[1:] != (28, 28):
         raise DataError(f"{name}: images are {images.shape[1]}x{images.shape[2]}, expected 28x28")
@@ -29,7 +25,7 @@ def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
 
 
 def parse_labels(data: bytes, name: str) -> UInt8[np.ndarray, " N"]:
-    """Labels, 0 to 9, from the bytes of a file; otherwise like `parse_images`."""
+    """Labels, 0 to 9; otherwise like `parse_images`."""
     labels = _parse(data, name, ndim=1)
     if labels.max() > 9:
         where = int(np.argmax(labels > 9))
@@ -40,7 +36,7 @@ def parse_labels(data: bytes, name: str) -> UInt8[np.ndarray, " N"]:
 def _parse(data: bytes, name: str, ndim: int) -> UInt8[np.ndarray, "..."]:
     zipped = data[:2] == b"\x1f\x8b"
     stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if zipped else io.BytesIO(data)
-    limit = min(MAX_BYTES, len(data) * (_MAX_DEFLATE_RATIO if zipped else 1))
+    ratio = 1032 if zipped else 1  # the largest possible (zlib.net/zlib_tech.html)
     try:
         header = stream.read(4 + 4 * ndim)
         if len(header) < 4 + 4 * ndim:
@@ -54,7 +50,7 @@ def _parse(data: bytes, name: str, ndim: int) -> UInt8[np.ndarray, "..."]:
         size = math.prod(shape)
         if size == 0:
             raise DataError(f"{name}: its header states {shape}, expected at least one example")
-        if size > limit:
+        if size > (limit := min(MAX_BYTES, len(data) * ratio)):
             raise DataError(f"{name}: its header states {size} bytes, it can hold at most {limit}")
         body = stream.read(size + 1)  # one more: reaches the end, where gzip checks its checksum
     except (OSError, EOFError, zlib.error) as error:

@@ -22,11 +22,10 @@ _SUMS = "SHA256SUMS"
 _EXAMPLES_PER_RECORD = 500  # MNIST is read in 0.08 s; in 2 s with one example per record
 
 Examples = tuple[UInt8[np.ndarray, "N 28 28 1"], UInt8[np.ndarray, " N"]]  # images, labels
+Metadata = dict[str, Any]  # the content of `metadata.json`
 
 
-def load_metadata(
-    directory: Path, splits: Collection[str] = ("train", "test")
-) -> dict[str, Any] | None:
+def load_metadata(directory: Path, splits: Collection[str] = ("train", "test")) -> Metadata | None:
     """The metadata of a prepared folder; None unless its files are those that were written.
 
     Of the records, only those of `splits` are hashed.
@@ -44,7 +43,7 @@ def load_metadata(
         return None
 
 
-def write(directory: Path, examples: dict[str, Examples], metadata: dict[str, Any]) -> None:
+def write(directory: Path, examples: dict[str, Examples], metadata: Metadata) -> None:
     """Prepares the folder unless it is intact, or raises a `DataError`.
 
     Several processes may do so at once, and be killed at any time.  `metadata` is kept with the
@@ -70,7 +69,7 @@ def write(directory: Path, examples: dict[str, Examples], metadata: dict[str, An
         ) from error
 
 
-def read(directory: Path, split: str, metadata: dict[str, Any]) -> Examples:
+def read(directory: Path, split: str, metadata: Metadata) -> Examples:
     """Reads a whole split of a folder that `load_metadata` has verified.
 
     Raises a `DataError` if it cannot be read, or its arrays differ from those that were written.
@@ -106,7 +105,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _builder(directory: Path, examples: dict[str, Examples], metadata: dict[str, Any]) -> Any:
+def _builder(directory: Path, examples: dict[str, Examples], metadata: Metadata) -> Any:
     """The tfds builder that prepares the folder from `examples`, or reads it."""
     import tensorflow_datasets as tfds
 

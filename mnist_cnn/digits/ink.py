@@ -20,12 +20,10 @@ def colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
         image = Image.fromarray((values / 2 ** (bits - 8)).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
+    elif image.mode != "L":
+        image = image.convert("RGB")
     factor = math.ceil(math.sqrt(image.width * image.height) / 320)  # to about 320 x 320 pixels
-    values = np.asarray(image.reduce(factor), np.float32)
-    if values.ndim == 2:
-        return values[..., None]
+    values = np.atleast_3d(np.asarray(image.reduce(factor), np.float32))
     if image.mode == "RGBA":
         values = _blend(values)
     return values[..., :1] if (values == values[..., :1]).all() else values  # grey is faster
@@ -46,7 +44,7 @@ def coverage(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"
     if distance.size <= count:
         raise PictureError("too small to show a digit")
     darkest = float(np.sort(distance, axis=None)[-count:].mean())
-    if darkest < max(24, 5 * noise):
+    if darkest < max(24, 5 * noise):  # of 255; noise is a standard deviation
         raise PictureError("no digit found: nothing stands out from the paper")
     digit = _largest_figure(distance > 0.45 * darkest)
 
@@ -67,16 +65,12 @@ def coverage(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"
 
 
 def _blend(values: Float32[np.ndarray, "H W 4"]) -> Float32[np.ndarray, "H W 3"]:
-    """Fills transparent parts with the paper's colour.
-
-    Where most of the picture is transparent, so is its paper: it becomes black or white, whichever
-    differs more from the ink.
-    """
+    """Fills transparent parts with the paper's colour."""
     colours, opacity = values[..., :3], values[..., 3:] / 255
     visible = colours[opacity[..., 0] > 0.5]
     if len(visible) > opacity.size / 2:
         behind = np.median(visible, axis=0)
-    else:
+    else:  # the paper is transparent: black or white, whichever differs more from the ink
         behind = np.full(3, 255.0 if len(visible) == 0 or visible.mean() < 128 else 0.0)
     return (colours * opacity + behind * (1 - opacity)).astype(np.float32)
 
@@ -115,8 +109,7 @@ def _paper(colours: Float32[np.ndarray, "H W C"]) -> tuple[Float32[np.ndarray, "
 
 def _median(values: Float32[np.ndarray, "N C"]) -> Float32[np.ndarray, "C"]:
     """The median of each column; five times as fast as NumPy's for a few hundred rows."""
-    middle: np.ndarray = np.sort(values, axis=0)[len(values) // 2]
-    return middle
+    return np.sort(values, axis=0)[len(values) // 2]
 
 
 def _deviation(residuals: Float32[np.ndarray, "N C"]) -> float:

@@ -1,6 +1,5 @@
 """Picture files -> PIL images; anything else is refused with a `PictureError`."""
 
-import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +14,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_PIXELS = 100_000_000  # a small file may claim to be a picture of terabytes
 
 
-def read(path: str | os.PathLike[str]) -> Image.Image:
+def read(path: str | Path) -> Image.Image:
     """Reads a file's picture (a GIF's first frame), rotated as its EXIF data say.
 
     Raises a `PictureError` if the file is missing or unreadable, not a picture in one of `FORMATS`,
@@ -55,6 +54,6 @@ def decode(file: BinaryIO) -> Image.Image:
         raise PictureError(f"damaged: {reason}") from None
 
 
-def save(digit: UInt8[np.ndarray, "28 28"], path: str | os.PathLike[str]) -> None:
+def save(digit: UInt8[np.ndarray, "28 28"], path: str | Path) -> None:
     """Writes an image as a grey PNG file."""
     Image.fromarray(digit).save(path, "PNG")
