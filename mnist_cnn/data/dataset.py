@@ -1,10 +1,7 @@
 """Opens a dataset: original IDX files -> checked uint8 arrays, by way of tensorflow-datasets.
 
-The examples are prepared once in `TFDS_DATA_DIR` (default: `~/tensorflow_datasets`).  The builder
-is not tfds' own `mnist`, which shuffles: here test image 0 is the first of the original file.  The
-folder's path contains a digest of the source files, so different files never share a folder.
-
-Nothing is unpickled, and TensorFlow is not imported.
+The examples are prepared once in `TFDS_DATA_DIR`, in the order of the files: tfds' own `mnist` is
+shuffled.  Different files never share a folder.  No pickle is read, no TensorFlow imported.
 """
 
 import dataclasses
@@ -13,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -21,10 +17,7 @@ from jaxtyping import Int32, UInt8
 from mnist_cnn.data import download, idx, tfds_builder
 from mnist_cnn.errors import DataError
 
-DATASETS = download.DATASETS
-
-_PACKAGE, _NETWORK = "the package", "tfds download"
-_REMEDIES = {_PACKAGE: "reinstall the package", _NETWORK: "delete it"}
+_REMEDIES = {"the package": "reinstall the package", "tfds download": "delete it"}
 
 # `tfds_builder.digest` of MNIST's splits, independent of how the source files are packed.
 _MNIST_DIGESTS = {
@@ -35,50 +28,32 @@ _MNIST_DIGESTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset: named splits of images with their labels.
+    """A prepared dataset: named splits of images with their labels."""
 
-    Attributes:
-      name: one of `DATASETS`.
-      origin: where the source files come from: "the package", "tfds download" or the absolute
-        path of `manual_dir`.
-      official: whether these are the dataset's published examples.  For mnist the unpacked
-        content counts, for the others the files.
-      files: the names of the four source files -> their SHA-256.
-      num_examples: the names of the splits -> their sizes.
-      directory: the prepared folder.
-    """
-
-    name: str
-    origin: str
-    official: bool
-    files: dict[str, str]
-    num_examples: dict[str, int]
-    directory: Path
+    name: str  # one of `download.DATASETS`
+    origin: str  # "the package", "tfds download" or the absolute path of `manual_dir`
+    official: bool  # the published examples: for mnist by unpacked content, otherwise by the files
+    files: dict[str, str]  # the names of the four source files -> their SHA-256
+    num_examples: dict[str, int]  # the names of the splits -> their sizes
+    directory: Path  # the prepared folder
     _sources: dict[Path, str] = dataclasses.field(repr=False)
 
     def rows(self, split: str) -> list[tuple[str, int, int]]:
         """The slices that tfds reads for `split`: (name, start, stop), start < stop.
 
-        Args:
-          split: for example `train`, `train[:55000]`, `train[-10%:]`, `train[:80%]+test`.
-
-        Raises:
-          DataError: `split` is malformed or out of range, or one of its slices is empty.
+        `split` is for example `train`, `train[:55000]`, `train[-10%:]`, `train[:80%]+test`.
+        Raises a `DataError` if it is malformed or out of range, or one of its slices is empty.
         """
         import tensorflow_datasets as tfds
 
         sizes = self.num_examples
-        infos = {  # those of the prepared folder count records, of many examples each
-            name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
-            for name, size in sizes.items()
-        }
+        # The infos of the prepared folder count records, of many examples each.
+        infos = {n: tfds.core.SplitInfo(n, [size], num_bytes=0) for n, size in sizes.items()}
         try:
             parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
         except (ValueError, NotImplementedError):
             parts = []
-        rows = [
-            (p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in parts
-        ]
+        rows = [(p.splitname, *slice(p.from_, p.to).indices(sizes[p.splitname])[:2]) for p in parts]
         if not rows or any(start >= stop for _, start, stop in rows):
             legal = " and ".join(f"{name!r} ({size} examples)" for name, size in sizes.items())
             raise DataError(
@@ -88,18 +63,9 @@ class Dataset:
         return rows
 
     def read(self, split: str) -> tuple[UInt8[np.ndarray, "N 28 28 1"], Int32[np.ndarray, " N"]]:
-        """Reads examples in the order of the source files, slice after slice.
+        """Reads images, 0 (background) to 255, and labels, 0 to 9, of the slices `rows(split)`.
 
-        The prepared folder is prepared again if it is damaged.
-
-        Args:
-          split: as for `rows`.
-
-        Returns:
-          images, 0 (background) to 255, and labels, 0 to 9.
-
-        Raises:
-          DataError: as `rows`; or the folder is damaged and cannot be prepared again.
+        A damaged folder is prepared again; raises a `DataError` if that fails, and as `rows` does.
         """
         rows = self.rows(split)
         names = {name for name, _, _ in rows}
@@ -114,20 +80,16 @@ class Dataset:
 def open_dataset(name: str, manual_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Finds and checks the source files, and prepares them unless they are already prepared.
 
-    Args:
-      name: one of `DATASETS`.
-      manual_dir: a folder with the four IDX files, of any number of 28x28 images; the first that
-        exists of `train-images-idx3-ubyte.gz`, `train-images-idx3-ubyte`,
-        `train-images.idx3-ubyte.gz`, `train-images.idx3-ubyte`; the others likewise.  By default
-        mnist comes from the package, and tfds downloads the other datasets.
-
-    Raises:
-      DataError: the name is unknown; files are missing, damaged or contradict one another; the
-        prepared folder cannot be written; or a download fails.
+    `manual_dir` is a folder with the four IDX files, of any number of 28x28 images: the first that
+    exists of `train-images-idx3-ubyte.gz`, `train-images-idx3-ubyte`, `train-images.idx3-ubyte.gz`,
+    `train-images.idx3-ubyte`; the others likewise.  By default mnist comes from the package, and
+    tfds downloads the other datasets.  Raises a `DataError` if the name is unknown; files are
+    missing, damaged or contradict one another; the folder cannot be written; or a download fails.
     """
-    if name not in DATASETS:
-        near = difflib.get_close_matches(str(name), DATASETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(DATASETS)}"
+    if name not in download.DATASETS:
+        near = difflib.get_close_matches(str(name), download.DATASETS, n=1)
+        names = ", ".join(download.DATASETS)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {names}"
         raise DataError(f"dataset {name!r} is unknown: {hint}")
     data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in data_dir:
@@ -137,21 +99,16 @@ def open_dataset(name: str, manual_dir: str | os.PathLike[str] | None = None) ->
         origin = os.path.abspath(os.path.expanduser(manual_dir))
         paths = _find(Path(origin))
     elif name == "mnist":
-        origin, paths = _PACKAGE, _find(Path(__file__).parent / "mnist")
+        origin, paths = "the package", _find(Path(__file__).parent / "mnist")
     else:
-        origin, paths = _NETWORK, download.fetch(name, root / "downloads")
+        origin, paths = "tfds download", download.fetch(name, root / "downloads")
     sources = {path: hashlib.sha256(_read_file(path)).hexdigest() for path in paths}
     key = hashlib.sha256(" ".join(sources.values()).encode()).hexdigest()[:32]
     directory = root / f"mnist_cnn_{name}" / key / tfds_builder.VERSION
     metadata = _prepare(name, origin, sources, directory)
+    files = {path.name: digest for path, digest in sources.items()}
     return Dataset(
-        name=name,
-        origin=origin,
-        official=metadata["official"],
-        files={path.name: digest for path, digest in sources.items()},
-        num_examples=metadata["num_examples"],
-        directory=directory,
-        _sources=sources,
+        name, origin, metadata["official"], files, metadata["num_examples"], directory, sources
     )
 
 
@@ -159,13 +116,12 @@ def _find(folder: Path) -> list[Path]:
     """The files, in the order of `download.FILES`, each in the first spelling that exists."""
     if not folder.is_dir():
         raise DataError(f"{str(folder)!r} is not a folder: name the one that holds the IDX files")
-    found, missing = [], []
+    found = []
     for name in download.FILES:
-        spellings = [n + gz for n in (name, name.replace("-idx", ".idx")) for gz in (".gz", "")]
-        existing = [folder / spelling for spelling in spellings if (folder / spelling).is_file()]
-        found += existing[:1]
-        missing += [] if existing else spellings[:1]
-    if missing:
+        names = (name, name.replace("-idx", ".idx"))
+        spellings = [folder / f"{n}{gz}" for n in names for gz in (".gz", "")]
+        found.append(next(filter(Path.is_file, spellings), spellings[0]))
+    if missing := [path.name for path in found if not path.is_file()]:
         raise DataError(
             f"{str(folder)!r} lacks {', '.join(missing)}: put them there (names without '.gz' or "
             "with '.idx' instead of '-idx' are accepted too)"
@@ -184,34 +140,26 @@ def _read_file(path: Path) -> bytes:
 
 def _prepare(
     name: str, origin: str, sources: dict[Path, str], directory: Path, splits: Collection[str] = ()
-) -> dict[str, Any]:
+) -> tfds_builder.Metadata:
     """The metadata of the prepared folder, prepared (again) unless it and `splits` are intact."""
     metadata = tfds_builder.load_metadata(directory, splits)
-    if metadata is None:
-        examples, metadata = _parse(name, origin, sources)
-        tfds_builder.write(directory, examples, metadata)
-    return metadata
-
-
-def _parse(
-    name: str, origin: str, sources: dict[Path, str]
-) -> tuple[dict[str, tfds_builder.Examples], dict[str, Any]]:
-    """Checks the source files and returns each split's examples, and the folder's metadata."""
+    if metadata is not None:
+        return metadata
     registered = [info.checksum for info in download.registered(name).values()]
-    data = []
+    contents = []
     for (path, digest), official in zip(sources.items(), registered, strict=True):
         if origin in _REMEDIES and digest != official:
             raise DataError(
                 f"{path} has SHA-256 {digest}, tfds has registered {official}: {_REMEDIES[origin]}"
             )
-        data.append(_read_file(path))
-        if hashlib.sha256(data[-1]).hexdigest() != digest:
+        contents.append(_read_file(path))
+        if hashlib.sha256(contents[-1]).hexdigest() != digest:
             raise DataError(f"{path} changed since it was opened: run the same command again")
     paths = list(sources)
     examples = {}
     for split, i in (("train", 0), ("test", 2)):
-        images = idx.parse_images(data[i], str(paths[i]))
-        labels = idx.parse_labels(data[i + 1], str(paths[i + 1]))
+        images = idx.parse_images(contents[i], str(paths[i]))
+        labels = idx.parse_labels(contents[i + 1], str(paths[i + 1]))
         if len(images) != len(labels):
             raise DataError(
                 f"{paths[i]} holds {len(images)} images, but {paths[i + 1].name} "
@@ -220,9 +168,11 @@ def _parse(
         examples[split] = images, labels
     digests = {split: tfds_builder.digest(*pair) for split, pair in examples.items()}
     is_registered = list(sources.values()) == registered
-    return examples, {
+    metadata = {
         "num_examples": {split: len(labels) for split, (_, labels) in examples.items()},
         "sha256": digests,
         "official": is_registered or (name == "mnist" and digests == _MNIST_DIGESTS),
         "source_files": {path.name: digest for path, digest in sources.items()},
     }
+    tfds_builder.write(directory, examples, metadata)
+    return metadata

@@ -1,5 +1,6 @@
 """The datasets that tfds knows: addresses and SHA-256 of their files, and their download."""
 
+import contextlib
 import logging
 import socket
 import threading
@@ -18,7 +19,6 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-_PROBE_SECONDS = 1.2
 
 
 def registered(name: str) -> dict[str, Any]:
@@ -26,25 +26,22 @@ def registered(name: str) -> dict[str, Any]:
     import tensorflow_datasets as tfds
 
     builder = getattr(tfds.image_classification, _TFDS_CLASSES[name])
-    urls = [urllib.parse.urljoin(builder.URL, f"{file}.gz") for file in FILES]
-    return {url: builder.url_infos[url] for url in urls}
+    return {url: builder.url_infos[url] for url in (f"{builder.URL}{file}.gz" for file in FILES)}
 
 
 def fetch(name: str, cache: Path) -> list[Path]:
     """The files, in the order of `FILES`, from tfds' download cache or else from the network.
 
-    Raises:
-      DataError: a file is not cached and cannot be downloaded; within two seconds if there is no
-        network.
+    Raises a `DataError` if neither has a file; within two seconds if there is no network.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
+    tfds.disable_progress_bar()
     downloader.MAX_RETRIES = 3  # tfds' ten take 205 s
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning per retry
     url_infos = registered(name)
-    files = ", ".join(f"{file}.gz" for file in FILES)
-    advice = f"put {files} into a folder and name it as manual_dir"
+    advice = f"put {'.gz, '.join(FILES)}.gz into a folder and name it as manual_dir"
 
     class DownloadManager(tfds.download.DownloadManager):
         def _download(self, resource: Any) -> Any:  # called for files that are not cached
@@ -53,7 +50,6 @@ def fetch(name: str, cache: Path) -> list[Path]:
                 raise DataError(f"{name} is not here, and there is no network to {url}: {advice}")
             return super()._download(resource)
 
-    tfds.disable_progress_bar()
     try:
         manager = DownloadManager(download_dir=cache, url_infos=url_infos, dataset_name=name)
         return [Path(path) for path in manager.download(list(url_infos))]
@@ -64,8 +60,8 @@ def fetch(name: str, cache: Path) -> list[Path]:
         raise DataError(f"{name} was not downloaded ({reason}): try again, or {advice}") from error
 
 
-def _reachable(host: urllib.parse.SplitResult) -> bool:
-    """Whether `host`, or the proxy for it, accepts a connection within `_PROBE_SECONDS`."""
+def _reachable(host: urllib.parse.SplitResult, seconds: float = 1.2) -> bool:
+    """Whether `host`, or the proxy for it, accepts a connection within this number of seconds."""
     proxies = urllib.request.getproxies()
     proxy = proxies.get(host.scheme) or proxies.get("all")
     if proxy and not urllib.request.proxy_bypass(host.netloc):
@@ -73,14 +69,12 @@ def _reachable(host: urllib.parse.SplitResult) -> bool:
     connected = threading.Event()
 
     def connect() -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError, OverflowError):
             port = host.port or (443 if host.scheme == "https" else 80)
-            socket.create_connection((host.hostname, port), timeout=_PROBE_SECONDS).close()
+            socket.create_connection((host.hostname, port), timeout=seconds).close()
             connected.set()
-        except (OSError, ValueError, OverflowError):
-            pass
 
     thread = threading.Thread(target=connect, daemon=True)  # a DNS resolver may hang for longer
     thread.start()
-    thread.join(_PROBE_SECONDS)
+    thread.join(seconds)
     return connected.is_set()

@@ -1,4 +1,4 @@
-"""The IDX format, gzipped or not: bytes -> a checked array.
+"""The IDX format, gzipped or not: bytes -> a checked array, or a `DataError` that names the file.
 
 The bytes are not trusted: all of them are checked, and no more is unpacked than the header states.
 """
@@ -6,7 +6,6 @@ The bytes are not trusted: all of them are checked, and no more is unpacked than
 import gzip
 import io
 import math
-import struct
 import zlib
 
 import numpy as np
@@ -15,22 +14,10 @@ from jaxtyping import UInt8
 from mnist_cnn.errors import DataError
 
 MAX_BYTES = 2**30  # of one file, packed or unpacked: 1.3 million images
-_MAX_DEFLATE_RATIO = 1032  # unpacked size / gzip size is never larger (zlib.net/zlib_tech.html)
 
 
 def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
-    """Images from the bytes of a file.
-
-    Args:
-      data: the file's bytes, gzipped or not.
-      name: the file's name, for error messages.
-
-    Returns:
-      At least one image, 0 (background) to 255, read-only.
-
-    Raises:
-      DataError: the bytes are not exactly one IDX file of 28x28 images.
-    """
+    """At least one image, 0 (background) to 255, read-only; `data` is the whole file `name`."""
     images = _parse(data, name, ndim=3)
     if images.shape[1:] != (28, 28):
         raise DataError(f"{name}: images are {images.shape[1]}x{images.shape[2]}, expected 28x28")
@@ -38,7 +25,7 @@ def parse_images(data: bytes, name: str) -> UInt8[np.ndarray, "N 28 28 1"]:
 
 
 def parse_labels(data: bytes, name: str) -> UInt8[np.ndarray, " N"]:
-    """Labels, 0 to 9, from the bytes of a file; otherwise like `parse_images`."""
+    """Labels, 0 to 9; otherwise like `parse_images`."""
     labels = _parse(data, name, ndim=1)
     if labels.max() > 9:
         where = int(np.argmax(labels > 9))
@@ -49,12 +36,12 @@ def parse_labels(data: bytes, name: str) -> UInt8[np.ndarray, " N"]:
 def _parse(data: bytes, name: str, ndim: int) -> UInt8[np.ndarray, "..."]:
     zipped = data[:2] == b"\x1f\x8b"
     stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if zipped else io.BytesIO(data)
-    limit = min(MAX_BYTES, len(data) * (_MAX_DEFLATE_RATIO if zipped else 1))
+    ratio = 1032 if zipped else 1  # the largest possible (zlib.net/zlib_tech.html)
     try:
         header = stream.read(4 + 4 * ndim)
         if len(header) < 4 + 4 * ndim:
             raise DataError(f"{name}: ends within its header: get the file again")
-        magic, *shape = struct.unpack(f">{1 + ndim}I", header)
+        magic, *shape = np.frombuffer(header, ">u4").tolist()
         if magic != 0x0800 + ndim:  # 8: unsigned bytes
             raise DataError(
                 f"{name}: begins with {magic:#010x}, expected {0x0800 + ndim:#010x}: is it the IDX "
@@ -63,12 +50,12 @@ def _parse(data: bytes, name: str, ndim: int) -> UInt8[np.ndarray, "..."]:
         size = math.prod(shape)
         if size == 0:
             raise DataError(f"{name}: its header states {shape}, expected at least one example")
-        if size > limit:
+        if size > (limit := min(MAX_BYTES, len(data) * ratio)):
             raise DataError(f"{name}: its header states {size} bytes, it can hold at most {limit}")
         body = stream.read(size + 1)  # one more: reaches the end, where gzip checks its checksum
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name}: damaged gzip ({error}): get the file again") from error
     if len(body) != size:
-        more = "more" if len(body) > size else f"{len(body)}"
-        raise DataError(f"{name}: its header states {size} bytes, but {more} follow")
+        count = "more" if len(body) > size else len(body)
+        raise DataError(f"{name}: its header states {size} bytes, but {count} follow")
     return np.frombuffer(body, np.uint8).reshape(shape)

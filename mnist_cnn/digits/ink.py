@@ -9,30 +9,21 @@ from scipy import ndimage
 
 from mnist_cnn.errors import PictureError
 
-_WORKING_SIDE = 320  # a larger picture is reduced to about 320 x 320 pixels
-_MIN_CONTRAST = 24.0  # ink differs from the paper by at least this much of 255 ...
-_MIN_SIGNAL = 5.0  # ... and by at least this many standard deviations of the paper's noise
-
 
 def colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
     """The picture's grey (C = 1) or RGB values, 0 to 255, opaque and at the working size."""
-    has_transparency = image.has_transparency_data
     if image.mode[0] in "IF":  # 16 or 32 bits: keep the highest 8 that are used
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
         if image.mode == "F" and values.max() <= 1:
             values *= 255
         bits = max(8, math.ceil(math.log2(float(values.max()) + 1)))
         image = Image.fromarray((values / 2 ** (bits - 8)).astype(np.uint8))
-    elif has_transparency:
+    elif image.has_transparency_data:
         image = image.convert("RGBA")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    factor = math.ceil(math.sqrt(image.width * image.height) / _WORKING_SIDE)
-    if factor > 1:
-        image = image.reduce(factor)
-    values = np.asarray(image, np.float32)
-    if values.ndim == 2:
-        return values[..., None]
+    elif image.mode != "L":
+        image = image.convert("RGB")
+    factor = math.ceil(math.sqrt(image.width * image.height) / 320)  # to about 320 x 320 pixels
+    values = np.atleast_3d(np.asarray(image.reduce(factor), np.float32))
     if image.mode == "RGBA":
         values = _blend(values)
     return values[..., :1] if (values == values[..., :1]).all() else values  # grey is faster
@@ -41,8 +32,7 @@ def colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
 def coverage(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"]:
     """How much of each pixel is ink, 0 to 1, cropped to the digit.
 
-    Raises:
-      PictureError: nothing stands out from the paper as a stroke of ink does.
+    Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
     """
     paper, noise = _paper(colours)
     difference = colours - paper
@@ -54,7 +44,7 @@ def coverage(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"
     if distance.size <= count:
         raise PictureError("too small to show a digit")
     darkest = float(np.sort(distance, axis=None)[-count:].mean())
-    if darkest < max(_MIN_CONTRAST, _MIN_SIGNAL * noise):
+    if darkest < max(24, 5 * noise):  # of 255; noise is a standard deviation
         raise PictureError("no digit found: nothing stands out from the paper")
     digit = _largest_figure(distance > 0.45 * darkest)
 
@@ -65,33 +55,22 @@ def coverage(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"
     if full <= 2.5 * noise:
         raise PictureError("no digit found: its strokes have no colour in common")
     # Keep the soft edge of the strokes, and nothing else around them.
-    rows, columns = bounding_box(digit)
-    margin = max(1, round(0.06 * max(rows.stop - rows.start, columns.stop - columns.start)))
-    rows = slice(max(0, rows.start - margin), rows.stop + margin)
-    columns = slice(max(0, columns.start - margin), columns.stop + margin)
-    near = ndimage.maximum_filter(digit[rows, columns], 2 * margin + 1, mode="constant")
-    ink = (along[rows, columns] / full).clip(0, 1) * near
+    (box,) = ndimage.find_objects(digit, 1)
+    margin = max(1, round(0.06 * max(side.stop - side.start for side in box)))
+    box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
+    near = ndimage.maximum_filter(digit[box], 2 * margin + 1, mode="constant")
+    ink = (along[box] / full).clip(0, 1) * near
     ink = np.where(ink > max(0.05, 2.5 * noise / full), ink, 0).astype(np.float32)
-    return ink[bounding_box(ink > 0)]
-
-
-def bounding_box(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
-    """The smallest range of rows and of columns that contain the whole mask."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return ink[ndimage.find_objects(ink > 0, 1)[0]]
 
 
 def _blend(values: Float32[np.ndarray, "H W 4"]) -> Float32[np.ndarray, "H W 3"]:
-    """Fills transparent parts with the paper's colour.
-
-    Where most of the picture is transparent, so is its paper: it becomes black or white, whichever
-    differs more from the ink.
-    """
+    """Fills transparent parts with the paper's colour."""
     colours, opacity = values[..., :3], values[..., 3:] / 255
     visible = colours[opacity[..., 0] > 0.5]
     if len(visible) > opacity.size / 2:
         behind = np.median(visible, axis=0)
-    else:
+    else:  # the paper is transparent: black or white, whichever differs more from the ink
         behind = np.full(3, 255.0 if len(visible) == 0 or visible.mean() < 128 else 0.0)
     return (colours * opacity + behind * (1 - opacity)).astype(np.float32)
 
@@ -130,8 +109,7 @@ def _paper(colours: Float32[np.ndarray, "H W C"]) -> tuple[Float32[np.ndarray, "
 
 def _median(values: Float32[np.ndarray, "N C"]) -> Float32[np.ndarray, "C"]:
     """The median of each column; five times as fast as NumPy's for a few hundred rows."""
-    middle: np.ndarray = np.sort(values, axis=0)[len(values) // 2]
-    return middle
+    return np.sort(values, axis=0)[len(values) // 2]
 
 
 def _deviation(residuals: Float32[np.ndarray, "N C"]) -> float:
@@ -142,8 +120,7 @@ def _deviation(residuals: Float32[np.ndarray, "N C"]) -> float:
 def _largest_figure(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """The largest connected figure and the parts close to it (the bar of a 5).
 
-    Raises:
-      PictureError: the largest figure is a speck, or covers nearly everything.
+    Raises a `PictureError` if the figure is a speck, or covers nearly everything.
     """
     labels, count = ndimage.label(mask, np.ones((3, 3), bool))
     areas = np.bincount(labels.ravel(), minlength=count + 1)

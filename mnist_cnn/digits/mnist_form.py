@@ -1,8 +1,7 @@
 """A picture of a digit -> an image like MNIST's: uint8 [28, 28], ink 255 on paper 0.
 
-As LeCun, Cortes and Burges made MNIST (http://yann.lecun.com/exdb/mnist): each digit is scaled with
-anti-aliasing to fit a box of 20x20 pixels, keeping its aspect ratio, and its centre of mass is
-placed in the middle of 28x28.
+As in MNIST (http://yann.lecun.com/exdb/mnist), each digit is scaled with anti-aliasing to fit a box
+of 20x20 pixels, keeping its aspect ratio; its centre of mass is in the middle of 28x28.
 """
 
 import math
@@ -14,17 +13,11 @@ from scipy import ndimage
 
 from mnist_cnn.digits import ink
 
-_THIN = 1.4  # thinner strokes (in pixels of 28; MNIST's are 1.5 to 4 wide) are thickened ...
-_USUAL = 2.4  # ... to this width
-
 
 def mnist_form(image: Image.Image) -> UInt8[np.ndarray, "28 28"]:
-    """The picture's digit as MNIST has it; the picture may have any size, mode and colours.
+    """The digit of a picture of any size, mode and colours; MNIST's own images keep every pixel.
 
-    A picture that already has this form, as MNIST's own images do, keeps every pixel.
-
-    Raises:
-      PictureError: nothing stands out from the paper as a stroke of ink does.
+    Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
     """
     colours = ink.colours(image)
     for values in (colours, 255 - colours):
@@ -51,34 +44,25 @@ def stroke_width(digit: Float32[np.ndarray, "H W"]) -> float:
 
 
 def _has_mnist_form(colours: Float32[np.ndarray, "H W C"]) -> bool:
-    """Whether this is white on pure black, in a box of 20x20, placed as MNIST does.
-
-    True of 69,982 of MNIST's 70,000 images; the others' boxes are smaller or a pixel off.
-    """
+    """Whether this is white on pure black, in a 20x20 box, placed as in MNIST (but 18 images)."""
     if colours.shape != (28, 28, 1) or colours.max() < 250:
         return False
-    rows, columns = ink.bounding_box(colours[..., 0] > 0)
+    rows, columns = ndimage.find_objects(colours[..., 0] > 0, 1)[0]
     digit = colours[rows, columns, 0]
-    return (
-        max(digit.shape) == 20
-        and rows.start == _corner(digit.sum(1))
-        and columns.start == _corner(digit.sum(0))
-    )
+    corner = (_corner(digit.sum(1)), _corner(digit.sum(0)))
+    return max(digit.shape) == 20 and (rows.start, columns.start) == corner
 
 
 def _corner(weights: Float32[np.ndarray, "n"]) -> int:
-    """Where n <= 20 rows (or columns) start so that their centre of mass is in the middle of 28.
-
-    In MNIST's own images it is at index 14.0, within half a pixel.
-    """
+    """Where n <= 20 rows (or columns) start so that their centre of mass is in the middle of 28."""
     centre = float(weights @ np.arange(len(weights))) / float(weights.sum())
-    return min(max(round(14 - centre), 0), 28 - len(weights))
+    return min(max(round(14 - centre), 0), 28 - len(weights))  # MNIST's is at 14.0, within 0.5
 
 
 def _thicken(digit: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
     """Widens the strokes of a fine pen, which would nearly vanish at 20x20."""
-    width = stroke_width(digit) * 20 / max(digit.shape)
-    if width >= _THIN:
+    width = stroke_width(digit) * 20 / max(digit.shape)  # MNIST's are 1.5 to 4 pixels wide
+    if width >= 1.4:
         return digit
-    radius = max(1, round((_USUAL - width) / 2 * max(digit.shape) / 20))
+    radius = max(1, round((2.4 - width) / 2 * max(digit.shape) / 20))  # to the usual width, 2.4
     return ndimage.maximum_filter(np.pad(digit, radius), 2 * radius + 1, mode="constant")

@@ -1,7 +1,6 @@
 """Picture files -> PIL images; anything else is refused with a `PictureError`."""
 
-import os
-import pathlib
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -13,23 +12,21 @@ from mnist_cnn.errors import PictureError
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_PIXELS = 100_000_000  # a small file may claim to be a picture of terabytes
-_JPEG_SIZE = (640, 640)  # large JPEGs are decoded at a lower resolution, but not below this: faster
 
 
-def read(path: str | os.PathLike[str]) -> Image.Image:
+def read(path: str | Path) -> Image.Image:
     """Reads a file's picture (a GIF's first frame), rotated as its EXIF data say.
 
-    Raises:
-      PictureError: the file is missing or unreadable, not a picture in one of `FORMATS`, damaged,
-        or has more than `MAX_PIXELS` pixels.
+    Raises a `PictureError` if the file is missing or unreadable, not a picture in one of `FORMATS`,
+    damaged, or has more than `MAX_PIXELS` pixels.
     """
-    path = pathlib.Path(path)
+    path = Path(path)
     try:
         if path.is_dir():
             raise PictureError("this folder contains no picture that can be read")
         if not path.is_file():  # reading a device or a pipe might never end
             raise PictureError("it is no regular file" if path.exists() else "no such file")
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return decode(file)
     except (OSError, ValueError) as error:  # ValueError: the name contains a null byte
         raise PictureError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
@@ -41,15 +38,15 @@ def decode(file: BinaryIO) -> Image.Image:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            image.draft("RGB", _JPEG_SIZE)
+            image.draft("RGB", (640, 640))  # reduces large JPEGs, but not below this: faster
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         file.seek(0)
         if not file.read(1):
             raise PictureError("the file is empty") from None
-        names = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise PictureError(f"no picture that can be read, expected {names}") from None
+        expected = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise PictureError(f"no picture that can be read, expected {expected}") from None
     except Image.DecompressionBombError:
         raise PictureError(f"larger than the limit of {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # decoders raise many kinds on damaged files
@@ -57,6 +54,6 @@ def decode(file: BinaryIO) -> Image.Image:
         raise PictureError(f"damaged: {reason}") from None
 
 
-def save(digit: UInt8[np.ndarray, "28 28"], path: str | os.PathLike[str]) -> None:
+def save(digit: UInt8[np.ndarray, "28 28"], path: str | Path) -> None:
     """Writes an image as a grey PNG file."""
     Image.fromarray(digit).save(path, "PNG")
