@@ -42,9 +42,8 @@ class Run:
     @property
     def replicas(self) -> slice:
         """The range of the chosen setting in the lists of metrics.jsonl; the test has no others."""
-        sweep = self.result.get("sweep")
-        first = sweep["chosen"] * len(self.seeds) if sweep else 0
-        return slice(first, first + len(self.seeds))
+        chosen = self.result["sweep"]["chosen"] if "sweep" in self.result else 0
+        return config_lib.setting_rows(len(self.seeds), chosen)
 
     @property
     def correct(self) -> np.ndarray:
@@ -92,29 +91,24 @@ class Setting:
         steps = sorted(set.intersection(*map(set, logged)))
         if not steps:
             return np.zeros(0), np.zeros((0, 0))
-        values = np.concatenate(
-            [np.stack([entries[step] for step in steps], axis=1) for entries in logged]
-        ).astype(float)  # a loss that is null becomes NaN
+        parts = [np.stack([entries[step] for step in steps], axis=1) for entries in logged]
+        values = np.concatenate(parts).astype(float)  # a loss that is null becomes NaN
         return np.array(steps), 100 * (1 - values) if metric == "error" else values
 
 
 def read(workdir: str | os.PathLike[str]) -> Run:
-    """Reads a finished run.
-
-    Raises:
-      CheckpointError: no run, an unfinished or diverged one, or files that contradict one another.
-    """
+    """A CheckpointError if there is no finished run or its files contradict one another."""
     directory = run_directory.RunDirectory(workdir)
-    config, result = directory.read("config.json"), directory.read("result.json")
+    config = directory.read("config.json")
     if config is None:
         raise CheckpointError(f"{directory}: no run there; expected a directory with a config.json")
+    result = directory.read("result.json") or {"status": "unfinished"}
     metrics = directory.read_metrics()
-    status = "unfinished" if result is None else result.get("status")
-    if result is None or status != "finished":
+    if result.get("status") != "finished":
         step = max((entry["step"] for entry in metrics), default=0)
         raise CheckpointError(
-            f"{directory}: the run is {status} (step {step:,}), expected a finished run; resume it "
-            "or train again"
+            f"{directory}: the run is {result.get('status')} (step {step:,}), expected a finished "
+            "run; resume it or train again"
         )
     predictions = predictions_lib.read(directory)
     environment = directory.read("environment.json") or {}
