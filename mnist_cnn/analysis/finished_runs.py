@@ -139,9 +139,7 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     for run in runs:
         groups.setdefault(repr(run.setting), []).append(run)
     names = [printable(str(group[0].config.get("name"))) for group in groups.values()]
-    if len(runs) == 1:
-        return [Setting(names[0], list(runs))]
-    if len(groups) == 1:
+    if len(groups) == 1 < len(runs):
         seeds = [", ".join(map(str, run.seeds)) for run in runs]
         return [Setting(f"{names[0]}, seed {s}", [run]) for s, run in zip(seeds, runs, strict=True)]
     varying = _varying_fields([group[0] for group in groups.values()])
@@ -172,15 +170,11 @@ def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
 
 
 def compare(first: Setting, other: Setting) -> statistics.Difference:
-    """Test accuracy of `other` minus that of `first`.
-
-    Paired over the seeds that both have; if they share fewer than two, over the test images.
-    """
+    """Accuracy of `other` minus `first`: over the seeds of both; if fewer than two, over images."""
     a, b = first.accuracies(), other.accuracies()
     shared = [seed for seed in a if seed in b]
     if len(shared) > 1:
-        pairs = np.array([[a[seed], b[seed]] for seed in shared])
-        return statistics.compare_over_seeds(*pairs.T)
+        return statistics.compare_over_seeds(*np.array([[a[s], b[s]] for s in shared]).T)
     seed, other_seed = paired_seeds(first, other)
     difference = statistics.compare_over_images(first.correct(seed), other.correct(other_seed))
     if len(a) == len(b) == 1:
