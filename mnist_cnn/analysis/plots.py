@@ -20,6 +20,7 @@ from mnist_cnn.analysis.finished_runs import Run, Setting, paired_seeds, swept_f
 from mnist_cnn.runner.results import setting_label
 
 _MAX_DIGITS = 16  # in one plot
+_DASHED: dict[str, Any] = {"lw": 1, "ls": (0, (4, 3))}
 
 
 class Theme(NamedTuple):
@@ -204,10 +205,8 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
             colour = theme.series[index % len(theme.series)]
             dashes = ("-", "--", ":")[index // len(theme.series) % 3]
             axes.plot(x, mean, dashes, color=colour, lw=1.8, label=label)
-            for value, seeds in zip(x, errors, strict=True):
-                axes.plot(
-                    [value] * len(seeds), seeds, "o", color=colour, ms=5, mec=theme.background
-                )
+            points = np.repeat(x, [len(seeds) for seeds in errors]), np.concatenate(errors)
+            axes.plot(*points, "o", color=colour, ms=5, mec=theme.background)
             _shade_interval(axes, x, errors, colour)
         ticks = np.unique([float(value) for line in lines.values() for value in line])
         if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
@@ -225,9 +224,12 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
 
     samples = [errors for line in lines.values() for errors in line.values()]
     pooled = np.concatenate(samples)
-    band = ", the band its 95 % confidence interval (Student's t)" * (min(map(len, samples)) > 2)
-    caption = f"Error on the {split} images after training. Points are seeds, the line is their "
-    return _plot(f"Error over {name}", f"{caption}mean{band}.{note}", draw)
+    caption = (
+        f"Error on the {split} images after training. Points are seeds, the line is their mean"
+    )
+    if min(map(len, samples)) > 2:
+        caption += ", the band its 95 % confidence interval (Student's t)"
+    return _plot(f"Error over {name}", f"{caption}.{note}", draw)
 
 
 def pooled_seeds_note(run: Run) -> str:
@@ -278,13 +280,7 @@ def reliability_diagram(run: Run) -> Plot:
     def draw(figure: Figure, theme: Theme) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         blue, orange = theme.series[:2]
-        diagonal = {
-            "color": theme.text,
-            "lw": 1,
-            "ls": (0, (4, 3)),
-            "label": "perfectly calibrated",
-        }
-        upper.plot([0, 100], [0, 100], **diagonal)
+        upper.plot([0, 100], [0, 100], color=theme.text, label="perfectly calibrated", **_DASHED)
         upper.vlines(confidence, confidence, accuracy, color=orange, lw=2, alpha=0.8)
         upper.plot(confidence, accuracy, "o", color=blue, ms=6, clip_on=False, label="bins")
         upper.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
@@ -315,10 +311,8 @@ def worst_mistakes(run: Run) -> Plot:
         (stored.images[i], f"{true[i]} predicted as {guess}", f"{100 * p[i, guess]:.1f} %")
         for i, guess in zip(order, predicted[order], strict=True)
     ]
-    caption = (
-        "Misclassified test images whose true digit has the lowest probability. Above each: the "
-        "true and the predicted digit; below: the probability of the prediction."
-    )
+    caption = "Misclassified test images whose true digit has the lowest probability. Above each: "
+    caption += "the true and the predicted digit; below: the probability of the prediction."
     return _digits("Worst mistakes", caption if digits else "None.", digits)
 
 
@@ -327,9 +321,8 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
     seed, other_seed = paired_seeds(first, other)
     gained = corrected_digits(first, seed, other, other_seed, "gained")
     lost = corrected_digits(other, other_seed, first, seed, "lost")
-    half = _MAX_DIGITS // 2
-    shown = gained[: max(half, _MAX_DIGITS - len(lost))]
-    shown += lost[: max(half, _MAX_DIGITS - len(gained))]
+    shown = gained[: max(_MAX_DIGITS // 2, _MAX_DIGITS - len(lost))]
+    shown += lost[: _MAX_DIGITS - len(shown)]
     caption = (
         f"{len(gained):,} images that {first.label} misclassifies and {other.label} classifies "
         f"correctly (gained), {len(lost):,} the other way round (lost); seeds {seed} and "
@@ -409,7 +402,7 @@ def differences(first: str, rows: Sequence[tuple[str, statistics.Difference]]) -
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
-        axes.axvline(0, color=theme.text, lw=1, ls=(0, (4, 3)))
+        axes.axvline(0, color=theme.text, **_DASHED)
         for y, (label, difference) in enumerate(rows):
             colour = theme.series[(y + 1) % len(theme.series)]
             ends = [100 * difference.low, 100 * difference.high]
