@@ -157,10 +157,7 @@ def _varying_fields(runs: Sequence[Run]) -> list[str]:
 
 
 def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
-    """The field that alone differs between the settings, and its value in each.
-
-    None if there are fewer than three settings, several fields differ, or a value is no number.
-    """
+    """The only field that differs, and its values; None if < 3 settings or a value is no number."""
     runs = [setting.runs[0] for setting in settings]
     varying = _varying_fields(runs)
     if len(varying) != 1 or len(settings) < 3:

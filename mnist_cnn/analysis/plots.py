@@ -35,7 +35,6 @@ class Theme(NamedTuple):
     counts: tuple[str, str] = ("#eef4fa", "#08519c")  # from few to many
 
 
-LIGHT = Theme()
 DARK = Theme(
     background="#16191d",
     text="#e8eaed",
@@ -64,7 +63,7 @@ Draw = Callable[[Figure, Theme], None]
 def _plot(title: str, caption: str, draw: Draw, height: float = 3.6) -> Plot:
     """Calls `draw` on an empty figure for each theme; `height` is in inches."""
     pngs = []
-    for theme in (LIGHT, DARK):
+    for theme in (Theme(), DARK):
         style: dict[Any, Any] = {
             "font.family": "DejaVu Sans", "font.size": 10.5, "text.parse_math": False,
             "axes.unicode_minus": True, "axes.edgecolor": theme.text, "axes.labelcolor": theme.text,
@@ -223,13 +222,10 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
             axes.legend()
 
     samples = [errors for line in lines.values() for errors in line.values()]
-    pooled = np.concatenate(samples)
-    caption = (
-        f"Error on the {split} images after training. Points are seeds, the line is their mean"
-    )
-    if min(map(len, samples)) > 2:
-        caption += ", the band its 95 % confidence interval (Student's t)"
-    return _plot(f"Error over {name}", f"{caption}.{note}", draw)
+    pooled, band = np.concatenate(samples), min(map(len, samples)) > 2
+    caption = f"Error on the {split} images after training. Points are seeds, the line is their "
+    caption += "mean, the band its 95 % confidence interval (Student's t)." if band else "mean."
+    return _plot(f"Error over {name}", caption + note, draw)
 
 
 def pooled_seeds_note(run: Run) -> str:

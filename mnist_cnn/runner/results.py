@@ -30,16 +30,14 @@ def stack_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
 
 
 def mean_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
-    """Means over the networks; `ci95`: of `statistics.mean_interval`, None for one network."""
-    accuracy, loss, calibration_error = (
-        np.array([network[name] for network in metrics])
-        for name in ("accuracy", "loss", "expected_calibration_error")
-    )
+    """Means over the networks; `ci95` (None for one network) is of `statistics.mean_interval`."""
+    names = ("accuracy", "loss", "expected_calibration_error")
+    accuracy, loss, error = (np.array([one[name] for one in metrics]) for name in names)
     return {
         "accuracy": float(accuracy.mean()),
         "ci95": to_json(statistics.mean_interval(accuracy)),
         "loss": to_json(loss.mean()),
-        "expected_calibration_error": to_json(calibration_error.mean()),
+        "expected_calibration_error": to_json(error.mean()),
     }
 
 
