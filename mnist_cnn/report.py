@@ -14,6 +14,9 @@ from typing import Any
 
 from absl import flags
 
+from mnist_cnn import command_line
+from mnist_cnn.errors import ConfigError, printable
+
 
 def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
     """Writes the report of finished runs to `output`; see `analysis.html_report.write`."""
@@ -30,9 +33,6 @@ def pictures(workdir: str | os.PathLike[str]) -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    from mnist_cnn import command_line
-    from mnist_cnn.errors import ConfigError, printable
-
     workdirs = [*filter(None, [flags.FLAGS.workdir]), *arguments[1:]]
     if not workdirs:
         raise ConfigError("expected --workdir DIR [DIR ...]; see --helpshort")
@@ -49,8 +49,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":  # importing this module defines no flags
-    from mnist_cnn import command_line
-
     flags.DEFINE_string("workdir", None, "The run directory, or the first of several.")
     flags.DEFINE_string("output", None, "The page; default: DIR/report.html, or ./report.html.")
     command_line.run_command(main, command_line.parse_flags)

@@ -23,20 +23,12 @@ def confusion_matrix(labels: Int[np.ndarray, "N"], predicted: Int[np.ndarray, "N
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Images grouped by confidence, the probability of the predicted class.
+    """Images in bins of confidence, the probability of the predicted class; 0 to 1."""
 
-    Attributes:
-      count: int [BINS], the number of images in each bin.
-      confidence: float [BINS], mean confidence, 0 to 1; NaN in an empty bin.
-      accuracy: float [BINS], fraction of correct predictions, 0 to 1; NaN in an empty bin.
-      error: the expected calibration error, 0 to 1: |accuracy - confidence| averaged over the
-        images; NaN if a logit is NaN.
-    """
-
-    count: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    error: float
+    count: np.ndarray  # int [BINS], images
+    confidence: np.ndarray  # float [BINS], mean; NaN in an empty bin
+    accuracy: np.ndarray  # float [BINS], fraction of correct predictions; NaN in an empty bin
+    error: float  # expected calibration error: mean |accuracy - confidence|; NaN if a logit is NaN
 
 
 def calibration(logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"]) -> Calibration:
@@ -57,8 +49,7 @@ def classification_metrics(
 ) -> dict[str, Any]:
     """Negative log-likelihood (nats per image), expected calibration error, per-class metrics.
 
-    The precision of a class that is never predicted and the recall of a class without images are
-    None.
+    The precision of a class that is never predicted is None, as is the recall without images.
     """
     log_p = log_probabilities(logits)
     matrix = confusion_matrix(labels, logits.argmax(-1))

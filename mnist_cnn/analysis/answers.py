@@ -1,7 +1,5 @@
 """The network's answers to pictures of digits."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -11,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import UInt8
 
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import SUFFIXES, read
@@ -48,7 +46,7 @@ class Answer(NamedTuple):
         )
 
 
-def answers(network: Network, files: Iterable[str]) -> Iterator[Answer]:
+def answers(network: "Network", files: Iterable[str]) -> Iterator[Answer]:
     """An answer for each file, in order; at most two batches are in memory."""
     files = iter(files)
     with ThreadPoolExecutor(1) as pool:  # the network computes while the next batch is read
@@ -67,15 +65,16 @@ def _read(file: str) -> Answer:
         return Answer(file, error=str(error))
 
 
-def _recognize(network: Network, batch: list[Answer]) -> list[Answer]:
+def _recognize(network: "Network", batch: list[Answer]) -> list[Answer]:
+    """Adds the digits to the answers without an error."""
     seen = np.array([answer.seen for answer in batch if answer.seen is not None], np.uint8)
     rows = iter(network.probabilities(seen.reshape(-1, 28, 28, 1), BATCH_SIZE))
-    return [answer if answer.error else _with_digit(answer, next(rows)) for answer in batch]
-
-
-def _with_digit(answer: Answer, row: Float64[np.ndarray, "10"]) -> Answer:
-    second, first = np.argsort(row)[-2:].tolist()
-    return Answer(answer.file, None, answer.seen, first, row[first], second, row[second])
+    for index, (file, error, image, *_) in enumerate(batch):
+        if error is None:
+            row = next(rows)
+            second, first = np.argsort(row)[-2:].tolist()
+            batch[index] = Answer(file, None, image, first, row[first], second, row[second])
+    return batch
 
 
 def list_files(arguments: Iterable[str]) -> Iterator[str]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from mnist_cnn import statistics
 from mnist_cnn.analysis import network
@@ -25,18 +24,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores the network of a run directory on every image of a split, as its run does.
 
-    Args:
-      workdir, config, seed: as for `network.load`.
-      split: in the notation of tfds: "test", "train[55000:]".
-      dataset, manual_dir: the name of a dataset and a folder of IDX files; both None: the run's.
-
-    Returns:
-      The metrics of `scoring.summarize` and `statistics.classification_metrics`, and the origin
-      of network and data.
-
-    Raises:
-      CheckpointError: there is no such network.
-      DataError: the data cannot be read, or are no longer the run's.
+    `split` is in the notation of tfds: "test", "train[55000:]". `dataset` is the name of one and
+    `manual_dir` a folder of IDX files; both None: the run's data, a DataError if they have changed.
+    The others are those of `network.load`. Returns the metrics of `scoring.summarize` and
+    `statistics.classification_metrics`, and the origin of network and data.
     """
     trained = network.load(workdir, config, seed)
     own_data = dataset is None and manual_dir is None
@@ -50,9 +41,8 @@ def evaluate(
         )
     images, labels = source.read(split)
     _, loss, _ = build_components(trained.config)
-    arrays = jnp.asarray(images), jnp.asarray(labels)
     batch_size = trained.config["eval_batch_size"]
-    scored = score(trained.model, loss, trained.variables, *arrays, batch_size)
+    scored = score(trained.model, loss, trained.variables, images, labels, batch_size)
     logits, losses = jax.device_get(scored)
     return {
         "workdir": str(workdir),

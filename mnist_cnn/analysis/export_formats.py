@@ -1,7 +1,5 @@
 """A trained network as the content of a file for other programs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +9,12 @@ if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
 
 
-def stablehlo(network: Network) -> bytes:
+def stablehlo(network: "Network") -> bytes:
     """The program uint8 [N, 28, 28, 1] -> float32 logits [N, 10], including the parameters.
 
     `jax.export.deserialize(content).call(images)` runs it for any N.
     """
-    import jax
-    from jax import export
+    import jax.export
 
     from mnist_cnn.models.apply import forward
 
@@ -26,14 +23,12 @@ def stablehlo(network: Network) -> bytes:
         variables = jax.lax.optimization_barrier(network.variables)
         return forward(network.model, variables, images)
 
-    (count,) = export.symbolic_shape("N")
-    images = jax.ShapeDtypeStruct((count, 28, 28, 1), "uint8")
-    return bytes(
-        export.export(jax.jit(logits), platforms=("cpu", "cuda", "tpu"))(images).serialize()
-    )
+    images = jax.ShapeDtypeStruct(jax.export.symbolic_shape("N, 28, 28, 1"), "uint8")
+    export = jax.export.export(jax.jit(logits), platforms=("cpu", "cuda", "tpu"))
+    return bytes(export(images).serialize())
 
 
-def safetensors(network: Network) -> bytes:
+def safetensors(network: "Network") -> bytes:
     """Parameters and batch statistics by name: "conv1.kernel", "norm1.mean"."""
     from safetensors.numpy import save
 
@@ -45,12 +40,8 @@ def safetensors(network: Network) -> bytes:
     return save(tensors, {"format": "flax"})
 
 
-def onnx(network: Network) -> bytes:
-    """The tutorial's network: `images` uint8 [N, 28, 28, 1] -> `logits` float32 [N, 10].
-
-    Raises:
-      UserError: it is another network.
-    """
+def onnx(network: "Network") -> bytes:
+    """`images` uint8 [N, 28, 28, 1] -> `logits` float32 [N, 10]; UserError for another model."""
     import numpy as np
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -63,8 +54,7 @@ def onnx(network: Network) -> bytes:
             "tutorial's (model='cnn'); use stablehlo or safetensors"
         )
     tensors: dict[str, Any] = weights.flat(network.params)
-    for layer in ("conv1", "conv2"):  # ONNX kernels are [out, in, height, width]
-        name = f"{layer}.kernel"
+    for name in ("conv1.kernel", "conv2.kernel"):  # ONNX: [out, in, height, width]
         tensors[name] = np.ascontiguousarray(tensors[name].transpose(3, 2, 0, 1))
     tensors |= {"scale": np.float32(255), "rows": np.array([0, 7 * 7 * 64], np.int64)}
     nodes: list[Any] = []
@@ -95,6 +85,6 @@ def onnx(network: Network) -> bytes:
     return model.SerializeToString()
 
 
-FORMATS: dict[str, Callable[[Network], bytes]] = {
-    "stablehlo": stablehlo, "onnx": onnx, "safetensors": safetensors,
-}  # fmt: skip
+FORMATS: dict[str, Callable[["Network"], bytes]] = {
+    function.__name__: function for function in (stablehlo, onnx, safetensors)
+}

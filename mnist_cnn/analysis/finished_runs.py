@@ -42,9 +42,8 @@ class Run:
     @property
     def replicas(self) -> slice:
         """The range of the chosen setting in the lists of metrics.jsonl; the test has no others."""
-        sweep = self.result.get("sweep")
-        first = sweep["chosen"] * len(self.seeds) if sweep else 0
-        return slice(first, first + len(self.seeds))
+        chosen = self.result["sweep"]["chosen"] if "sweep" in self.result else 0
+        return config_lib.setting_rows(len(self.seeds), chosen)
 
     @property
     def correct(self) -> np.ndarray:
@@ -92,29 +91,24 @@ class Setting:
         steps = sorted(set.intersection(*map(set, logged)))
         if not steps:
             return np.zeros(0), np.zeros((0, 0))
-        values = np.concatenate(
-            [np.stack([entries[step] for step in steps], axis=1) for entries in logged]
-        ).astype(float)  # a loss that is null becomes NaN
+        parts = [np.stack([entries[step] for step in steps], axis=1) for entries in logged]
+        values = np.concatenate(parts).astype(float)  # a loss that is null becomes NaN
         return np.array(steps), 100 * (1 - values) if metric == "error" else values
 
 
 def read(workdir: str | os.PathLike[str]) -> Run:
-    """Reads a finished run.
-
-    Raises:
-      CheckpointError: no run, an unfinished or diverged one, or files that contradict one another.
-    """
+    """A CheckpointError if there is no finished run or its files contradict one another."""
     directory = run_directory.RunDirectory(workdir)
-    config, result = directory.read("config.json"), directory.read("result.json")
+    config = directory.read("config.json")
     if config is None:
         raise CheckpointError(f"{directory}: no run there; expected a directory with a config.json")
+    result = directory.read("result.json") or {"status": "unfinished"}
     metrics = directory.read_metrics()
-    status = "unfinished" if result is None else result.get("status")
-    if result is None or status != "finished":
+    if result.get("status") != "finished":
         step = max((entry["step"] for entry in metrics), default=0)
         raise CheckpointError(
-            f"{directory}: the run is {status} (step {step:,}), expected a finished run; resume it "
-            "or train again"
+            f"{directory}: the run is {result.get('status')} (step {step:,}), expected a finished "
+            "run; resume it or train again"
         )
     predictions = predictions_lib.read(directory)
     environment = directory.read("environment.json") or {}
@@ -145,9 +139,7 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     for run in runs:
         groups.setdefault(repr(run.setting), []).append(run)
     names = [printable(str(group[0].config.get("name"))) for group in groups.values()]
-    if len(runs) == 1:
-        return [Setting(names[0], list(runs))]
-    if len(groups) == 1:
+    if len(groups) == 1 < len(runs):
         seeds = [", ".join(map(str, run.seeds)) for run in runs]
         return [Setting(f"{names[0]}, seed {s}", [run]) for s, run in zip(seeds, runs, strict=True)]
     varying = _varying_fields([group[0] for group in groups.values()])
@@ -165,10 +157,7 @@ def _varying_fields(runs: Sequence[Run]) -> list[str]:
 
 
 def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
-    """The field that alone differs between the settings, and its value in each.
-
-    None if there are fewer than three settings, several fields differ, or a value is no number.
-    """
+    """The only field that differs, and its values; None if < 3 settings or a value is no number."""
     runs = [setting.runs[0] for setting in settings]
     varying = _varying_fields(runs)
     if len(varying) != 1 or len(settings) < 3:
@@ -178,15 +167,11 @@ def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
 
 
 def compare(first: Setting, other: Setting) -> statistics.Difference:
-    """Test accuracy of `other` minus that of `first`.
-
-    Paired over the seeds that both have; if they share fewer than two, over the test images.
-    """
+    """Accuracy of `other` minus `first`: over the seeds of both; if fewer than two, over images."""
     a, b = first.accuracies(), other.accuracies()
     shared = [seed for seed in a if seed in b]
     if len(shared) > 1:
-        pairs = np.array([[a[seed], b[seed]] for seed in shared])
-        return statistics.compare_over_seeds(*pairs.T)
+        return statistics.compare_over_seeds(*np.array([[a[s], b[s]] for s in shared]).T)
     seed, other_seed = paired_seeds(first, other)
     difference = statistics.compare_over_images(first.correct(seed), other.correct(other_seed))
     if len(a) == len(b) == 1:

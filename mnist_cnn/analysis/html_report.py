@@ -70,8 +70,7 @@ pre {{ white-space: pre-wrap; border: 1px solid var(--line); border-radius: 6px;
 def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
     """Writes the report of one run directory, or the comparison of several, to `output`.
 
-    Raises:
-      CheckpointError: a run has no result, or the runs were tested on different images.
+    Raises CheckpointError: a run has no result, or the runs were tested on different images.
     """
     runs = [finished_runs.read(workdir) for workdir in workdirs]
     for run in runs[1:]:
@@ -95,11 +94,7 @@ class Pictures:
 
 
 def pictures(workdir: str | os.PathLike[str]) -> Pictures:
-    """The plots of a run for a notebook: `report.pictures("runs/base")` in a cell.
-
-    Raises:
-      CheckpointError: the run has no result.
-    """
+    """The plots of a run for a notebook: `report.pictures("runs/base")` in a cell."""
     figures = map(_figure, _run_plots(finished_runs.read(workdir)))
     return Pictures("\n".join(f'<div style="max-width: 34rem">{one}</div>' for one in figures))
 
@@ -109,11 +104,9 @@ def run_page(run: Run) -> str:
     name, accuracy = run.config.get("name"), _percent(run.correct.mean())
     sweep = run.result.get("sweep")
     metrics = statistics.classification_metrics(*run.pooled)
-    test = run.result["test"]
-    per_seed = [
-        [seed, f"{correct:,} of {run.correct.shape[1]:,}", f"{float(loss):.4f}"]
-        for seed, correct, loss in zip(run.seeds, run.correct.sum(1), test["loss"], strict=True)
-    ]
+    counts = [f"{correct:,} of {run.correct.shape[1]:,}" for correct in run.correct.sum(1)]
+    losses = [f"{float(loss):.4f}" for loss in run.result["test"]["loss"]]
+    per_seed = zip(run.seeds, counts, losses, strict=True)
     calibration_error = f"expected calibration error{plots.pooled_seeds_note(run)}"
     overall = [
         ["negative log-likelihood", f"{metrics['negative_log_likelihood']:.4f} nats per image"],
@@ -175,14 +168,12 @@ def _sweep_table(sweep: dict[str, Any]) -> str:
     """Every setting of a run's own sweep, in the order of the grid."""
     rows = []
     for index, entry in enumerate(sweep["settings"]):
-        row = [f"{value:g}" for value in entry["setting"].values()]
-        if entry["status"] == "finished":
-            mean = entry["validation_mean"]
-            row += [_percent(mean["accuracy"], mean["ci95"]), f"{mean['loss'] or np.nan:.4f}"]
-            row += ["chosen" if index == sweep["chosen"] else ""]
-        else:
-            row += ["diverged", "", ""]
-        rows.append(row)
+        accuracy, loss = "diverged", ""
+        if mean := entry.get("validation_mean"):
+            accuracy = _percent(mean["accuracy"], mean["ci95"])
+            loss = f"{mean['loss'] or np.nan:.4f}"
+        values = [f"{value:g}" for value in entry["setting"].values()]
+        rows.append([*values, accuracy, loss, "chosen" if index == sweep["chosen"] else ""])
     head = [*sweep["settings"][0]["setting"], "validation accuracy", "loss", ""]
     heading = _escape(f"Sweep, validated on {sweep['split']}")
     return f"<h2>{heading}</h2>\n{_table(rows, head, 'numbers')}"
@@ -221,16 +212,12 @@ def comparison_page(settings: Sequence[Setting]) -> str:
 
 def _provenance(run: Run) -> list[str]:
     """The fields that differ from the base experiment, the command, and the environment."""
-    changed = [
-        [key, DEFAULTS.get(key), value]
-        for key, value in run.config.items()
-        if value != DEFAULTS.get(key)
-    ]
+    fields = [[key, DEFAULTS.get(key), value] for key, value in run.config.items()]
+    changed = [row for row in fields if row[1] != row[2]]
     environment = run.environment
     rows: list[list[Any]] = [
         ["run directory", run.path],
-        ["python", environment.get("python")],
-        ["platform", environment.get("platform")],
+        *([key, environment.get(key)] for key in ("python", "platform")),
         ["processor", f"{environment.get('processor')}, {environment.get('cpu_count')} cores"],
     ]
     if isinstance(devices := environment.get("devices"), list):
@@ -290,14 +277,12 @@ def _grid(shown: Sequence[plots.Plot]) -> str:
 
 
 def _figure(plot: plots.Plot) -> str:
-    light, dark = (
-        f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in (plot.light, plot.dark)
-    )
+    light, dark = (base64.b64encode(png).decode() for png in (plot.light, plot.dark))
     title = _escape(plot.title)
     return (
-        f"<figure>\n<h2>{title}</h2>\n<picture>\n"
-        f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">\n'
-        f'<img src="{light}" alt="{title}">\n</picture>\n'
+        f"<figure>\n<h2>{title}</h2>\n<picture>\n<source "
+        f'srcset="data:image/png;base64,{dark}" media="(prefers-color-scheme: dark)">\n'
+        f'<img src="data:image/png;base64,{light}" alt="{title}">\n</picture>\n'
         f"<figcaption>{_escape(plot.caption)}</figcaption>\n</figure>"
     )
 

@@ -28,10 +28,7 @@ from mnist_cnn.training.state import Metrics, create_state, from_dict
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A trained network: a callable on images uint8 [N, 28, 28, 1] with values 0..255.
-
-    Other images raise ValueError.
-    """
+    """A callable on images uint8 [N, 28, 28, 1] with values 0..255; ValueError for others."""
 
     config: Mapping[str, Any]  # the run's
     variables: Variables  # parameters and batch statistics
@@ -74,15 +71,10 @@ def load(
 ) -> Network:
     """The network of the newest good checkpoint in `workdir`; of a sweep, of the chosen setting.
 
-    Args:
-      workdir: a run directory.
-      config: the experiment, if it brings its own model, loss or optimizer: a run directory
-        contains no code. Nothing else of it is used.
-      seed: which network of a run that trained several; None: the first.
-
-    Raises:
-      CheckpointError: there is no run, no good checkpoint or no such seed, or `config` is needed
-        or belongs to another experiment.
+    `config` is needed if the experiment brings its own model, loss or optimizer, because a run
+    directory contains no code; nothing else of it is used. Of several seeds, the first by default.
+    Raises CheckpointError: there is no run, no good checkpoint or no such seed, or `config` is
+    needed or belongs to another experiment.
     """
     directory = RunDirectory(workdir)
     config = _complete_config(directory, config)
@@ -123,32 +115,24 @@ def _complete_config(
                 f"{directory.path}: its {key} is {saved.get(key)!r}, from an experiment file; "
                 "give that experiment as well: --config EXPERIMENT, in Python load(.., config)"
             )
-        described = config_lib.describe(config[key])
-        if not config_lib.is_same(key, saved.get(key), described):
-            raise CheckpointError(
-                f"{directory.path} belongs to another configuration ({key}: was "
-                f"{saved.get(key)!r}, now {described!r})"
-            )
         objects[key] = config[key]
-    return config_lib.experiment(**saved | objects)
+    complete = config_lib.experiment(**saved | objects)
+    if changed := config_lib.differences(saved, config_lib.as_dict(complete)):
+        raise CheckpointError(f"{directory.path} belongs to another configuration ({changed[0]})")
+    return complete
 
 
 def _replica_index(directory: RunDirectory, config: Mapping[str, Any], seed: int | None) -> int:
     """The index of the replica with `seed`, or the first one, of the chosen setting."""
-    chosen: Any = 0
-    if config["sweep"]:
-        result = directory.read("result.json") or {}
-        chosen = (result.get("sweep") or {}).get("chosen")
-        if chosen is None:
-            raise CheckpointError(
-                f"{directory.path}: this sweep is not finished, so no setting is chosen yet; "
-                "resume the run first"
-            )
-    first = config_lib.setting_rows(config["num_seeds"], chosen).start
+    sweep = (directory.read("result.json") or {}).get("sweep") if config["sweep"] else {"chosen": 0}
+    if not sweep or sweep.get("chosen") is None:
+        raise CheckpointError(
+            f"{directory.path}: this sweep is not finished, so no setting is chosen yet; "
+            "resume the run first"
+        )
     seeds = range(config["seed"], config["seed"] + config["num_seeds"])
-    if seed is None:
-        return first
-    if seed not in seeds:
+    if seed is not None and seed not in seeds:
         expected = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         raise CheckpointError(f"{directory.path}: got seed {seed}, expected {expected}")
-    return first + seeds.index(seed)
+    first = config_lib.setting_rows(len(seeds), sweep["chosen"]).start
+    return first + (0 if seed is None else seeds.index(seed))

@@ -10,18 +10,17 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib import colors, ticker
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mnist_cnn import statistics
 from mnist_cnn.analysis.finished_runs import Run, Setting, paired_seeds, swept_field
 from mnist_cnn.runner.results import setting_label
 
 _MAX_DIGITS = 16  # in one plot
-_DASHES = (0, (4, 3))
+_DASHED: dict[str, Any] = {"lw": 1, "ls": (0, (4, 3))}
 
 
 class Theme(NamedTuple):
@@ -36,7 +35,6 @@ class Theme(NamedTuple):
     counts: tuple[str, str] = ("#eef4fa", "#08519c")  # from few to many
 
 
-LIGHT = Theme()
 DARK = Theme(
     background="#16191d",
     text="#e8eaed",
@@ -65,7 +63,7 @@ Draw = Callable[[Figure, Theme], None]
 def _plot(title: str, caption: str, draw: Draw, height: float = 3.6) -> Plot:
     """Calls `draw` on an empty figure for each theme; `height` is in inches."""
     pngs = []
-    for theme in (LIGHT, DARK):
+    for theme in (Theme(), DARK):
         style: dict[Any, Any] = {
             "font.family": "DejaVu Sans", "font.size": 10.5, "text.parse_math": False,
             "axes.unicode_minus": True, "axes.edgecolor": theme.text, "axes.labelcolor": theme.text,
@@ -100,7 +98,7 @@ def _log_y(axes: Axes, low: float, high: float, subs: tuple[int, ...] = (1, 2, 5
     """A logarithmic axis with ticks at `subs` times the powers of ten, as plain numbers."""
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     axes.set_yticks([], minor=True)
 
@@ -108,10 +106,8 @@ def _log_y(axes: Axes, low: float, high: float, subs: tuple[int, ...] = (1, 2, 5
 def learning_curves(settings: Sequence[Setting]) -> list[Plot]:
     """The loss and the error over the training steps."""
     seeds = max(len(setting.accuracies()) for setting in settings)
-    caption = (
-        "Training: mean over the steps since the previous point, measured while the network "
-        "trains. Test: measured once, after the last step."
-    )
+    caption = "Training: mean over the steps since the previous point, measured while the network "
+    caption += "trains. Test: measured once, after the last step."
     if seeds > 1:
         caption += " Thin lines are seeds, thick lines their mean"
         caption += ", bands its 95 % confidence interval." if seeds > 2 else "."
@@ -151,7 +147,7 @@ def _learning_curve(settings: Sequence[Setting], metric: str, caption: str) -> P
         _log_y(axes, low / 1.4, high * 1.4)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True))
         axes.set(xlabel="training step", ylabel="loss" if metric == "loss" else "error (%)")
         axes.grid(axis="y")
         if len(curves) > 3:
@@ -204,13 +200,12 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
         axes = figure.add_subplot()
         for index, (label, line) in enumerate(lines.items()):
             x, errors = np.array(sorted(line), float), [line[value] for value in sorted(line)]
-            mean = np.array([seeds.mean() for seeds in errors])
+            mean = [seeds.mean() for seeds in errors]
             colour = theme.series[index % len(theme.series)]
             dashes = ("-", "--", ":")[index // len(theme.series) % 3]
             axes.plot(x, mean, dashes, color=colour, lw=1.8, label=label)
-            for value, seeds in zip(x, errors, strict=True):
-                points = np.full(len(seeds), value), seeds
-                axes.plot(*points, "o", color=colour, ms=5, mec=theme.background)
+            points = np.repeat(x, [len(seeds) for seeds in errors]), np.concatenate(errors)
+            axes.plot(*points, "o", color=colour, ms=5, mec=theme.background)
             _shade_interval(axes, x, errors, colour)
         ticks = np.unique([float(value) for line in lines.values() for value in line])
         if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
@@ -227,12 +222,9 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
             axes.legend()
 
     samples = [errors for line in lines.values() for errors in line.values()]
-    pooled = np.concatenate(samples)
-    band = min(map(len, samples)) > 2
-    caption = (
-        f"Error on the {split} images after training. Points are seeds, the line is their mean"
-    )
-    caption += ", the band its 95 % confidence interval (Student's t)." if band else "."
+    pooled, band = np.concatenate(samples), min(map(len, samples)) > 2
+    caption = f"Error on the {split} images after training. Points are seeds, the line is their "
+    caption += "mean, the band its 95 % confidence interval (Student's t)." if band else "mean."
     return _plot(f"Error over {name}", caption + note, draw)
 
 
@@ -251,8 +243,8 @@ def confusion_matrix(run: Run) -> Plot:
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
-        colours = LinearSegmentedColormap.from_list("counts", theme.counts)
-        axes.imshow(np.ma.masked_less(mistakes, 1), colours, LogNorm(1, most), aspect="equal")
+        scale = colors.LinearSegmentedColormap.from_list("counts", theme.counts)
+        axes.imshow(np.ma.masked_less(mistakes, 1), scale, colors.LogNorm(1, most), aspect="equal")
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 dark_cell = row != column and np.log(count) > 0.55 * np.log(most)
@@ -284,9 +276,7 @@ def reliability_diagram(run: Run) -> Plot:
     def draw(figure: Figure, theme: Theme) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         blue, orange = theme.series[:2]
-        upper.plot(
-            [0, 100], [0, 100], color=theme.text, lw=1, ls=_DASHES, label="perfectly calibrated"
-        )
+        upper.plot([0, 100], [0, 100], color=theme.text, label="perfectly calibrated", **_DASHED)
         upper.vlines(confidence, confidence, accuracy, color=orange, lw=2, alpha=0.8)
         upper.plot(confidence, accuracy, "o", color=blue, ms=6, clip_on=False, label="bins")
         upper.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
@@ -317,10 +307,8 @@ def worst_mistakes(run: Run) -> Plot:
         (stored.images[i], f"{true[i]} predicted as {guess}", f"{100 * p[i, guess]:.1f} %")
         for i, guess in zip(order, predicted[order], strict=True)
     ]
-    caption = (
-        "Misclassified test images whose true digit has the lowest probability. Above each: the "
-        "true and the predicted digit; below: the probability of the prediction."
-    )
+    caption = "Misclassified test images whose true digit has the lowest probability. Above each: "
+    caption += "the true and the predicted digit; below: the probability of the prediction."
     return _digits("Worst mistakes", caption if digits else "None.", digits)
 
 
@@ -329,9 +317,8 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
     seed, other_seed = paired_seeds(first, other)
     gained = corrected_digits(first, seed, other, other_seed, "gained")
     lost = corrected_digits(other, other_seed, first, seed, "lost")
-    half = _MAX_DIGITS // 2
-    shown = gained[: max(half, _MAX_DIGITS - len(lost))]
-    shown += lost[: max(half, _MAX_DIGITS - len(gained))]
+    shown = gained[: max(_MAX_DIGITS // 2, _MAX_DIGITS - len(lost))]
+    shown += lost[: _MAX_DIGITS - len(shown)]
     caption = (
         f"{len(gained):,} images that {first.label} misclassifies and {other.label} classifies "
         f"correctly (gained), {len(lost):,} the other way round (lost); seeds {seed} and "
@@ -411,7 +398,7 @@ def differences(first: str, rows: Sequence[tuple[str, statistics.Difference]]) -
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
-        axes.axvline(0, color=theme.text, lw=1, ls=_DASHES)
+        axes.axvline(0, color=theme.text, **_DASHED)
         for y, (label, difference) in enumerate(rows):
             colour = theme.series[(y + 1) % len(theme.series)]
             ends = [100 * difference.low, 100 * difference.high]

@@ -1,15 +1,4 @@
-"""The test predictions of a finished run, stored so that a report needs no data and no network.
-
-`predictions.npz` holds
-
-    logits   float32 [R, N, 10]  of the N test images, for each of R seeds
-    labels   uint8   [N]
-    wrong    int32   [M]         indices of the images that some seed misclassifies, ascending
-    images   uint8   [M, 28, 28] those images
-    filters  float32 [F, H, W]   of the first layer, first seed; F = 0 if it has no image filters
-
-Two runs differ only on images that one of them misclassifies, so these suffice to compare them.
-"""
+"""The test predictions of a finished run, stored so that a report needs no data and no network."""
 
 import dataclasses
 from typing import Any
@@ -20,29 +9,30 @@ from jaxtyping import Float32, Int, Int32, UInt8
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner.run_directory import RunDirectory
 
-NAME = "predictions.npz"
-
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The arrays of predictions.npz; a ValueError if they do not fit together."""
+    """The arrays of predictions.npz, of R seeds; a ValueError if they do not fit together.
+
+    Two runs differ only on images that one of them misclassifies: these suffice to compare them.
+    """
 
     logits: Float32[np.ndarray, "R N 10"]
     labels: UInt8[np.ndarray, "N"]
-    wrong: Int32[np.ndarray, "M"]
-    images: UInt8[np.ndarray, "M 28 28"]
-    filters: Float32[np.ndarray, "F H W"]
+    wrong: Int32[np.ndarray, "M"]  # the indices that some seed misclassifies, ascending
+    images: UInt8[np.ndarray, "M 28 28"]  # those images
+    filters: Float32[np.ndarray, "F H W"]  # of the first layer, first seed; F = 0 if it has none
 
     def __post_init__(self) -> None:
-        seeds, examples = self.logits.shape[:2] if self.logits.ndim == 3 else (0, 0)
-        shapes = (
-            self.logits.shape == (seeds, examples, 10) and seeds and examples,
-            self.labels.shape == (examples,),
-            self.images.shape == (len(self.wrong), 28, 28),
-            self.filters.ndim == 3,
+        fit = (
+            self.logits.shape[1:] == (*self.labels.shape, 10)
+            and self.labels.ndim == 1
+            and self.logits.size > 0
+            and self.images.shape == (len(self.wrong), 28, 28)
+            and self.filters.ndim == 3
         )
         types = [array.dtype.str[1:] for array in dataclasses.astuple(self)]
-        if not all(shapes) or types != ["f4", "u1", "i4", "u1", "f4"]:
+        if not fit or types != ["f4", "u1", "i4", "u1", "f4"]:
             raise ValueError("the arrays have unexpected shapes or types")
         mistakes = np.flatnonzero((self.logits.argmax(-1) != self.labels).any(0))
         if self.labels.max() > 9 or not np.array_equal(mistakes, self.wrong):
@@ -67,17 +57,14 @@ def collect(
 
 
 def read(directory: RunDirectory) -> Predictions:
-    """Reads the predictions of a run.
-
-    Raises:
-      CheckpointError: the file is missing, damaged, or not written by a run.
-    """
-    arrays = directory.read_arrays(NAME)
+    """Reads them; a CheckpointError if the file is missing, damaged, or not written by a run."""
+    arrays = directory.read_arrays("predictions.npz")
     try:
         return Predictions(**arrays)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{directory.path / NAME}: expected the arrays that a run writes ({error}); train again"
+            f"{directory.path / 'predictions.npz'}: expected the arrays that a run writes "
+            f"({error}); train again"
         ) from None
 
 

@@ -9,14 +9,11 @@ from jaxtyping import Float, Int
 
 from mnist_cnn import config as config_lib, statistics
 
-Metrics = Mapping[str, Any]  # of one network, as returned by `evaluate.summarize`
+Metrics = Mapping[str, Any]  # of one network, as returned by `scoring.summarize`
 
 
 def to_json(value: Any) -> Any:
-    """A number or a list of numbers for JSON: a NaN or an infinity becomes None.
-
-    An array of one element becomes a number.
-    """
+    """A number, or of several values a list, for JSON: a NaN or an infinity becomes None."""
     values = [
         None if isinstance(item, float) and not math.isfinite(item) else item
         for item in np.atleast_1d(value).tolist()
@@ -32,21 +29,15 @@ def stack_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
     }
 
 
-def mean_metrics(metrics: Sequence[Metrics]) -> dict[str, float | None]:
-    """Means over the networks.
-
-    `ci95` is the half-width of the 95 % confidence interval of the mean accuracy (Student's t);
-    None for one network.
-    """
-    accuracy, loss, calibration_error = (
-        np.array([network[name] for network in metrics])
-        for name in ("accuracy", "loss", "expected_calibration_error")
-    )
+def mean_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
+    """Means over the networks; `ci95` (None for one network) is of `statistics.mean_interval`."""
+    names = ("accuracy", "loss", "expected_calibration_error")
+    accuracy, loss, error = (np.array([one[name] for one in metrics]) for name in names)
     return {
         "accuracy": float(accuracy.mean()),
         "ci95": to_json(statistics.mean_interval(accuracy)),
         "loss": to_json(loss.mean()),
-        "expected_calibration_error": to_json(calibration_error.mean()),
+        "expected_calibration_error": to_json(error.mean()),
     }
 
 
@@ -72,38 +63,26 @@ def sweep_result(
     """The validation metrics of every setting, and the index of the chosen one.
 
     The setting with the best mean accuracy is chosen; of equals, the one with the lowest mean loss.
-    A setting with a diverged network has no metrics and is not chosen. If every setting has one,
-    `chosen` is None.
-
-    Args:
-      config: the configuration.
-      validation: the metrics of every replica, in the order of `config.replicas`.
-      finite: whether the parameters of each replica are finite.
+    A setting with a network that is not `finite` has no metrics and is not chosen; `chosen` is None
+    if all have one. The metrics are those of every replica, in the order of `config.replicas`.
     """
     seeds = config["num_seeds"]
     settings: list[dict[str, Any]] = []
+    scores: dict[int, tuple[float, float]] = {}
     for index, setting in enumerate(config_lib.settings(config)):
         replicas = config_lib.setting_rows(seeds, index)
-        if all(finite[replicas]):
-            entry = {
-                "status": "finished",
-                "validation": stack_metrics(validation[replicas]),
-                "validation_mean": mean_metrics(validation[replicas]),
-            }
-        else:
-            entry = {"status": "diverged"}
+        if not all(finite[replicas]):
+            settings.append({"setting": setting, "status": "diverged"})
+            continue
+        metrics, mean = stack_metrics(validation[replicas]), mean_metrics(validation[replicas])
+        entry = {"status": "finished", "validation": metrics, "validation_mean": mean}
         settings.append({"setting": setting, **entry})
-
-    def score(index: int) -> tuple[float, float]:
-        mean = settings[index]["validation_mean"]
-        return mean["accuracy"], -(math.inf if mean["loss"] is None else mean["loss"])
-
-    finished = [index for index, entry in enumerate(settings) if entry["status"] == "finished"]
+        scores[index] = mean["accuracy"], -math.inf if mean["loss"] is None else -mean["loss"]
     return {
         "split": config["validation_split"],
         "seeds": list(range(config["seed"], config["seed"] + seeds)),
         "settings": settings,
-        "chosen": max(finished, key=score, default=None),
+        "chosen": max(scores, key=scores.__getitem__, default=None),
     }
 
 
