@@ -25,7 +25,8 @@ from benchmarks.peers.serve import read
 from mnist_cnn.models.kernels.compiler import compiler_options
 from mnist_cnn.training import batches
 from mnist_cnn.training.batches import Split
-from mnist_cnn.training.state import Metrics, create_state
+from mnist_cnn.training.metrics import Metrics
+from mnist_cnn.training.state import create_state
 from mnist_cnn.training.step import step, steps
 
 _ROOT = pathlib.Path(__file__).parents[1]

@@ -11,7 +11,8 @@ from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import DataError
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training.components import build_components
-from mnist_cnn.training.scoring import score, summarize
+from mnist_cnn.training.metrics import summarize
+from mnist_cnn.training.scoring import score
 
 
 def evaluate(

@@ -18,6 +18,7 @@ import numpy as np
 from mnist_cnn import statistics
 from mnist_cnn.analysis import finished_runs, plots
 from mnist_cnn.analysis.finished_runs import DEFAULTS, Run, Setting
+from mnist_cnn.analysis.theme import DARK, LIGHT
 from mnist_cnn.errors import CheckpointError, printable
 from mnist_cnn.files import write_atomically
 from mnist_cnn.runner import results
@@ -33,10 +34,8 @@ _PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>
-:root {{ --paper: #ffffff; --ink: #1a1a1a; --soft: #5b6470; --line: #dde1e6; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --paper: #16191d; --ink: #e8eaed; --soft: #a3abb5; --line: #343a42; }}
-}}
+:root {{ {light} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}
 * {{ box-sizing: border-box; }}
 body {{ background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
   margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 62rem; overflow-wrap: anywhere; }}
@@ -269,7 +268,12 @@ def _page(title: str, heading: str, result: str, summary: list[str], parts: list
         *(f'<p class="summary">{_escape(line)}</p>' for line in summary),
         *parts,
     ]
-    return _PAGE.format(title=_escape(title), body="\n".join(body))
+    light, dark = (
+        f"--paper: {theme.background}; --ink: {theme.text}; --soft: {theme.caption}; "
+        f"--line: {theme.line};"
+        for theme in (LIGHT, DARK)
+    )
+    return _PAGE.format(title=_escape(title), light=light, dark=dark, body="\n".join(body))
 
 
 def _grid(shown: Sequence[plots.Plot]) -> str:

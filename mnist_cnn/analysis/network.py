@@ -22,8 +22,9 @@ from mnist_cnn.parallel.replicas import checkpoint_template
 from mnist_cnn.runner.checkpoint import Checkpoints
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training.components import LOSSES, MODELS, OPTIMIZERS
+from mnist_cnn.training.metrics import Metrics
 from mnist_cnn.training.scoring import compute_logits
-from mnist_cnn.training.state import Metrics, create_state, from_dict
+from mnist_cnn.training.state import create_state, from_dict
 
 
 @dataclasses.dataclass(frozen=True)

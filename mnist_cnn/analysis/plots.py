@@ -1,7 +1,7 @@
 """The plots of a report, each drawn for a light and for a dark page.
 
-The only file that imports matplotlib. The colours are those of Okabe and Ito, which colour-blind
-readers can distinguish. Text from a run directory is drawn as it is, never interpreted as TeX.
+The only file that imports matplotlib. Text from a run directory is drawn as it is, never
+interpreted as TeX.
 """
 
 import io
@@ -17,33 +17,11 @@ from matplotlib.patches import Rectangle
 
 from mnist_cnn import statistics
 from mnist_cnn.analysis.finished_runs import Run, Setting, paired_seeds, swept_field
+from mnist_cnn.analysis.theme import DARK, LIGHT, Theme
 from mnist_cnn.runner.results import setting_label
 
 _MAX_DIGITS = 16  # in one plot
 _DASHED: dict[str, Any] = {"lw": 1, "ls": (0, (4, 3))}
-
-
-class Theme(NamedTuple):
-    """The colours of one version of a plot; the defaults are the light ones."""
-
-    background: str = "#ffffff"
-    text: str = "#1a1a1a"
-    grid: str = "#c9ced6"
-    series: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a37c00")
-    digits: str = "gray_r"  # a colormap whose 0 is close to the background
-    filters: str = "RdBu_r"  # a colormap
-    counts: tuple[str, str] = ("#eef4fa", "#08519c")  # from few to many
-
-
-DARK = Theme(
-    background="#16191d",
-    text="#e8eaed",
-    grid="#4a515a",
-    series=("#56b4e9", "#ff8c42", "#2fc79a", "#e39cc4", "#e6c229"),
-    digits="gray",
-    filters="berlin",
-    counts=("#1d2732", "#7cc4f4"),
-)
 
 
 class Plot(NamedTuple):
@@ -63,7 +41,7 @@ Draw = Callable[[Figure, Theme], None]
 def _plot(title: str, caption: str, draw: Draw, height: float = 3.6) -> Plot:
     """Calls `draw` on an empty figure for each theme; `height` is in inches."""
     pngs = []
-    for theme in (Theme(), DARK):
+    for theme in (LIGHT, DARK):
         style: dict[Any, Any] = {
             "font.family": "DejaVu Sans", "font.size": 10.5, "text.parse_math": False,
             "axes.unicode_minus": True, "axes.edgecolor": theme.text, "axes.labelcolor": theme.text,

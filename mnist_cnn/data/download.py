@@ -9,10 +9,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from mnist_cnn import config as config_lib
 from mnist_cnn.errors import DataError
 
-_TFDS_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-DATASETS = tuple(_TFDS_CLASSES)
+DATASETS = config_lib.FIELDS["dataset"].choices  # of tfds, all in the files of MNIST's form
 FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -25,7 +25,7 @@ def registered(name: str) -> dict[str, Any]:
     """The files' addresses, in the order of `FILES` -> their size and checksum as tfds has them."""
     import tensorflow_datasets as tfds
 
-    builder = getattr(tfds.image_classification, _TFDS_CLASSES[name])
+    builder: Any = tfds.builder_cls(name)
     return {url: builder.url_infos[url] for url in (f"{builder.URL}{file}.gz" for file in FILES)}
 
 

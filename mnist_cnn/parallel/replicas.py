@@ -23,8 +23,8 @@ from mnist_cnn.parallel.programs import ORDER, TRAINING_INPUTS, make_program, tr
 from mnist_cnn.training import batches, scoring
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.components import build_components, build_hyperparameters
+from mnist_cnn.training.metrics import Metrics
 from mnist_cnn.training.state import (
-    Metrics,
     TrainState,
     from_dict,
     initial_state,

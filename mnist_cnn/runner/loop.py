@@ -32,7 +32,8 @@ from mnist_cnn.runner.environment import describe_environment
 from mnist_cnn.runner.run_directory import RunDirectory, new_run_path
 from mnist_cnn.runner.run_logger import RunLogger
 from mnist_cnn.runner.signals import Stopped, StopRequest
-from mnist_cnn.training import batches, components, scoring, state as state_lib
+from mnist_cnn.training import batches, components, state as state_lib
+from mnist_cnn.training.metrics import summarize
 
 # The progress bar and signals wait for a call to end, so it takes about this long.
 _CALL_SECONDS = 1.0
@@ -249,7 +250,7 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
         laid_out, images, labels = read()
         with logger.clock("evaluate"):
             logits, losses = score(laid_out, members)
-            metrics = [scoring.summarize(*one, labels) for one in zip(logits, losses, strict=True)]
+            metrics = [summarize(*one, labels) for one in zip(logits, losses, strict=True)]
         return metrics, logits, labels, images
 
     return evaluate
@@ -294,7 +295,7 @@ def _take_steps(this: _Run, trace: profile.Trace) -> ReplicaMetrics:
         bad_steps = sums.first_bad_step[sums.first_bad_step >= 0]
         if bad_steps.size and not config["sweep"]:
             this.diverge(int(bad_steps.min()))
-        metrics = {"loss": sums.loss / sums.examples, "accuracy": sums.correct / sums.examples}
+        metrics = sums.means()
         rate = steps_per_second * images_per_step
         this.console.step_done(step, this.total_steps, metrics, rate)
         if this.is_due(step, config["log_every"]):

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from mnist_cnn import config as config_lib, statistics
 
-Metrics = Mapping[str, Any]  # of one network, as returned by `scoring.summarize`
+Metrics = Mapping[str, Any]  # of one network, as returned by `metrics.summarize`
 
 
 def to_json(value: Any) -> Any:

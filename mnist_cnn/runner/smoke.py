@@ -24,7 +24,7 @@ from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.training.batches import steps_per_epoch
-from mnist_cnn.training.scoring import summarize
+from mnist_cnn.training.metrics import summarize
 
 _PARTS = ("device", "data", "compile", "train", "save", "restore", "evaluate")
 _STEPS = 3

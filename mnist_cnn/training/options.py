@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Float32, Int
 
 from mnist_cnn.models.apply import Variables, make_variables, train_kwargs
 from mnist_cnn.training import augment, rng
-from mnist_cnn.training.components import Hyperparameters
 from mnist_cnn.training.state import TrainState
 
 
@@ -64,21 +63,6 @@ def training_loss(
     of_class = jax.vmap(lambda label: state.loss(logits, jnp.full_like(labels, label)))
     part: Any = state.hyper["label_smoothing"]
     return (1 - part) * losses + part * of_class(jnp.arange(logits.shape[-1])).mean(0)
-
-
-def scheduled(hyper: Hyperparameters, step: Int[Array, ""]) -> Hyperparameters:
-    """`hyper` with the learning rate of the step that follows `step` others.
-
-    It rises linearly over `warmup_steps` (Goyal et al. 2017), the last of which has the full
-    rate, and falls by half a cosine to 0 after `total_steps` (Loshchilov & Hutter 2016).
-    """
-    if "total_steps" not in hyper:
-        return hyper
-    warmup, total = jnp.asarray(hyper["warmup_steps"]), jnp.asarray(hyper["total_steps"])
-    rise = (step + 1) / jnp.maximum(warmup, 1)
-    fall = (1 + jnp.cos(jnp.pi * (step - warmup) / jnp.maximum(total - warmup, 1))) / 2
-    factor = jnp.where(step < warmup, rise, fall)
-    return hyper | {"learning_rate": hyper["learning_rate"] * factor}
 
 
 def update_ema(state: TrainState, params: Any, batch_stats: Any) -> Variables:

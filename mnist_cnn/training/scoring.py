@@ -1,16 +1,13 @@
-"""Exact metrics over a whole split: every image once, as sums and counts."""
+"""The logits and losses of a whole split, every image once."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-from mnist_cnn import statistics
 from mnist_cnn.models.apply import Variables, forward
 from mnist_cnn.training.components import Loss
 
@@ -40,20 +37,3 @@ def score(
     """The logits and the loss of every image."""
     logits = compute_logits(model, variables, images, batch_size)
     return logits, loss(logits, labels)
-
-
-def summarize(
-    logits: Float32[np.ndarray, "N 10"],
-    losses: Float32[np.ndarray, "N"],
-    labels: Int[np.ndarray, "N"],
-) -> dict[str, Any]:
-    """Counts, and means over all images; sums are float64, so the batch size changes nothing."""
-    examples = len(labels)
-    correct = int((np.argmax(logits, axis=-1) == labels).sum())
-    return {
-        "examples": examples,
-        "correct": correct,
-        "accuracy": correct / examples,
-        "loss": float(np.sum(losses, dtype=np.float64) / examples),
-        "expected_calibration_error": statistics.calibration(logits, labels).error,
-    }

@@ -5,36 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn, serialization, struct
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Int, UInt
 
 from mnist_cnn.models.apply import Variables, make_variables, train_kwargs
 from mnist_cnn.training import components as components_lib, rng
-from mnist_cnn.training.batches import HostOrDeviceArray, total_steps
+from mnist_cnn.training.batches import total_steps
 from mnist_cnn.training.components import Components, Hyperparameters, Loss, Optimizer
-
-
-class Metrics(struct.PyTreeNode):
-    """Sums over images, so that a mean is exact whatever the batches were."""
-
-    loss: Float[HostOrDeviceArray, ""]
-    correct: Int[HostOrDeviceArray, ""]
-    examples: Int[HostOrDeviceArray, ""]
-    first_bad_step: Int[HostOrDeviceArray, ""]  # the first whose loss was not finite, or -1
-
-    @classmethod
-    def zero(cls) -> "Metrics":
-        count = np.zeros((), np.int32)
-        return cls(np.zeros((), np.float32), count, count, np.full((), -1, np.int32))
-
-    def __add__(self, other: "Metrics") -> "Metrics":
-        return Metrics(
-            self.loss + other.loss,
-            self.correct + other.correct,
-            self.examples + other.examples,
-            jnp.where(self.first_bad_step >= 0, self.first_bad_step, other.first_bad_step),
-        )
 
 
 class TrainState(struct.PyTreeNode):
@@ -53,7 +30,7 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> Variables:
-        """What is evaluated, kept and exported: the averaged variables if `ema` is on."""
+        """What is evaluated and exported: the averaged variables if `ema` is on."""
         return self.ema_variables or make_variables(self.params, self.batch_stats)
 
 

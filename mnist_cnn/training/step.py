@@ -1,4 +1,6 @@
-"""The training step, and the compiled program that takes many of them. Pure: no files, no clock.
+"""The training step, and a program that takes many of them. Pure: no files, no clock.
+
+A run compiles `steps` in parallel/programs.py. In a notebook or a test:
 
 state = create_state(config)
 state, metrics = train_step(state, batch)                         # one step
@@ -14,9 +16,10 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from mnist_cnn.models.apply import scale
-from mnist_cnn.training import batches, options
+from mnist_cnn.training import batches, options, schedule
 from mnist_cnn.training.batches import Batch, Split
-from mnist_cnn.training.state import Metrics, TrainState
+from mnist_cnn.training.metrics import Metrics
+from mnist_cnn.training.state import TrainState
 
 
 def step(
@@ -26,7 +29,7 @@ def step(
 
     Returns the next state, and the metrics of the batch under the parameters before the step. If
     several devices share the batch, each has a part of it, and `data_axis` is their mesh axis:
-    gradients and metrics are summed over it, once.
+    gradients and metrics are summed over it.
     """
     examples = _psum_if(batch.weights.sum(), data_axis)
     images = options.augment_images(state, scale(batch.images), data_axis)
@@ -39,7 +42,7 @@ def step(
     gradients, (loss, logits, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
     correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
     gradients, loss, correct = _psum_if((gradients, loss, correct.sum(dtype=jnp.int32)), data_axis)
-    optimizer = state.optimizer(options.scheduled(state.hyper, state.step))
+    optimizer = state.optimizer(schedule.scheduled(state.hyper, state.step))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     first_bad_step = jnp.where(jnp.isfinite(loss), -1, state.step + 1)

@@ -27,8 +27,9 @@ from mnist_cnn.parallel.programs import training_program
 from mnist_cnn.runner.console import Console
 from mnist_cnn.training import batches
 from mnist_cnn.training.batches import Split
+from mnist_cnn.training.metrics import Metrics
 from mnist_cnn.training.scoring import score
-from mnist_cnn.training.state import Metrics, create_state
+from mnist_cnn.training.state import create_state
 from mnist_cnn.training.step import train_step, train_steps
 
 ACCELERATORS = ["tpu", "cuda"]

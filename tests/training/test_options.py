@@ -21,7 +21,8 @@ from mnist_cnn.models.apply import forward, scale
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.training import batches
 from mnist_cnn.training.components import adam, build_hyperparameters
-from mnist_cnn.training.options import augment_images, scheduled, training_loss
+from mnist_cnn.training.options import augment_images, training_loss
+from mnist_cnn.training.schedule import scheduled
 from mnist_cnn.training.scoring import score
 from mnist_cnn.training.state import create_state
 from mnist_cnn.training.step import train_step

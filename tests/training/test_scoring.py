@@ -6,7 +6,8 @@ import pytest
 from networks import Linear
 
 import mnist_cnn
-from mnist_cnn.training.scoring import score, summarize
+from mnist_cnn.training.metrics import summarize
+from mnist_cnn.training.scoring import score
 from mnist_cnn.training.state import create_state
 
 

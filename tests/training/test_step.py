@@ -12,7 +12,8 @@ from networks import Linear
 import mnist_cnn
 from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.training import batches
-from mnist_cnn.training.state import Metrics, create_state, from_dict, is_finite, to_dict
+from mnist_cnn.training.metrics import Metrics
+from mnist_cnn.training.state import create_state, from_dict, is_finite, to_dict
 from mnist_cnn.training.step import step, train_step, train_steps
 
 pure_step = jax.jit(step)  # unlike train_step, it does not donate its state
