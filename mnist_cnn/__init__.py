@@ -5,21 +5,29 @@
     network = mnist_cnn.load("runs/mine")
     logits = network(images)  # uint8 [N, 28, 28, 1] -> float32 [N, 10]
 
-Importing the package loads no JAX: `run` and `load` import it when they are called.
+Importing the package loads no JAX: each function imports what it needs when it is called.
 """
+
+from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
-from ml_collections import ConfigDict
-
-from mnist_cnn.config import experiment
 from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from mnist_cnn.analysis.network import Network
 
 __all__ = ["__version__", "experiment", "load", "run"]
+
+
+def experiment(**changes: Any) -> ConfigDict:
+    """The base experiment's configuration with some fields changed (see `config.experiment`)."""
+    from mnist_cnn import config
+
+    return config.experiment(**changes)
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
@@ -32,7 +40,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str] | None = None) -> di
 
 def load(
     workdir: str | os.PathLike[str], config: ConfigDict | None = None, seed: int | None = None
-) -> "Network":
+) -> Network:
     """The trained network of a run directory, a callable on uint8 images [N, 28, 28, 1].
 
     `config` is needed only if the experiment brings its own model, loss or optimizer; `seed`
