@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 BINS = 15  # bins of confidence, as in Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
 
@@ -16,7 +16,9 @@ def log_probabilities(logits: Float[np.ndarray, "*N 10"]) -> Float[np.ndarray, "
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def confusion_matrix(labels: Int[np.ndarray, "N"], predicted: Int[np.ndarray, "N"]) -> np.ndarray:
+def confusion_matrix(
+    labels: Integer[np.ndarray, "N"], predicted: Integer[np.ndarray, "N"]
+) -> np.ndarray:
     """int64 [10, 10]: the number of images of class `row` predicted as class `column`."""
     return np.bincount(labels.astype(np.int64) * 10 + predicted, minlength=100).reshape(10, 10)
 
@@ -31,7 +33,7 @@ class Calibration:
     error: float  # expected calibration error: mean |accuracy - confidence|; NaN if a logit is NaN
 
 
-def calibration(logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"]) -> Calibration:
+def calibration(logits: Float[np.ndarray, "N 10"], labels: Integer[np.ndarray, "N"]) -> Calibration:
     """Compares confidence with accuracy in bins of equal width (Guo et al. 2017)."""
     probability = np.exp(log_probabilities(logits).max(-1))
     # Bin i is (i / 15, (i + 1) / 15], as in the paper.
@@ -45,7 +47,7 @@ def calibration(logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"])
 
 
 def classification_metrics(
-    logits: Float[np.ndarray, "N 10"], labels: Int[np.ndarray, "N"]
+    logits: Float[np.ndarray, "N 10"], labels: Integer[np.ndarray, "N"]
 ) -> dict[str, Any]:
     """Negative log-likelihood (nats per image), expected calibration error, per-class metrics.
 

@@ -14,10 +14,13 @@ import time
 import jax
 import numpy as np
 import pytest
+import typechecker
 
 ROOT = pathlib.Path(__file__).parents[1]
 MNIST = ROOT / "mnist_cnn" / "data" / "mnist"
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
+
+typechecker.install()
 
 # Some claims hold for CPUs only: the same bits alone and among others, eight devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -1,5 +1,6 @@
 """A trained network, scored on a whole split."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from mnist_cnn.training.scoring import score
 
 
 def evaluate(
-    workdir: str,
+    workdir: str | os.PathLike[str],
     split: str = "test",
     dataset: str | None = None,
     manual_dir: str | None = None,

@@ -1,7 +1,7 @@
 """Picture files -> PIL images; anything else is refused with a `PictureError`."""
 
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -32,7 +32,7 @@ def read(path: str | Path) -> Image.Image:
         raise PictureError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-def decode(file: BinaryIO) -> Image.Image:
+def decode(file: io.BufferedReader | io.BytesIO) -> Image.Image:
     """Decodes the picture in an open file; otherwise like `read`."""
     try:
         with Image.open(file, formats=FORMATS) as image:

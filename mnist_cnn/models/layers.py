@@ -39,7 +39,7 @@ class ConvMaxPool(nn.Module):
     kernel_init: nn.initializers.Initializer = _glorot_uniform
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W in"]) -> Float[Array, "B Ho//2 Wo//2 out"]:
+    def __call__(self, images: Float[Array, "B H W in"]) -> Float[Array, "B rows columns out"]:
         shape = (*self.kernel_size, images.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))

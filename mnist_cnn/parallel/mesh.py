@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.models.layers import DATA_AXIS as DATA
@@ -52,7 +52,7 @@ def make_mesh(config: Mapping[str, Any], num_replicas: int, devices: Sequence[An
 
 
 def shard_mapped(
-    function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any
+    function: Callable[..., Any], mesh: Mesh | AbstractMesh, inputs: Any, outputs: Any
 ) -> Callable[..., Any]:
     """Turns a function of one device's arrays into one of the arrays on the mesh."""
     if mesh.size == 1:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from mnist_cnn.parallel.mesh import BY_REPLICA, DATA, REPLICA, REPLICATED, shard_mapped
 from mnist_cnn.training.step import steps
@@ -21,7 +21,7 @@ TRAINING_INPUTS = (BY_REPLICA, BY_REPLICA, REPLICATED, ORDER, REPLICATED, REPLIC
 
 
 def make_program(
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     function: Callable[..., Any],
     inputs: tuple[PartitionSpec, ...],
     outputs: PartitionSpec = BY_REPLICA,
@@ -47,7 +47,7 @@ def make_program(
     return jax.jit(shard_mapped(of_device, mesh, inputs, outputs), **options)
 
 
-def training_program(mesh: Mesh) -> Any:
+def training_program(mesh: Mesh | AbstractMesh) -> Any:
     """`training.step.steps` of a group, with the arguments of `TRAINING_INPUTS`."""
     of_replica = functools.partial(steps, data_axis=DATA if mesh.shape[DATA] > 1 else None)
     return make_program(mesh, of_replica, TRAINING_INPUTS, donate_argnums=0)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import serialization
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Bool, Integer, UInt8
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.models.apply import Variables
@@ -54,7 +54,7 @@ class Replicas:
         config: Mapping[str, Any],
         mesh: Mesh,
         images: UInt8[np.ndarray, "N 28 28 1"],
-        labels: Int[np.ndarray, "N"],
+        labels: Integer[np.ndarray, "N"],
         init_variables: Variables | None = None,
     ) -> None:
         """Makes the networks before their first step, and compiles their training on a split.
@@ -154,7 +154,7 @@ class Replicas:
         self._epoch = -1
 
     def lay_out(
-        self, images: UInt8[np.ndarray, "N 28 28 1"], labels: Int[np.ndarray, "N"]
+        self, images: UInt8[np.ndarray, "N 28 28 1"], labels: Integer[np.ndarray, "N"]
     ) -> Split:
         """A split for `compile_scoring`; devices that share a batch get a part of it each."""
         padding = (0, -len(labels) % self._mesh.shape[DATA])

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Float32, Integer, UInt8
 
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -17,11 +17,11 @@ class Predictions:
     Two runs differ only on images that one of them misclassifies: these suffice to compare them.
     """
 
-    logits: Float32[np.ndarray, "R N 10"]
-    labels: UInt8[np.ndarray, "N"]
-    wrong: Int32[np.ndarray, "M"]  # the indices that some seed misclassifies, ascending
-    images: UInt8[np.ndarray, "M 28 28"]  # those images
-    filters: Float32[np.ndarray, "F H W"]  # of the first layer, first seed; F = 0 if it has none
+    logits: np.ndarray  # float32 [R, N, 10]
+    labels: np.ndarray  # uint8 [N]
+    wrong: np.ndarray  # int32 [M]: the indices that some seed misclassifies, ascending
+    images: np.ndarray  # uint8 [M, 28, 28]: those images
+    filters: np.ndarray  # float32 [F, H, W]: of the first layer, first seed; F = 0 if it has none
 
     def __post_init__(self) -> None:
         fit = (
@@ -41,7 +41,7 @@ class Predictions:
 
 def collect(
     logits: Float32[np.ndarray, "R N 10"],
-    labels: Int[np.ndarray, "N"],
+    labels: Integer[np.ndarray, "N"],
     images: UInt8[np.ndarray, "N 28 28 1"],
     params: Any,
 ) -> dict[str, np.ndarray]:

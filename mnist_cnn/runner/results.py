@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from mnist_cnn import config as config_lib, statistics
 
@@ -42,7 +42,7 @@ def mean_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
 
 
 def ensemble_metrics(
-    logits: Float[np.ndarray, "R N 10"], labels: Int[np.ndarray, "N"]
+    logits: Float[np.ndarray, "R N 10"], labels: Integer[np.ndarray, "N"]
 ) -> dict[str, float | int | None]:
     """Metrics of the ensemble, whose probabilities are the mean of the R networks' ones."""
     p = np.exp(statistics.log_probabilities(logits)).mean(0)

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, Integer
 
 from mnist_cnn import statistics
 from mnist_cnn.training.batches import HostOrDeviceArray
@@ -40,7 +40,7 @@ class Metrics(struct.PyTreeNode):
 def summarize(
     logits: Float32[np.ndarray, "N 10"],
     losses: Float32[np.ndarray, "N"],
-    labels: Int[np.ndarray, "N"],
+    labels: Integer[np.ndarray, "N"],
 ) -> dict[str, Any]:
     """What is said of a network on a whole split: counts, and means of float64 sums."""
     examples = len(labels)

@@ -15,7 +15,7 @@ from mnist_cnn.models.kernels.conv_max_pool import conv_max_pool
 
 
 def normal(seed, shape):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def value_and_gradients(function, *arguments, gradient=None):
@@ -83,7 +83,7 @@ def nn_max_pool(images, window=(2, 2)):
 @pytest.mark.parametrize("window", [(2, 2), (3, 2)])
 def test_max_pool_equals_nn_max_pool_ties_included(shape, window):
     for levels in (2, 10**6):  # with two levels nearly every window has a tie
-        images = np.floor(levels * np.random.default_rng(0).random(shape, np.float32))
+        images = jnp.floor(levels * np.random.default_rng(0).random(shape, np.float32))
         ours, theirs = (
             value_and_gradients(lambda x, pool=pool: pool(x, window), images)
             for pool in (layers.max_pool, nn_max_pool)
@@ -118,7 +118,8 @@ SIZES = [
 @pytest.mark.parametrize("shape", EXACT)
 def test_conv_max_pool_equals_flax_ties_included(shape):
     def whole(seed, shape, levels):  # sums of these are exact, so equal ones tie in every form
-        return np.random.default_rng(seed).integers(levels, size=shape) - np.float32(levels // 2)
+        whole = np.random.default_rng(seed).integers(levels, size=shape) - levels // 2
+        return jnp.asarray(whole, jnp.float32)
 
     images, kernel = whole(0, shape, 3), whole(1, (5, 5, shape[-1], 4), 3)
     gradient = whole(3, jax.eval_shape(flax_conv_max_pool, images, kernel).shape, 9)

@@ -29,7 +29,7 @@ def batch_of(split, rows):
 
 
 def order_of(seed, num_examples, batch_size):
-    return batches.epoch_order(np.uint32(seed), np.int32(0), num_examples, batch_size)
+    return batches.epoch_order(jnp.uint32(seed), jnp.int32(0), num_examples, batch_size)
 
 
 def test_kernels_are_glorot_uniform_and_biases_zero():

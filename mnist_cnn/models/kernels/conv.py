@@ -29,11 +29,11 @@ _PLAIN: dict[str, Any] = {
 
 def conv_general_dilated(
     images: Float[Array, "B H W in"],
-    kernel: Float[Array, "kh kw in/groups out"],
+    kernel: Float[Array, "kh kw group_in out"],
     window_strides: Sequence[int],
     padding: PaddingLike,
     **options: Any,
-) -> Float[Array, "B Ho Wo out"]:
+) -> Float[Array, "B rows columns out"]:
     """`jax.lax.conv_general_dilated`, as `flax.linen.Conv` takes it.
 
     It is faster on a CPU if strides and `options` are the defaults.
@@ -56,7 +56,7 @@ def explicit_padding(images: Array, kernel: Array, padding: PaddingLike) -> Padd
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(
     images: Float[Array, "B H W in"], kernel: Float[Array, "kh kw in out"], padding: Padding
-) -> Float[Array, "B Ho Wo out"]:
+) -> Float[Array, "B rows columns out"]:
     """The convolution of stride 1."""
     fast = functools.partial(_cpu_inference, padding=padding)
     default = functools.partial(_lax_conv, padding=padding)

@@ -14,7 +14,7 @@ _FOURIER_SIZE = 32  # the largest height and width for it
 
 def conv_max_pool(
     images: Float[Array, "B H W in"], kernel: Float[Array, "kh kw in out"], padding: PaddingLike
-) -> Float[Array, "B Ho//2 Wo//2 out"]:
+) -> Float[Array, "B rows columns out"]:
     """`max_pool(conv(images, kernel, padding), (2, 2))`.
 
     On a CPU, "same" 5 x 5 convolutions of float32 images of even size take fewer multiplications:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 def max_pool(
     images: Float[Array, "B H W C"], window: tuple[int, int]
-) -> Float[Array, "B H//h W//w C"]:
+) -> Float[Array, "B rows columns C"]:
     """The maximum of each window of h x w pixels; rows and columns that fill no window are dropped.
 
     Values and gradients are those of `flax.linen.max_pool(images, window, strides=window)`: if
