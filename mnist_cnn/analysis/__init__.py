@@ -1,1 +1,1 @@
-"""Finished runs: statistics, comparison, plots, HTML; a trained network read again."""
+"""Finished runs: comparison, plots, HTML; a trained network loaded again and exported."""

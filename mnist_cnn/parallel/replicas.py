@@ -24,13 +24,7 @@ from mnist_cnn.training import batches, scoring
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.components import build_components, build_hyperparameters
 from mnist_cnn.training.metrics import Metrics
-from mnist_cnn.training.state import (
-    TrainState,
-    from_dict,
-    initial_state,
-    is_finite,
-    to_dict,
-)
+from mnist_cnn.training.state import TrainState, from_dict, initial_state, is_finite, to_dict
 
 # (split, replicas) -> logits float32 [R, N, 10], losses float32 [R, N]
 Score = Callable[[Split, Sequence[int]], tuple[np.ndarray, np.ndarray]]

@@ -357,10 +357,7 @@ def _finish(this: _Run, validated: ReplicaMetrics) -> dict[str, Any]:
 
 
 def _report(
-    config: Mapping[str, Any],
-    directory: RunDirectory,
-    console: Console,
-    write_report: WriteReport,
+    config: Mapping[str, Any], directory: RunDirectory, console: Console, write_report: WriteReport
 ) -> None:
     """Writes report.html, if the config asks for it; a failure does not change the result."""
     if not config["report"] or not processes.is_primary():
