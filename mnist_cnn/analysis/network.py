@@ -42,8 +42,8 @@ class Network:
         """The variables without the statistics of batch normalization."""
         return self.variables["params"]
 
-    def __call__(self, images: UInt8[np.ndarray, "N 28 28 1"]) -> Float32[np.ndarray, "N 10"]:
-        """The logits."""
+    def __call__(self, images: Any) -> Float32[np.ndarray, "N 10"]:
+        """The logits of uint8 images [N, 28, 28, 1]; a ValueError for anything else."""
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != (28, 28, 1):
             raise ValueError(

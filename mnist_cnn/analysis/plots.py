@@ -262,7 +262,7 @@ def reliability_diagram(run: Run) -> Plot:
         upper.legend(loc="upper left")
         centres = (np.arange(statistics.BINS) + 0.5) * width
         lower.bar(centres, calibration.count, width * 0.9, color=blue)
-        _log_y(lower, 0.8, 3 * calibration.count.max(), subs=(1,))
+        _log_y(lower, 0.8, 3.0 * calibration.count.max(), subs=(1,))
         lower.set(xlabel="confidence (%)", ylabel="images")
 
     caption = (

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -38,7 +39,7 @@ class Dataset:
     directory: Path  # the prepared folder
     _sources: dict[Path, str] = dataclasses.field(repr=False)
 
-    def rows(self, split: str) -> list[tuple[str, int, int]]:
+    def rows(self, split: Any) -> list[tuple[str, int, int]]:
         """The slices that tfds reads for `split`: (name, start, stop), start < stop.
 
         `split` is for example `train`, `train[:55000]`, `train[-10%:]`, `train[:80%]+test`.
@@ -62,7 +63,7 @@ class Dataset:
             )
         return rows
 
-    def read(self, split: str) -> tuple[UInt8[np.ndarray, "N 28 28 1"], Int32[np.ndarray, " N"]]:
+    def read(self, split: Any) -> tuple[UInt8[np.ndarray, "N 28 28 1"], Int32[np.ndarray, " N"]]:
         """Reads images, 0 (background) to 255, and labels, 0 to 9, of the slices `rows(split)`.
 
         A damaged folder is prepared again; raises a `DataError` if that fails, and as `rows` does.
@@ -77,7 +78,7 @@ class Dataset:
         return pixels, np.concatenate(labels).astype(np.int32)
 
 
-def open_dataset(name: str, manual_dir: str | os.PathLike[str] | None = None) -> Dataset:
+def open_dataset(name: Any, manual_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Finds and checks the source files, and prepares them unless they are already prepared.
 
     `manual_dir` is a folder with the four IDX files, of any number of 28x28 images: the first that

@@ -12,6 +12,7 @@ import types
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -203,8 +204,8 @@ def test_the_logits_of_a_custom_module_become_float32_for_the_loss():
         def __call__(self, images):
             return nn.Dense(10, dtype="bfloat16")(images.reshape(images.shape[0], -1))
 
-    variables = Half().init(jax.random.key(0), np.zeros((1, 28, 28, 1)))
-    assert forward(Half(), variables, np.zeros((2, 28, 28, 1), np.uint8)).dtype == np.float32
+    variables = Half().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    assert forward(Half(), variables, jnp.zeros((2, 28, 28, 1), jnp.uint8)).dtype == np.float32
 
 
 def test_the_peak_memory_is_printed_if_the_device_reports_it(monkeypatch, capsys):

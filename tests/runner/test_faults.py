@@ -173,7 +173,7 @@ def test_damaged_time_in_one_checkpoint_hides_no_other(time, checkpoints):
 def test_checkpoint_is_not_written_behind_a_later_one(checkpoints):
     folder, good = checkpoints
     writer = Checkpoints(folder, keep=2)
-    with pytest.raises(CheckpointError, match="there is one of step 20 or later"):
+    with pytest.raises(CheckpointError, match="a checkpoint of step 20 or later exists"):
         writer.save(20, {"a": np.zeros(3, np.float32)}, {"step": 20})
     writer.close()
     assert restored(folder) in good

@@ -106,19 +106,14 @@ def test_convolutions_of_a_gpu_are_counted(base_replicas, monkeypatch):
     forward = conv1 + conv2 + 7 * 7 * 64 * 1024 + 1024 * 10
     by_hand = 2 * 32 * (3 * forward - conv1) + 14 * 3_274_634
     gpu = types.SimpleNamespace(platform="gpu")
-    mesh = types.SimpleNamespace(
-        abstract_mesh=base_replicas._mesh.abstract_mesh, devices=np.array([gpu], object)
-    )
-    monkeypatch.setattr(base_replicas, "_mesh", mesh)
+    monkeypatch.setattr(base_replicas, "_device", gpu)
     assert by_hand < profile.count_work(base_replicas).flops < 1.01 * by_hand
 
 
-def test_device_that_does_not_report_its_work_is_no_failure():
+def test_device_that_does_not_report_its_work_is_no_failure(base_replicas, monkeypatch):
     program = types.SimpleNamespace(cost_analysis=lambda: None)
-    replicas = types.SimpleNamespace(
-        plan=make_plan(1, size=1, multiple=1), lowered_training=lambda: program, training=program
-    )
-    assert profile.count_work(replicas) is None
+    monkeypatch.setattr(base_replicas, "training", program)
+    assert profile.count_work(base_replicas) is None
 
 
 def test_reported_speed_is_the_work_over_the_time(profiled):
