@@ -298,6 +298,7 @@ def test_any_or_damaged_bytes_give_an_array_or_a_data_error(content, zipped, cha
         gzip.compress(struct.pack(">2I", 0x801, 50_000_000)),  # unpacks to less
         struct.pack(">2I", 0x801, 50_000_000),
     ],
+    ids=["unpacks to more", "unpacks to less", "not packed"],
 )
 def test_no_file_makes_the_parser_allocate_much(content):
     tracemalloc.start()
