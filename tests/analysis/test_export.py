@@ -67,7 +67,9 @@ def expected(trained_base):
     return network, images, network(images)
 
 
-@pytest.mark.parametrize("kind", ELSEWHERE)
+@pytest.mark.parametrize(
+    "kind", ["stablehlo", "onnx", pytest.param("safetensors", marks=pytest.mark.slow)]
+)
 def test_process_without_this_package_gives_the_same_answers(kind, expected, tmp_path):
     network, images, logits = expected
     path = tmp_path / f"network.{kind}"

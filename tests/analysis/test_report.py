@@ -284,6 +284,7 @@ def test_runs_on_different_test_images_are_not_compared(trained, copied_run, tmp
         report.write([trained[1e-3, 1], copied_run], tmp_path / "report.html")
 
 
+@pytest.mark.slow
 def test_run_without_mistakes_has_a_report(trained, copied_run, tmp_path):
     labels = RunDirectory(copied_run).read_arrays("predictions.npz")["labels"]
     logits = 9 * np.eye(10, dtype=np.float32)[labels][None]

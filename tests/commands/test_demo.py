@@ -108,6 +108,7 @@ def test_page_fits_the_width_of_a_phone(open_page):
     wait_for(lambda: best(page) == "7")
 
 
+@pytest.mark.slow
 def test_notebook_page_connects_to_this_machine_only(trained_base, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", PROXY)
     monkeypatch.setenv("NO_PROXY", "intranet.example")

@@ -129,7 +129,10 @@ def test_conv_max_pool_equals_flax_ties_included(shape):
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize(
+    "shape",
+    [*EXACT, *(pytest.param(shape, marks=pytest.mark.slow) for shape in SIZES[len(EXACT) :])],
+)
 def test_conv_max_pool_rounds_as_finely_as_flax(shape):
     images, kernel = normal(0, shape), normal(1, (5, 5, shape[-1], 64))
     with jax.enable_x64(True):

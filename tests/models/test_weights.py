@@ -116,6 +116,7 @@ def test_weights_convert_both_ways_and_logits_loss_and_gradients_are_the_same(
     assert_close(weights.to_keras(gradients, data_format), their_gradients)
 
 
+@pytest.mark.slow
 def test_twenty_adam_steps_are_the_same_each_from_the_same_state(state, batch):
     """Epsilon is adapted: Keras does not divide it by sqrt(1 - b2**t)."""
     data_format = "channels_first"

@@ -27,6 +27,7 @@ def accuracy():
     return module_of("accuracy")
 
 
+@pytest.mark.slow
 def test_the_accuracy_network_answers_by_the_mean_probability_of_eleven_views(
     accuracy, hundred_images, monkeypatch
 ):

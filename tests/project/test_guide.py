@@ -18,6 +18,7 @@ TEXT = (ROOT / "docs" / "from-keras.md").read_text()
 BLOCKS = re.findall(r"^```(\w+) ?(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_every_line_of_python_runs_in_order(monkeypatch, capsys):
     """The Keras lines use 320 images of the package instead of downloading the dataset."""
 

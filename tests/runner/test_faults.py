@@ -499,6 +499,7 @@ def test_valid_damaged_and_missing_compile_caches_give_the_same_bits(
     assert_entries_are_valid(caches["damaged"])
 
 
+@pytest.mark.slow
 def test_runs_share_a_compile_cache_and_a_kill_leaves_it_valid(
     undisturbed, tiny_experiment, tmp_path, monkeypatch
 ):

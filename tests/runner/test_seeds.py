@@ -68,6 +68,7 @@ def test_each_network_can_be_loaded_and_evaluated_by_its_seed(three_seeds, tiny_
         mnist_cnn.load(workdir, config, seed=7)
 
 
+@pytest.mark.slow
 def test_the_commands_select_a_network_by_its_seed(three_seeds, tiny_experiment, tmp_path):
     workdir, result = three_seeds
     images = read_idx("t10k-images-idx3-ubyte")[:1]
@@ -116,6 +117,7 @@ def test_resuming_with_other_groups_is_noted(three_seeds, tiny_experiment, tmp_p
     assert "note: the run began with other replicas_at_once" in " ".join(output.getvalue().split())
 
 
+@pytest.mark.slow
 def test_an_incomplete_group_of_seeds_changes_no_result(three_seeds, tiny_experiment, tmp_path):
     """Two at a time, computed together: the same networks but for rounding, in the same order."""
     grouped = train(tiny_experiment, tmp_path, num_seeds=3, seed=1336, replicas_at_once=2)

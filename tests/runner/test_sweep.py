@@ -111,7 +111,16 @@ def validation_loss(workdir):
     return next(line["loss"] for line in metrics_of(workdir) if line["split"] == "validation")
 
 
-@pytest.mark.parametrize("name", config_lib.HYPERPARAMETERS)
+QUICK = ("learning_rate", "label_smoothing", "rotation")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in config_lib.HYPERPARAMETERS
+    ],
+)
 def test_every_hyperparameter_reaches_the_step_swept_or_set(
     name, ten_steps, tiny_experiment, tmp_path
 ):
