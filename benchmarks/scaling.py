@@ -82,7 +82,8 @@ def input_wait(rounds: int, count: int = 96) -> Any:
     config = mnist_cnn.experiment()
     images, labels = _mnist()
     split = Split(*jax.device_put((images, labels)))
-    order = batches.epoch_order(np.uint32(config.seed), np.int32(0), len(labels), config.batch_size)
+    seed, epoch = jax.device_put((np.uint32(config.seed), np.int32(0)))
+    order = batches.epoch_order(seed, epoch, len(labels), config.batch_size)
     state, sums = create_state(config), Metrics.zero()
 
     def constant(state: Any, sums: Any, batch: Any, start: Any, stop: Any) -> Any:
