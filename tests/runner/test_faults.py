@@ -39,7 +39,7 @@ from mnist_cnn import command_line as command_lib, config as config_lib
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError, DataError, UserError, printable
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
-from mnist_cnn.runner.loop import Diverged
+from mnist_cnn.runner.preparation import Diverged
 from mnist_cnn.runner.run_directory import RunDirectory
 
 

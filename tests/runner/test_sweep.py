@@ -15,7 +15,7 @@ import mnist_cnn
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner.checkpoint import sha256
-from mnist_cnn.runner.loop import Diverged
+from mnist_cnn.runner.preparation import Diverged
 from mnist_cnn.training.state import create_state
 
 HALVES = {"train_split": "train[:400]", "validation_split": "train[400:]"}

@@ -1,0 +1,188 @@
+"""A run that is ready for its next step: checked, compiled, and restored from its checkpoint."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from mnist_cnn import config as config_lib
+from mnist_cnn.data.dataset import Dataset, open_dataset
+from mnist_cnn.errors import UserError
+from mnist_cnn.models import summary, weights
+from mnist_cnn.models.apply import Variables, make_variables
+from mnist_cnn.parallel import processes
+from mnist_cnn.parallel.compile_cache import compile_cache
+from mnist_cnn.parallel.mesh import make_mesh
+from mnist_cnn.parallel.replicas import Replicas
+from mnist_cnn.runner import checks
+from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint
+from mnist_cnn.runner.console import Console
+from mnist_cnn.runner.environment import describe_environment
+from mnist_cnn.runner.run_directory import RunDirectory
+from mnist_cnn.runner.run_logger import RunLogger
+from mnist_cnn.runner.signals import StopRequest
+from mnist_cnn.training import batches, components, state as state_lib
+from mnist_cnn.training.metrics import summarize
+
+ReplicaMetrics = list[dict[str, Any]]  # one dict for each replica
+# the metrics, logits float32 [R, N, 10], labels [N], images uint8 [N, 28, 28, 1]
+Evaluation = tuple[ReplicaMetrics, np.ndarray, np.ndarray, np.ndarray]
+Evaluate = Callable[[Sequence[int]], Evaluation]  # of some replicas
+
+
+class Diverged(UserError):
+    """The loss, the parameters or the optimizer state are no longer finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is ready for its next step."""
+
+    config: Mapping[str, Any]
+    directory: RunDirectory
+    console: Console
+    stop: StopRequest
+    logger: RunLogger
+    checkpoints: Checkpoints | None  # of process 0; the others have none
+    replicas: Replicas
+    steps_per_epoch: int
+    total_steps: int
+    first_step: int  # the steps already taken when this process began
+    validate: Evaluate | None
+    test: Evaluate
+
+    def next_event(self, step: int) -> int:
+        """The first step after `step` at which something is due, or an epoch ends."""
+        names = ("log_every", "checkpoint_every", "eval_every")
+        periods = [self.steps_per_epoch, *(self.config[name] for name in names)]
+        return min(self.total_steps, *((step // n + 1) * n for n in periods if n is not None))
+
+    def is_due(self, step: int, every: int | None) -> bool:
+        """Whether `step` is a multiple of `every` (None: the last of an epoch), or the last."""
+        return step % (every or self.steps_per_epoch) == 0 or step == self.total_steps
+
+    def log(self, step: int, split: str, metrics: Mapping[str, Any], **others: float) -> None:
+        self.logger.log(step, step / self.steps_per_epoch, split, metrics, **others)
+
+    def save(self, step: int) -> None:
+        self.check_finite(step)
+        tree = self.replicas.snapshot()  # the states, and the sums since the last logged line
+        if self.checkpoints is not None:
+            self.checkpoints.save(step, tree, {"step": step, "seconds": self.logger.seconds()})
+
+    def check_finite(self, step: int) -> None:
+        """Ends a run that diverged; a sweep continues while one of its settings is finite."""
+        finite = self.replicas.finite().reshape(-1, self.config["num_seeds"]).all(1)
+        if not (finite.any() if self.config["sweep"] else finite.all()):
+            self.diverge(step)
+
+    def diverge(self, step: int) -> NoReturn:
+        """Records the end without a result; the last good checkpoint stays."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+            self.logger.diverge(step)
+        rates = (self.config["sweep"] or {}).get("learning_rate", [self.config["learning_rate"]])
+        raise Diverged(
+            f"{self.directory}: the loss or the parameters were not finite at step {step:,}; the "
+            f"checkpoints before it are kept; try a lower learning_rate than {min(rates):g}"
+        )
+
+
+def prepare(
+    config: Mapping[str, Any],
+    directory: RunDirectory,
+    console: Console,
+    stop: StopRequest,
+    command: Sequence[str],
+) -> Run:
+    """Checks, reads, compiles and restores everything that the first step needs."""
+    logger = RunLogger(config, directory)
+    model = components.build_components(config)[0]
+    devices = jax.devices()
+    mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
+    environment = describe_environment(devices, command)
+    console.versions(environment)
+
+    with logger.clock("data"):
+        dataset = open_dataset(config["dataset"], config["manual_dir"])
+        checks.check_splits(dataset, config)
+        images, labels = dataset.read(config["train_split"])
+    total = batches.total_steps(config, len(labels))
+    console.data(dataset, config, len(labels))
+
+    init_variables = _init_variables(config, directory)
+    if processes.is_primary():
+        directory.lock()
+    with logger.clock("compile"), compile_cache():
+        replicas = Replicas(config, mesh, images, labels, init_variables)
+        held_out = config["validation_split"]
+        validate = _evaluator(replicas, logger, dataset, held_out) if held_out else None
+        test = _evaluator(replicas, logger, dataset, "test")
+    environment |= {
+        "mesh": dict(mesh.shape),
+        "processes": jax.process_count(),
+        "replicas_at_once": replicas.plan.group_size,
+        "data": {"origin": dataset.origin, "sha256": dataset.files},
+    }
+    console.network(type(model).__name__, summary.summarize(model))
+    console.plan(config, environment)
+
+    # Process 0 reads the checkpoint and tells the others.
+    tree, extra, checkpoints = replicas.template(), None, None
+    if processes.is_primary():
+        checkpoints = Checkpoints(directory.checkpoints, config["keep"])
+        step, tree, extra = checkpoints.restore(tree, console.line) or (0, tree, None)
+        before = checks.check_resumption(directory, dataset, step, total)
+        if step:
+            console.line(f"resuming from the checkpoint of step {step:,}")
+            console.changes(before, environment)
+        logger.begin(environment, before, step, total)
+    if extra := processes.broadcast(extra):
+        replicas.restore(processes.broadcast_arrays(tree))
+        logger.add_seconds(extra["seconds"])
+    return Run(
+        config=config,
+        directory=directory,
+        console=console,
+        stop=stop,
+        logger=logger,
+        checkpoints=checkpoints,
+        replicas=replicas,
+        steps_per_epoch=batches.steps_per_epoch(len(labels), config["batch_size"]),
+        total_steps=total,
+        first_step=int(extra["step"]) if extra else 0,
+        validate=validate,
+        test=test,
+    )
+
+
+def _init_variables(config: Mapping[str, Any], directory: RunDirectory) -> Variables | None:
+    """The variables of the file `init_from`, unless there is a checkpoint to resume from."""
+    if config["init_from"] is None or has_checkpoint(directory.checkpoints):
+        return None
+    state = jax.eval_shape(lambda: state_lib.create_state(config))
+    template = make_variables(state.params, state.batch_stats)
+    return weights.read_variables(config["init_from"], template)
+
+
+def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: str) -> Evaluate:
+    """Compiles the evaluation of a split. The split is read at the first evaluation."""
+    score = replicas.compile_scoring(sum(stop - start for _, start, stop in dataset.rows(split)))
+
+    @functools.cache
+    def read() -> tuple[batches.Split, np.ndarray, np.ndarray]:
+        with logger.clock("data"):
+            images, labels = dataset.read(split)
+            return replicas.lay_out(images, labels), images, labels
+
+    def evaluate(members: Sequence[int]) -> Evaluation:
+        laid_out, images, labels = read()
+        with logger.clock("evaluate"):
+            logits, losses = score(laid_out, members)
+            metrics = [summarize(*one, labels) for one in zip(logits, losses, strict=True)]
+        return metrics, logits, labels, images
+
+    return evaluate
