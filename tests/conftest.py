@@ -1,5 +1,6 @@
 """Shared by the tests: small real data, quick experiments, finished runs and processes."""
 
+import fcntl
 import gzip
 import json
 import os
@@ -113,12 +114,16 @@ def unfinished(undisturbed, tmp_path):
 @pytest.fixture(scope="session")
 def trained_base(tmp_path_factory):
     """The run directory of the base network after 200 steps: about 96 % accurate."""
-    workdir = tmp_path_factory.mktemp("trained_base") / "run"
-    run(
-        "mnist_cnn.main", "--config", "experiments/base.py", "--config.num_steps=200",
-        "--config.report=False", "--workdir", workdir,
-    )  # fmt: skip
-    return workdir
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers: one trains, the others wait
+    with open(folder / "trained_base.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(
+            "mnist_cnn.main", "--config", "experiments/base.py", "--config.num_steps=200",
+            "--config.report=False", "--workdir", folder / "trained_base",
+        )  # fmt: skip
+    return folder / "trained_base"
 
 
 @pytest.fixture(scope="module")  # the event loop of playwright disturbs other modules

@@ -4,11 +4,13 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import metrics_of, result_of, run, start, wait_for
+from conftest import ROOT, metrics_of, result_of, run, start, wait_for
 
 
 def job(experiment, workdir, *more, device_count=2):
@@ -69,7 +71,8 @@ def test_two_jobs_of_two_processes_have_the_same_bits(tiny_experiment, tmp_path)
     assert one == two
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_process_ends_the_other_with_one_line_and_the_job_resumes(
     victim, tiny_experiment, tmp_path
 ):
@@ -134,3 +137,16 @@ def test_a_run_resumes_on_any_number_of_devices_and_processes(tiny_experiment, t
 def test_an_incomplete_job_is_refused_in_one_line(given, text, tiny_experiment):
     _, err = run("mnist_cnn.main", "--config", tiny_experiment, *given, status=2)
     assert text in err and err.count("\n") == 1
+
+
+def test_the_sudden_end_of_a_watched_process_is_explained_in_one_line():
+    """As JAX ends a process from C++ whose peer is lost."""
+    program = (
+        "import os\nfrom mnist_cnn.parallel import watchdog\n"
+        "watchdog.run_under_watchdog(False)\nos.abort()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "another process of this job ended or was lost" in done.stderr

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from beartype.door import is_bearable
 from jaxtyping import TypeCheckError, jaxtyped
+from networks import Linear
 
 import mnist_cnn
 from mnist_cnn.models.apply import scale
@@ -36,7 +37,7 @@ def test_a_call_with_another_shape_or_dtype_than_annotated_fails(function, argum
 
 def test_the_fields_of_states_batches_and_metrics_are_as_annotated():
     split = Split(jnp.zeros((64, 28, 28, 1), jnp.uint8), jnp.zeros(64, jnp.int32))
-    state = create_state(mnist_cnn.experiment(ema=0.9))
+    state = create_state(mnist_cnn.experiment(ema=0.9, model=Linear()))
     batch = take(split, jnp.arange(32))
     after, metrics = jax.jit(step)(state, batch)
     for node in (split, batch, state, after, metrics, Metrics.zero(), metrics + metrics):

@@ -91,6 +91,7 @@ def test_the_commands_select_a_network_by_its_seed(three_seeds, tiny_experiment,
         assert "got seed 7, expected 1336 to 1338" in err
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_seeds_ends_with_the_same_bits(three_seeds, tiny_experiment, tmp_path):
     command = (
         "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path,

@@ -111,7 +111,7 @@ def validation_loss(workdir):
     return next(line["loss"] for line in metrics_of(workdir) if line["split"] == "validation")
 
 
-QUICK = ("learning_rate", "label_smoothing", "rotation")
+QUICK = ("learning_rate", "label_smoothing")
 
 
 @pytest.mark.parametrize(
