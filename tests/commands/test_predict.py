@@ -195,6 +195,7 @@ def test_predict_imports_neither_plots_nor_datasets_nor_pages(trained_base, file
     assert {"jax", "PIL"} <= names
 
 
+@pytest.mark.slow
 def test_copied_directory_answers_as_the_original(network, trained_base, files, tmp_path):
     """Configuration and checkpoint are enough, in another place."""
     shutil.copy(trained_base / "config.json", tmp_path)

@@ -129,7 +129,7 @@ def test_conv_max_pool_equals_flax_ties_included(shape):
     ))  # fmt: skip
 
 
-QUICK = [*EXACT, (1, 6, 10, 8)]  # and one by the Fourier transform
+QUICK = [(1, 6, 10, 3), (1, 6, 10, 8)]  # in polyphase components, and by the Fourier transform
 
 
 @pytest.mark.parametrize(

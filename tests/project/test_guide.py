@@ -44,6 +44,7 @@ def test_every_line_of_python_runs_in_order(monkeypatch, capsys):
     np.testing.assert_array_equal(probabilities.argmax(-1), logits.argmax(-1))
 
 
+@pytest.mark.slow
 def test_the_commands_run(tiny_experiment, tmp_path):
     lines = [code.strip() for language, _, code in BLOCKS if language == "sh"]
     assert lines == [

@@ -50,6 +50,7 @@ def test_the_readmes_run_of_base_is_the_first_of_the_seeds():
     assert f"Result: {100 * accuracy:.2f} % test accuracy" in text_of("experiments/base.py")
 
 
+@pytest.mark.slow
 def test_the_plot_shows_the_records(tmp_path):
     shown = {
         point.name: (point.accuracy, point.half_interval, point.ensemble_accuracy)

@@ -272,6 +272,7 @@ def test_file_in_place_of_the_run_directory_is_refused(tiny_experiment, tmp_path
     assert (tmp_path / "run").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_missing_permission_is_one_line_and_the_run_resumes_with_it(
     undisturbed, tiny_experiment, tmp_path
 ):

@@ -273,6 +273,7 @@ def test_changed_network_is_not_reported_as_a_damaged_checkpoint(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_command_line_accepts_none(tiny_experiment, tmp_path):
     run(
         "mnist_cnn.main", "--config", tiny_experiment, "--config.num_steps=None",

@@ -72,6 +72,7 @@ class Lottery(nn.Module):
         return nn.Dense(10)(images.reshape(-1, 784)) + self.param("blank", blank)
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_if_every_setting_has_a_diverged_seed(tiny_experiment, tmp_path):
     rates = {"learning_rate": [1e-3, 1e-2]}
     lost = []
@@ -111,7 +112,7 @@ def validation_loss(workdir):
     return next(line["loss"] for line in metrics_of(workdir) if line["split"] == "validation")
 
 
-QUICK = ("learning_rate", "label_smoothing")
+QUICK = ("learning_rate", "ema")
 
 
 @pytest.mark.parametrize(

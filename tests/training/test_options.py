@@ -202,7 +202,7 @@ def test_the_schedule_rises_linearly_and_falls_by_half_a_cosine():
     assert scheduled(constant, jnp.int32(7)) is constant
 
 
-@pytest.mark.parametrize("optimizer", ["adam", optax.sgd])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param(optax.sgd, marks=pytest.mark.slow)])
 def test_a_step_uses_the_rate_of_its_position_in_the_schedule(optimizer, batch):
     def change(**fields):
         config = mnist_cnn.experiment(
