@@ -56,6 +56,7 @@ def test_joined_runs_give_the_result_of_one_run(three_seeds, apart, tiny_experim
     assert [path.name for path in tmp_path.iterdir()] == ["joined"]
 
 
+@pytest.mark.slow
 def test_joined_metrics_are_those_of_the_same_steps(tiny_experiment, tmp_path):
     split = {"train_split": "train[:400]", "validation_split": "train[400:]"}
     for seed, log_every in ((1, 10), (2, 10), (3, 20)):

@@ -419,8 +419,12 @@ def test_run_killed_before_its_first_checkpoint_begins_again_with_init_from(
 
 
 def test_finished_run_writes_a_report_that_a_kill_prevented(tiny_experiment, tmp_path):
+    written = []
     config = config_of(tiny_experiment, num_steps=3, report=True)
-    result = mnist_cnn.run(config, tmp_path)
-    (tmp_path / "report.html").unlink()
-    assert mnist_cnn.run(config, tmp_path) == result
-    assert (tmp_path / "report.html").exists()
+    result = loop.run(config, tmp_path)  # as if killed before its report
+    report = {"write_report": lambda directories, page: written.append((directories, page))}
+    assert loop.run(config, tmp_path, **report) == result
+    assert written == [([tmp_path], tmp_path / "report.html")]
+    (tmp_path / "report.html").touch()
+    loop.run(config, tmp_path, **report)
+    assert len(written) == 1

@@ -112,7 +112,7 @@ def validation_loss(workdir):
     return next(line["loss"] for line in metrics_of(workdir) if line["split"] == "validation")
 
 
-QUICK = ("learning_rate", "ema")
+QUICK = ("learning_rate",)
 
 
 @pytest.mark.parametrize(
