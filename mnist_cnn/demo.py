@@ -10,6 +10,7 @@ import base64
 import contextlib
 import io
 import os
+import pathlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -35,26 +36,6 @@ _CSS = """
 canvas, button { border: 1px solid #888; border-radius: 6px; }
 canvas { display: block; width: min(336px, 100%); touch-action: none; cursor: crosshair; }
 button { margin-top: 10px; padding: 6px 18px; }
-"""
-# A line of 24 pixels of 336 becomes MNIST's 2 to 3 pixels of 28.
-_JS = """
-const canvas = element.querySelector('canvas'), pen = canvas.getContext('2d');
-Object.assign(pen, {fillStyle: 'white', lineWidth: 24, lineCap: 'round', lineJoin: 'round'});
-let last = null, sent = 0;
-function send() { sent = Date.now(); props.value = canvas.toDataURL(); trigger('input'); }
-function clear() { pen.fillRect(0, 0, canvas.width, canvas.height); }
-function draw(event) {
-  if (event.type === 'pointerdown') canvas.setPointerCapture(event.pointerId);
-  else if (last === null) return;
-  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
-  const next = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
-  pen.beginPath(); pen.moveTo(...(last ?? next)); pen.lineTo(...next); pen.stroke();
-  last = event.type === 'pointerup' ? null : next;
-  if (last === null || Date.now() - sent > 200) send();
-}
-canvas.onpointerdown = canvas.onpointermove = canvas.onpointerup = draw;
-element.querySelector('button').onclick = () => { clear(); send(); };
-clear();
 """
 
 
@@ -82,8 +63,9 @@ def launch(network: "Network", **options: Any) -> Any:
         gr.Markdown("# Draw a digit\nThe bars follow your pen.")
         with gr.Row():
             with gr.Column(min_width=370):
+                js = pathlib.Path(__file__).with_name("demo_canvas.js").read_text()
                 pad = gr.HTML(
-                    html_template=_HTML, css_template=_CSS, js_on_load=_JS, elem_id="canvas"
+                    html_template=_HTML, css_template=_CSS, js_on_load=js, elem_id="canvas"
                 )
             bars = gr.Label(label="Probability", num_top_classes=10, min_width=220, elem_id="bars")
             seen = gr.Image(

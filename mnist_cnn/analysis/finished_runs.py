@@ -99,9 +99,7 @@ class Setting:
 def read(workdir: str | os.PathLike[str]) -> Run:
     """A CheckpointError if there is no finished run or its files contradict one another."""
     directory = run_directory.RunDirectory(workdir)
-    config = directory.read("config.json")
-    if config is None:
-        raise CheckpointError(f"{directory}: no run there; expected a directory with a config.json")
+    config = directory.read_config()
     result = directory.read("result.json") or {"status": "unfinished"}
     metrics = directory.read_metrics()
     if result.get("status") != "finished":

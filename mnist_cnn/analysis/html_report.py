@@ -10,6 +10,7 @@ import html
 import os
 import pathlib
 import shlex
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,47 +24,6 @@ from mnist_cnn.errors import CheckpointError, printable
 from mnist_cnn.files import write_atomically
 from mnist_cnn.runner import results
 from mnist_cnn.version import __version__
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-:root {{ {light} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}
-* {{ box-sizing: border-box; }}
-body {{ background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
-  margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 62rem; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.1rem; color: var(--soft); font-weight: 500; margin: 0; }}
-h2 {{ font-size: 1.15rem; margin: 2.5rem 0 .6rem; }}
-.result {{ font-size: clamp(2.4rem, 9vw, 3.6rem); font-weight: 650; line-height: 1.15; margin: 0; }}
-.summary {{ margin: .2rem 0 1.5rem; color: var(--soft); }}
-.plots {{ display: grid; gap: 2.5rem 2rem; margin-top: 2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }}
-figure {{ margin: 0; min-width: 0; }}
-figure h2 {{ margin: 0 0 .4rem; }}
-img {{ display: block; width: 100%; max-width: 34rem; height: auto; }}
-figcaption {{ color: var(--soft); font-size: .92rem; margin-top: .4rem; max-width: 34rem; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
-  border-bottom: 1px solid var(--line); }}
-table:not(.numbers) th:first-child {{ width: 8rem; }}
-th {{ font-weight: 500; color: var(--soft); }}
-.numbers td, .numbers th + th {{ text-align: right; padding: .3rem 0 .3rem .4rem; }}
-pre {{ white-space: pre-wrap; border: 1px solid var(--line); border-radius: 6px; padding: .7rem;
-  font-size: .88rem; margin: 0; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 
 
 def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
@@ -213,25 +173,16 @@ def _provenance(run: Run) -> list[str]:
     """The fields that differ from the base experiment, the command, and the environment."""
     fields = [[key, DEFAULTS.get(key), value] for key, value in run.config.items()]
     changed = [row for row in fields if row[1] != row[2]]
-    environment = run.environment
-    rows: list[list[Any]] = [
+    environment = dict(run.environment)
+    command = shlex.join(map(str, environment.pop("command", None) or [])) or "(called from Python)"
+    environment.pop("joined", None)  # the same again, for each run that was joined
+    digests = _in_words(run.result.get("params_sha256", []))
+    rows = [
         ["run directory", run.path],
-        *([key, environment.get(key)] for key in ("python", "platform")),
-        ["processor", f"{environment.get('processor')}, {environment.get('cpu_count')} cores"],
+        *([key.replace("_", " "), _in_words(value)] for key, value in environment.items()),
+        ["parameters", f"sha256 {digests}"],
+        ["report", f"mnist_cnn {__version__}"],
     ]
-    if isinstance(devices := environment.get("devices"), list):
-        kinds = [str(device.get("kind")) for device in devices if isinstance(device, dict)]
-        rows.append(["devices", ", ".join(kinds)])
-    if isinstance(versions := environment.get("versions"), dict):
-        rows.append(["versions", ", ".join(f"{name} {v}" for name, v in versions.items())])
-    if isinstance(git := environment.get("git"), dict):
-        changes = ", with uncommitted changes" if git.get("dirty") else ""
-        rows.append(["git", f"{git.get('commit')}{changes}"])
-    if isinstance(data := environment.get("data"), dict):
-        rows.append(["data", f"{run.config.get('dataset')} from {data.get('origin')}"])
-    digests = ", ".join(map(str, run.result.get("params_sha256", [])))
-    rows += [["parameters", f"sha256 {digests}"], ["report", f"mnist_cnn {__version__}"]]
-    command = shlex.join(map(str, environment.get("command") or [])) or "(called from Python)"
     return [
         f"<h2>Configuration of {_escape(run.path)}</h2>",
         _table(changed, ["field", "base", "this run"])
@@ -241,6 +192,13 @@ def _provenance(run: Run) -> list[str]:
         "<h2>Environment</h2>",
         _table(rows),
     ]
+
+
+def _in_words(value: Any) -> str:
+    """A value of a JSON file: nested ones as "NAME VALUE, NAME VALUE"."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_in_words(one)}" for key, one in value.items())
+    return ", ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
 
 
 def _escape(value: Any) -> str:
@@ -273,7 +231,8 @@ def _page(title: str, heading: str, result: str, summary: list[str], parts: list
         f"--line: {theme.line};"
         for theme in (LIGHT, DARK)
     )
-    return _PAGE.format(title=_escape(title), light=light, dark=dark, body="\n".join(body))
+    page = string.Template(pathlib.Path(__file__).with_name("report.html").read_text())
+    return page.substitute(title=_escape(title), light=light, dark=dark, body="\n".join(body))
 
 
 def _grid(shown: Sequence[plots.Plot]) -> str:

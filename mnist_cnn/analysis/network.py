@@ -3,8 +3,8 @@
 The directory is enough, wherever it was copied from, and nothing in it is executed.
 """
 
-import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.models.apply import Variables
 from mnist_cnn.parallel.replicas import checkpoint_template
-from mnist_cnn.runner.checkpoint import Checkpoints
+from mnist_cnn.runner.checkpoint import read_newest
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training.components import LOSSES, MODELS, OPTIMIZERS
 from mnist_cnn.training.metrics import Metrics
@@ -84,13 +84,8 @@ def load(
     # Shapes only: nothing is initialized or compiled.
     shapes, sums = jax.eval_shape(lambda: (create_state(config), Metrics.zero()))
     template = checkpoint_template(shapes, sums, len(replicas))
-    with contextlib.closing(Checkpoints(directory.checkpoints, keep=None)) as checkpoints:
-        restored = checkpoints.restore(
-            template, lambda line: print(f"{directory}: {line}", file=sys.stderr)
-        )
-    if restored is None:
-        raise CheckpointError(f"{directory.path}: no checkpoint yet; resume the run first")
-    step, tree, _ = restored
+    report = functools.partial(print, f"{directory}:", file=sys.stderr)
+    step, tree, _ = read_newest(directory.checkpoints, template, report)
     variables = from_dict(shapes, tree["state"]).variables
     if len(replicas) > 1:
         variables = jax.tree.map(lambda leaf: leaf[index], variables)
@@ -101,13 +96,7 @@ def _complete_config(
     directory: RunDirectory, config: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """The run's configuration, with the objects of `config` for those that it only names."""
-    saved = directory.read("config.json")
-    if saved is None:
-        raise CheckpointError(
-            f"{directory.path}: not a run directory, it contains no config.json; give the "
-            "directory that a run printed at its end"
-        )
-    objects = {}
+    saved, objects = directory.read_config(), {}
     for key, known in (("model", MODELS), ("loss", LOSSES), ("optimizer", OPTIMIZERS)):
         if saved.get(key) in known:
             continue

@@ -151,6 +151,17 @@ class Checkpoints:
             ) from error
 
 
+def read_newest(
+    directory: pathlib.Path, template: Tree | None, report: Callable[[str], None]
+) -> tuple[int, Tree, dict[str, Any]]:
+    """What `Checkpoints.restore` returns, without a change; CheckpointError if there is none."""
+    with contextlib.closing(Checkpoints(directory, keep=None)) as checkpoints:
+        restored = checkpoints.restore(template, report)
+    if restored is None:
+        raise CheckpointError(f"{directory}: no checkpoint yet; resume the run first")
+    return restored
+
+
 def _checksum(tree: Tree, extra: dict[str, Any]) -> str:
     """What a checkpoint stores as "sha256"."""
     text = json.dumps({key: extra[key] for key in sorted(extra) if key != "sha256"})

@@ -13,7 +13,7 @@ import numpy as np
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.runner.checkpoint import Checkpoints, Tree
+from mnist_cnn.runner.checkpoint import Checkpoints, Tree, read_newest
 from mnist_cnn.runner.run_directory import RunDirectory
 
 _MAY_DIFFER = ("name", "seed", "num_seeds", "manual_dir")  # data files are compared by SHA-256
@@ -73,17 +73,12 @@ def join(
 
 def _read(workdir: str | os.PathLike[str], report: Callable[[str], None]) -> _Part:
     directory = RunDirectory(workdir)
-    saved = directory.read("config.json")
-    if saved is None:
-        raise CheckpointError(f"{directory}: not a run directory, it contains no config.json")
-    config = {key: field.default for key, field in config_lib.FIELDS.items()} | saved
+    defaults = {key: field.default for key, field in config_lib.FIELDS.items()}
+    config = defaults | directory.read_config()
     if config["sweep"]:
         raise CheckpointError(f"{directory}: a sweep; only seeds of one setting can be joined")
-    with contextlib.closing(Checkpoints(directory.checkpoints, keep=None)) as checkpoints:
-        restored = checkpoints.restore(None, lambda line: report(f"{directory}: {line}"))
-    if restored is None:
-        raise CheckpointError(f"{directory}: no checkpoint yet; resume the run first")
-    step, tree, extra = restored
+    named = lambda line: report(f"{directory}: {line}")  # noqa: E731
+    step, tree, extra = read_newest(directory.checkpoints, None, named)
     if config["num_seeds"] == 1:
         tree = jax.tree.map(lambda leaf: leaf[None], tree)
     environment = directory.read("environment.json") or {}

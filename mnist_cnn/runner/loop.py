@@ -141,9 +141,7 @@ def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
             this.save(step)
         if signal:
             raise Stopped(signal)
-    if signal := processes.allgather_max(
-        this.stop.received or 0
-    ):  # it arrived after the last check
+    if signal := processes.allgather_max(this.stop.received or 0):  # after the last check
         raise Stopped(signal)
     return validated
 

@@ -72,6 +72,16 @@ class RunDirectory:
             )
         return content
 
+    def read_config(self) -> dict[str, Any]:
+        """The object of config.json; CheckpointError if the directory is not that of a run."""
+        config = self.read("config.json")
+        if config is None:
+            raise CheckpointError(
+                f"{self}: not a run directory, it contains no config.json; give the directory that "
+                "a run printed at its end"
+            )
+        return config
+
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file atomically."""
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"

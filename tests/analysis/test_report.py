@@ -210,7 +210,7 @@ def test_run_without_a_result_is_refused_in_one_line(state, copied_run, tmp_path
         edit(copied_run / "result.json", status="diverged")
     elif state == "nothing":
         shutil.rmtree(copied_run)
-        message = "no run there"
+        message = "not a run directory"
     else:
         (copied_run / "predictions.npz").unlink()
         message = "no predictions.npz"
