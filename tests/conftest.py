@@ -52,10 +52,16 @@ def read_idx(name):
     )  # fmt: skip
 
 
+def shared_folder(tmp_path_factory):
+    """The temporary folder of all workers of this session."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def prepared_datasets(tmp_path_factory):
     """The folder of tfds for the whole session, so that no test touches the user's."""
-    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    folder = shared_folder(tmp_path_factory) / "tensorflow_datasets"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(folder))
         yield folder
@@ -114,9 +120,7 @@ def unfinished(undisturbed, tmp_path):
 @pytest.fixture(scope="session")
 def trained_base(tmp_path_factory):
     """The run directory of the base network after 200 steps: about 96 % accurate."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # of all workers: one trains, the others wait
+    folder = shared_folder(tmp_path_factory)  # one worker trains, the others wait
     with open(folder / "trained_base.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run(

@@ -1,7 +1,7 @@
-"""Layers with Keras' defaults, Glorot-uniform kernels and zero biases, that compute as Flax' do.
+"""Flax' layers with Keras' initializers: Glorot-uniform kernels and zero biases.
 
-`models/kernels` has their operations, which are faster on a CPU; the platform chooses the form
-inside the compiled program.
+Their values and gradients are those of `flax.linen`, up to rounding. On a CPU they are computed by
+the faster operations in `models/kernels`, on other platforms by XLA's own.
 """
 
 import functools
@@ -30,7 +30,7 @@ Dense = functools.partial(nn.Dense, kernel_init=_glorot_uniform, dot_general=dot
 
 
 class ConvMaxPool(nn.Module):
-    """A convolution of stride 1 and a 2 x 2 max-pool, with the bias added last: an equal result."""
+    """A convolution of stride 1, a 2 x 2 max-pool, and the bias, which pooling does not change."""
 
     features: int  # the number of filters
     kernel_size: tuple[int, int]  # height and width of a filter

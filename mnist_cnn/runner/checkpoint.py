@@ -94,9 +94,10 @@ class Checkpoints:
     ) -> tuple[int, Tree, dict[str, Any]] | None:
         """The step, tree and JSON object of the newest undamaged checkpoint; None if there is none.
 
-        Damaged ones are reported. Unless `keep` is None they are deleted, but only after an older
-        one has been read. `template` has the expected names, shapes and dtypes; None accepts all.
-        Raises CheckpointError if all are damaged, or the newest undamaged one differs from it.
+        Damaged ones are reported, and deleted after an older one has been read, unless the
+        checkpoints are open for reading only. `template` has the expected names, shapes and
+        dtypes; None accepts all. Raises CheckpointError if all are damaged, or the newest
+        undamaged one differs from it.
         """
         if not has_checkpoint(self._directory):
             return None

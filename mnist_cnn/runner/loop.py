@@ -24,8 +24,8 @@ from mnist_cnn.runner.signals import Stopped, StopRequest
 
 # The progress bar and signals wait for a call to end, so it takes about this long.
 _CALL_SECONDS = 1.0
-# The first step of a call takes a millisecond more. If a step is slow, because it is of many
-# replicas, a call still takes several steps, and may take longer.
+# A call costs a millisecond of its own. Where a step is slow (many replicas), a call therefore
+# takes up to this many steps all the same, if they take no longer than this.
 _SEVERAL_STEPS, _LONG_CALL_SECONDS = 4, 2.5
 
 WriteReport = Callable[[Sequence[pathlib.Path], pathlib.Path], None]  # (run directories, page)
@@ -115,7 +115,7 @@ def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
         count = step - start
         epoch, offset = divmod(start, this.steps_per_epoch)
         with trace.around(start), this.logger.clock("train"):
-            sums = this.replicas.advance(epoch, offset, offset + count)
+            sums = this.replicas.advance(epoch, offset, offset + count)  # since the last log
         steps_per_second = count / (time.monotonic() - began)
         call_size = processes.broadcast(_call_size(steps_per_second))
         signal = processes.allgather_max(this.stop.received or 0)

@@ -131,16 +131,18 @@ def prepare(
     console.plan(config, environment)
 
     # Process 0 reads the checkpoint and tells the others.
-    tree, extra, checkpoints = replicas.template(), None, None
+    template = replicas.template()
+    step, tree, extra, checkpoints = 0, template, None, None
     if processes.is_primary():
         checkpoints = Checkpoints(directory.checkpoints, config["keep"])
-        step, tree, extra = checkpoints.restore(tree, console.line) or (0, tree, None)
-        before = checks.check_resumption(directory, dataset, step, total)
+        step, tree, extra = checkpoints.restore(template, console.line) or (0, template, None)
+        old_environment = checks.check_resumption(directory, dataset, step, total)
         if step:
             console.line(f"resuming from the checkpoint of step {step:,}")
-            console.changes(before, environment)
-        logger.begin(environment, before, step, total)
-    if extra := processes.broadcast(extra):
+            console.changes(old_environment, environment)
+        # Deletes the lines of metrics after `step`: they will be written again.
+        logger.begin(environment, old_environment, step, total)
+    if extra := processes.broadcast(extra):  # None: there is no checkpoint
         replicas.restore(processes.broadcast_arrays(tree))
         logger.add_seconds(extra["seconds"])
     return Run(

@@ -1,4 +1,4 @@
-"""Which training images make up each batch: a pure function of (seed, step), on the device.
+"""Which training images make up each batch: a pure function of seed and step, on the device.
 
 An epoch is a random permutation of the training images, cut into batches. The last batch may be
 partial: it keeps its shape, and its missing images have weight 0 in the loss and the metrics.

@@ -73,8 +73,9 @@ def steps(
 ) -> tuple[TrainState, Metrics]:
     """Takes the steps `start` to `stop` of an epoch and adds their metrics to `sums`.
 
-    `start` and `stop` are data, so one compiled program serves every number of steps. How a run
-    is cut into calls (by logging, checkpoints or restarts) therefore cannot change its bits.
+    `start` and `stop` are arguments of the compiled program, not constants in it, so one program
+    takes any number of steps. How a run is cut into calls, by logging, checkpoints or a restart,
+    therefore cannot change its bits.
     """
 
     def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:

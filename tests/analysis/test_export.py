@@ -88,7 +88,8 @@ def test_process_without_this_package_gives_the_same_answers(kind, expected, tmp
         np.testing.assert_array_equal(found, logits)
 
 
-@pytest.mark.parametrize("name", [pytest.param("accuracy", marks=pytest.mark.slow), "speedrun"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["accuracy", "speedrun"])
 def test_networks_of_the_experiments_are_exported_for_any_number_of_images(name):
     config = config_of(ROOT / "experiments" / f"{name}.py")
     state = create_state(config)
@@ -139,6 +140,7 @@ def test_errors_of_export_are_one_line(tmp_path):
         assert message in err and err.count("\n") == 1, err
 
 
+@pytest.mark.slow
 def test_export_imports_no_plots_and_no_datasets(trained_base):
     program = (
         "import sys, mnist_cnn; from mnist_cnn.analysis.export_formats import safetensors; "

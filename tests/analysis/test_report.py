@@ -64,6 +64,7 @@ def settings_of(*directories):
     return finished_runs.settings_of([finished_runs.read(path) for path in directories])
 
 
+@pytest.mark.slow
 def test_run_ends_with_its_report_and_imports_matplotlib_only_for_it(tiny_experiment, tmp_path):
     out, err = run(
         "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path / "run",

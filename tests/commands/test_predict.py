@@ -147,6 +147,7 @@ def test_network_input_is_shown_and_saved(trained_base, files, tmp_path):
     assert len(out.splitlines()) == 2 * (1 + 14)
 
 
+@pytest.mark.slow
 def test_terminal_shows_the_network_input_by_default(trained_base, files):
     controller, terminal = pty.openpty()
     process = subprocess.run(
@@ -159,6 +160,7 @@ def test_terminal_shows_the_network_input_by_default(trained_base, files):
     assert process.returncode == 0 and shown.count("\n") == 15 and "█" in shown
 
 
+@pytest.mark.slow
 def test_one_program_serves_any_number_of_pictures(network, files):
     list(answers(network, [str(files[0])]))
     compiled = compute_logits._cache_size()

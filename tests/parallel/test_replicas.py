@@ -41,7 +41,8 @@ def test_networks_trained_together_agree_with_those_alone_over_five_steps(build,
     assert sha256(alone.variables([0])[0]) == sha256(in_turn.variables([1])[0])
 
 
-@pytest.mark.parametrize("model", [Linear(), pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [Linear(), "cnn"])
 def test_groups_that_do_not_fit_an_accelerator_are_offloaded_to_the_host(build, model, monkeypatch):
     """As on a device with room for two of five: three groups, none of which is lost."""
     expected = build(num_seeds=5, replicas_at_once=2, model=model)

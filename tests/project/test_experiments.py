@@ -65,6 +65,7 @@ def test_the_cost_of_a_tested_image_counts_its_eleven_views(name):
     assert sum(layer.parameters for layer in trained) == 177_386
 
 
+@pytest.mark.slow
 def test_the_first_layer_of_the_speedrun_is_gabor_filters_and_is_not_trained(hundred_images):
     state = create_state(module_of("speedrun").get_config())
     before = jax.tree.map(np.array, state.params)

@@ -537,6 +537,7 @@ def test_logging_saving_and_evaluating_at_other_steps_changes_no_bit(
     np.testing.assert_allclose(ours["test"]["loss"], theirs["test"]["loss"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_number_of_validations_changes_no_bit(tiny_experiment, tmp_path):
     config = config_of(tiny_experiment, train_split="train[:400]", validation_split="train[400:]")
     digests = []

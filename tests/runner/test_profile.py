@@ -64,6 +64,7 @@ def test_profile_changes_no_bit(profiled, tiny_experiment, tmp_path):
     same_end(profiled[0], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_resumed_run_may_be_profiled_and_a_short_one_says_why_not(
     tiny_experiment, tmp_path, capsys
 ):

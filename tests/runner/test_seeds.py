@@ -107,6 +107,7 @@ def test_a_killed_run_of_seeds_ends_with_the_same_bits(three_seeds, tiny_experim
     same_end(tmp_path, three_seeds[0])
 
 
+@pytest.mark.slow
 def test_resuming_with_other_groups_is_noted(three_seeds, tiny_experiment, tmp_path):
     config = config_of(tiny_experiment)
     config.update(num_seeds=3, seed=1336, num_steps=20)
