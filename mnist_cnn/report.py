@@ -18,11 +18,11 @@ from mnist_cnn import command_line
 from mnist_cnn.errors import ConfigError, printable
 
 
-def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
+def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[str]:
     """Writes the report of finished runs to `output`; see `analysis.html_report.write`."""
     from mnist_cnn.analysis import html_report  # imports matplotlib
 
-    html_report.write(workdirs, output)
+    return html_report.write(workdirs, output)
 
 
 def pictures(workdir: str | os.PathLike[str]) -> Any:
@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
     output = pathlib.Path(flags.FLAGS.output or pathlib.Path(folder, "report.html"))
     if flags.FLAGS.output:
         command_line.check_output(output)
-    write(workdirs, output)
+    for sentence in write(workdirs, output):
+        print(printable(sentence))
     print(f"report: {printable(str(output))}")
     return 0
 

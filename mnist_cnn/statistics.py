@@ -92,6 +92,14 @@ def mean_interval(values: Float[np.ndarray, "R"]) -> float:
     return float(special.stdtrit(len(values) - 1, 0.975) * error)
 
 
+def is_possible(low: float, high: float, minimum: float = 0.0, maximum: float = 1.0) -> bool:
+    """Whether an interval lies in the possible range; that of two seeds often does not, or is NaN.
+
+    Such an interval is not printed: it says only that the seeds are too few.
+    """
+    return bool(minimum <= low and high <= maximum)
+
+
 def compare_over_seeds(a: Float[np.ndarray, "R"], b: Float[np.ndarray, "R"]) -> Difference:
     """Accuracies `b` - `a`, paired by seed (R >= 2): Student's t on the differences."""
     from scipy import special

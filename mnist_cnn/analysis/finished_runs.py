@@ -56,6 +56,12 @@ class Run:
         logits, labels = self.predictions.logits, self.predictions.labels
         return logits.reshape(-1, 10), np.tile(labels, len(logits))
 
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error, 0 to 1: the mean of the seeds' own, as in result.json."""
+        logits, labels = self.predictions.logits, self.predictions.labels
+        return float(np.mean([statistics.calibration(one, labels).error for one in logits]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -103,10 +109,13 @@ def read(workdir: str | os.PathLike[str]) -> Run:
     result = directory.read("result.json") or {"status": "unfinished"}
     metrics = directory.read_metrics()
     if result.get("status") != "finished":
-        step = max((entry["step"] for entry in metrics), default=0)
+        step = result.get("steps", max((entry["step"] for entry in metrics), default=0))
+        advice = "resume it first"
+        if result.get("status") == "diverged":
+            advice = "train again in another directory with a lower learning_rate"
         raise CheckpointError(
             f"{directory}: the run is {result.get('status')} (step {step:,}), expected a finished "
-            "run; resume it or train again"
+            f"run; {advice}"
         )
     predictions = predictions_lib.read(directory)
     environment = directory.read("environment.json") or {}

@@ -26,10 +26,11 @@ from mnist_cnn.runner import results
 from mnist_cnn.version import __version__
 
 
-def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
+def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[str]:
     """Writes the report of one run directory, or the comparison of several, to `output`.
 
-    Raises CheckpointError: a run has no result, or the runs were tested on different images.
+    Returns the sentences of a comparison, [] for one run. Raises CheckpointError: a run has no
+    result, or the runs were tested on different images.
     """
     runs = [finished_runs.read(workdir) for workdir in workdirs]
     for run in runs[1:]:
@@ -38,8 +39,10 @@ def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[
                 f"{run.path} and {runs[0].path} were tested on different images; compare runs of "
                 "the same dataset"
             )
-    page = run_page(runs[0]) if len(runs) == 1 else comparison_page(finished_runs.settings_of(runs))
+    settings = finished_runs.settings_of(runs) if len(runs) > 1 else []
+    page = comparison_page(settings) if settings else run_page(runs[0])
     write_atomically(pathlib.Path(output).absolute(), page.encode("utf-8", "backslashreplace"))
+    return [_sentence(settings[0], other) for other in settings[1:]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +69,10 @@ def run_page(run: Run) -> str:
     counts = [f"{correct:,} of {run.correct.shape[1]:,}" for correct in run.correct.sum(1)]
     losses = [f"{float(loss):.4f}" for loss in run.result["test"]["loss"]]
     per_seed = zip(run.seeds, counts, losses, strict=True)
-    calibration_error = f"expected calibration error{plots.pooled_seeds_note(run)}"
+    calibration_error = f"expected calibration error{plots.mean_of_seeds_note(run)}"
     overall = [
         ["negative log-likelihood", f"{metrics['negative_log_likelihood']:.4f} nats per image"],
-        [calibration_error, f"{metrics['expected_calibration_error']:.4f}"],
+        [calibration_error, f"{run.calibration_error:.4f}"],
         ["time", f"{float(run.result['seconds']['total']):.1f} s"],
     ]
     per_class = [
@@ -111,10 +114,14 @@ def _summary(run: Run) -> str:
     if seeds == 1:
         text = f"test accuracy: {(~run.correct).sum():,} of {examples:,} images are misclassified."
     else:
-        half = statistics.mean_interval(run.correct.mean(1))
+        accuracies = run.correct.mean(1)
+        mean, half = accuracies.mean(), statistics.mean_interval(accuracies)
+        interval = f"of the mean ± {100 * half:.2f} points (Student's t)"
+        if not statistics.is_possible(mean - half, mean + half):
+            interval = f"unknown: {seeds} seeds are too few"
         text = (
             f"mean test accuracy of {seeds} seeds on {examples:,} images; 95 % confidence interval "
-            f"of the mean ± {100 * half:.2f} points (Student's t). Ensemble of all {seeds}: "
+            f"{interval}. Ensemble of all {seeds}: "
             f"{_percent(run.result['ensemble']['accuracy'])}."
         )
     if sweep := run.result.get("sweep"):
@@ -130,7 +137,7 @@ def _sweep_table(sweep: dict[str, Any]) -> str:
         accuracy, loss = "diverged", ""
         if mean := entry.get("validation_mean"):
             accuracy = _percent(mean["accuracy"], mean["ci95"])
-            loss = f"{mean['loss'] or np.nan:.4f}"
+            loss = "-" if mean["loss"] is None else f"{mean['loss']:.4f}"
         values = [f"{value:g}" for value in entry["setting"].values()]
         rows.append([*values, accuracy, loss, "chosen" if index == sweep["chosen"] else ""])
     head = [*sweep["settings"][0]["setting"], "validation accuracy", "loss", ""]
@@ -155,17 +162,25 @@ def comparison_page(settings: Sequence[Setting]) -> str:
         " / ".join(setting.label for setting in settings),
         f"{', '.join(other.label for other in others)} compared with {first.label}",
         f"{_points(differences[0][1].mean)} points" if len(others) == 1 else "",
-        [
-            f"{label} compared with {first.label}: {_points(d.mean)} percentage points of test "
-            f"accuracy, 95 % confidence interval {_points(d.low)} to {_points(d.high)}, "
-            f"p = {d.p:.2g} ({d.method})."
-            for label, d in differences
-        ],
+        [_sentence(first, other) for other in others],
         [
             _table(rows, ["setting", "seeds", "test accuracy"], "numbers"),
             _grid(shown),
             *(part for setting in settings for run in setting.runs for part in _provenance(run)),
         ],
+    )
+
+
+def _sentence(first: Setting, other: Setting) -> str:
+    """The comparison of a setting with the first, in words."""
+    difference = finished_runs.compare(first, other)
+    interval = f"{_points(difference.low)} to {_points(difference.high)}"
+    if not statistics.is_possible(difference.low, difference.high, minimum=-1):
+        interval = "unknown (too few seeds)"
+    return (
+        f"{other.label} compared with {first.label}: {_points(difference.mean)} percentage points "
+        f"of test accuracy, 95 % confidence interval {interval}, p = {difference.p:.2g} "
+        f"({difference.method})."
     )
 
 
@@ -210,9 +225,10 @@ def _percent(value: float | None, half_width: float | None = None) -> str:
     """A fraction as "98.60 %" or, with its confidence interval, as "98.60 ± 0.12 %"."""
     if value is None:
         return "-"
-    if half_width is None or np.isnan(half_width):
+    half = np.nan if half_width is None else half_width
+    if not statistics.is_possible(value - half, value + half):
         return f"{100 * value:.2f} %"
-    return f"{100 * value:.2f} ± {100 * half_width:.2f} %"
+    return f"{100 * value:.2f} ± {100 * half:.2f} %"
 
 
 def _points(difference: float) -> str:

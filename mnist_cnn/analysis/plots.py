@@ -206,9 +206,8 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
     return _plot(f"Error over {name}", caption + note, draw)
 
 
-def pooled_seeds_note(run: Run) -> str:
-    """Marks a metric of all seeds' predictions, which may differ from the mean of their metrics."""
-    return f", pooled over {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
+def mean_of_seeds_note(run: Run) -> str:
+    return f", mean of {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
 
 
 def confusion_matrix(run: Run) -> Plot:
@@ -239,14 +238,17 @@ def confusion_matrix(run: Run) -> Plot:
         axes.set_yticks(np.arange(-0.5, 10), minor=True)
         axes.grid(which="minor", color=theme.grid, lw=0.4)
 
-    caption = f"Test images by true and predicted digit{pooled_seeds_note(run)}. Mistakes are "
-    caption += "coloured; the grey counts on the diagonal are correct."
+    seeds = f", all {len(run.seeds)} seeds together" if len(run.seeds) > 1 else ""
+    caption = f"Test images by true and predicted digit{seeds}. Mistakes are coloured; the grey "
+    caption += "counts on the diagonal are correct."
     return _plot("Confusion matrix", caption, draw, height=5.0)
 
 
 def reliability_diagram(run: Run) -> Plot:
     """Accuracy over confidence, and below it the number of images in each bin."""
-    calibration = statistics.calibration(*run.pooled)
+    calibration = statistics.calibration(
+        *run.pooled
+    )  # its bins; its error is of all seeds together
     width = 100 / statistics.BINS
     filled = calibration.count > 0
     confidence, accuracy = 100 * calibration.confidence[filled], 100 * calibration.accuracy[filled]
@@ -268,7 +270,7 @@ def reliability_diagram(run: Run) -> Plot:
     caption = (
         f"Test images in {statistics.BINS} bins by confidence, the probability of the predicted "
         "digit. On the dashed line, accuracy equals confidence. Expected calibration error"
-        f"{pooled_seeds_note(run)}: {calibration.error:.4f}."
+        f"{mean_of_seeds_note(run)}: {run.calibration_error:.4f}."
     )
     return _plot("Calibration", caption, draw, height=5.0)
 
@@ -379,7 +381,7 @@ def differences(first: str, rows: Sequence[tuple[str, statistics.Difference]]) -
         axes.axvline(0, color=theme.text, **_DASHED)
         for y, (label, difference) in enumerate(rows):
             colour = theme.series[(y + 1) % len(theme.series)]
-            ends = [100 * difference.low, 100 * difference.high]
+            ends = [100 * max(difference.low, -1.0), 100 * min(difference.high, 1.0)]
             axes.plot(ends, [y, y], color=colour, lw=2.5, solid_capstyle="butt")
             axes.plot(100 * difference.mean, y, "o", color=colour, ms=7)
             axes.text(0, y - 0.2, _short(label), transform=axes.get_yaxis_transform())

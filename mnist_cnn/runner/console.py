@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich import box, console, progress, table, text as rich_text
 
-from mnist_cnn import config as config_lib
+from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.errors import printable
 from mnist_cnn.version import __version__
 
@@ -73,7 +73,12 @@ class Console:
         self._table(f"{name}, one image", columns, [*rows, (), ("total", "", *totals)], left=2)
 
     def plan(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Prints replicas and mesh, if there is more than one network or device."""
+        """Prints replicas and mesh, if there is more than one, and what the length ignores."""
+        if config["num_steps"] is not None and config["num_epochs"] != 1:
+            self.line(
+                f"note: num_steps={config['num_steps']:,} sets the length; "
+                f"num_epochs={config['num_epochs']:,} is ignored"
+            )
         settings, seeds = len(config_lib.settings(config)), config["num_seeds"]
         mesh, processes = environment["mesh"], environment["processes"]
         if settings * seeds > 1:
@@ -142,10 +147,10 @@ class Console:
         title = f"{result['experiment']}, {result['steps']:,} steps"
         self._table(title, ("seed", "test accuracy", "test loss", "correct"), rows)
         if len(seeds) > 1:
-            self.line(
-                f"mean test accuracy {100 * mean['accuracy']:.3f} +- {100 * mean['ci95']:.3f} % "
-                f"(95 % confidence interval, Student's t, {len(seeds)} seeds)"
-            )
+            note = f"(95 % confidence interval, Student's t, {len(seeds)} seeds)"
+            if not (interval := _interval(mean, 3)):
+                note = f"({len(seeds)} seeds are too few for a 95 % confidence interval)"
+            self.line(f"mean test accuracy {100 * mean['accuracy']:.3f}{interval} % {note}")
         seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
         self.line(f"seconds: {seconds}")
         if len(seeds) == 1:
@@ -171,9 +176,10 @@ class Console:
             result: Row = (entry["status"], "", "")
             if entry["status"] == "finished":
                 mean = entry["validation_mean"]
-                interval = "" if mean["ci95"] is None else f" +- {mean['ci95']:.2%}"
                 chosen = "chosen" if index == sweep["chosen"] else ""
-                result = (f"{mean['accuracy']:.2%}{interval}", mean["loss"], chosen)
+                interval = _interval(mean, 2)
+                accuracy = f"{mean['accuracy']:.2%}" + (f"{interval}%" if interval else "")
+                result = (accuracy, mean["loss"], chosen)
             rows.append((*(f"{value:g}" for value in entry["setting"].values()), *result))
         title = f"validation on {sweep['split']}, {len(sweep['seeds'])} seeds each"
         self._table(title, (*sweep["settings"][0]["setting"], "accuracy", "loss", ""), rows)
@@ -212,6 +218,14 @@ def _mean_of_finite(metrics: Mapping[str, np.ndarray]) -> tuple[float, float, in
     finite |= ~finite.any()
     loss, accuracy = (float(np.mean(metrics[name][finite])) for name in ("loss", "accuracy"))
     return loss, accuracy, int(finite.sum())
+
+
+def _interval(mean: Mapping[str, Any], digits: int) -> str:
+    """The 95 % confidence interval of a mean accuracy: " +- 0.12", "" if the seeds are too few."""
+    accuracy, half = mean["accuracy"], mean["ci95"]
+    if half is None or not statistics.is_possible(accuracy - half, accuracy + half):
+        return ""
+    return f" +- {100 * half:.{digits}f}"
 
 
 def _cell(value: str | float | None) -> str:

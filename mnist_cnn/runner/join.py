@@ -120,7 +120,7 @@ def _write(parts: Sequence[_Part], directory: RunDirectory) -> dict[str, Any]:
         joined.append(origin | {"environment": part.environment})
     directory.write("environment.json", first.environment | {"joined": joined})
     with contextlib.closing(directory):
-        directory.open_metrics(first.step)
+        directory.open_metrics(first.step, first.step)
         for entry in _joined_metrics(parts):
             directory.log(entry, {"": slice(None)})
     return config

@@ -28,7 +28,7 @@ _CALL_SECONDS = 1.0
 # takes up to this many steps all the same, if they take no longer than this.
 _SEVERAL_STEPS, _LONG_CALL_SECONDS = 4, 2.5
 
-WriteReport = Callable[[Sequence[pathlib.Path], pathlib.Path], None]  # (run directories, page)
+WriteReport = Callable[[Sequence[pathlib.Path], pathlib.Path], object]  # (run directories, page)
 
 
 def run(
@@ -108,7 +108,7 @@ def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
     members = range(this.replicas.plan.total)
     images_per_step = config["batch_size"] * len(members)
     validated: ReplicaMetrics = []
-    logged, logged_at, call_size = step, time.monotonic(), 1
+    logged, logged_seconds, call_size = step, this.logger.seconds()["train"], 1
     while step < this.total_steps:
         start, began = step, time.monotonic()
         step = int(min(this.next_event(start), start + call_size, trace.bound(start)))
@@ -128,15 +128,15 @@ def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
         this.console.step_done(step, this.total_steps, metrics, rate)
         if this.is_due(step, config["log_every"]):
             this.check_finite(step)
-            rate = (step - logged) * images_per_step / (time.monotonic() - logged_at)
+            seconds = this.logger.seconds()["train"]  # without validation and checkpoints
+            rate = (step - logged) * images_per_step / (seconds - logged_seconds)
             this.log(step, "train", metrics, images_per_second=rate)
             this.replicas.clear_sums()
-            logged, logged_at = step, time.monotonic()
+            logged, logged_seconds = step, seconds
         if this.validate is not None and this.is_due(step, config["eval_every"]):
             validated = this.validate(members)[0]
             this.log(step, "validation", results.stack_metrics(validated))
             this.console.validation(step, validated)
-            logged_at = time.monotonic()
         if this.is_due(step, config["checkpoint_every"]) or signal:
             this.save(step)
         if signal:

@@ -119,16 +119,17 @@ class RunDirectory:
                     complete.append(entry)
         return complete
 
-    def open_metrics(self, step: int) -> None:
+    def open_metrics(self, step: int, total: int) -> None:
         """Opens metrics.jsonl and the events to continue from the checkpoint of `step`.
 
-        Incomplete lines and those written after the checkpoint are deleted. The test split is
-        evaluated after the last checkpoint.
+        Incomplete lines and those written after the checkpoint are deleted. The test after the last
+        step, `total`, follows; the tests of a run that was shorter and is prolonged are kept.
         """
         import tensorboardX
 
         path, complete = self.path / "metrics.jsonl", self.read_metrics()
-        kept = [x for x in complete if x["split"] != "test" and int(x["step"]) <= step]
+        ends = {"test": min(step, total - 1)}
+        kept = [x for x in complete if int(x["step"]) <= ends.get(x["split"], step)]
         if path.exists():
             write_atomically(path, "".join(json.dumps(x) + "\n" for x in kept).encode())
         self._events = tensorboardX.SummaryWriter(str(self.path), purge_step=step + 1)

@@ -49,11 +49,13 @@ class RunLogger:
         directory = self._directory
         if "joined" in before:  # where the networks of a joined run come from
             environment["joined"] = before["joined"]
-        if step < total:  # a result of fewer steps is outdated
-            (directory.path / "result.json").unlink(missing_ok=True)
+        result = directory.path / "result.json"
+        if step < total and result.exists():  # what a shorter run ended with is outdated
+            for name in ("report.html", "predictions.npz", result):
+                (directory.path / name).unlink(missing_ok=True)
         directory.write("config.json", config_lib.as_dict(self._config))
         directory.write("environment.json", environment)
-        directory.open_metrics(step)
+        directory.open_metrics(step, total)
 
     def log(
         self, step: int, epoch: float, split: str, metrics: Mapping[str, Any], **others: float

@@ -1,5 +1,6 @@
 """The report of real runs, as a user sees it in a real browser."""
 
+import html
 import json
 import pathlib
 import runpy
@@ -10,7 +11,7 @@ import pytest
 from conftest import imported_by, metrics_of, read_idx, run
 
 import mnist_cnn
-from mnist_cnn import report
+from mnist_cnn import report, statistics
 from mnist_cnn.analysis import finished_runs, html_report, plots
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import predictions
@@ -208,7 +209,8 @@ def test_run_without_a_result_is_refused_in_one_line(state, copied_run, tmp_path
     if state == "unfinished":
         (copied_run / "result.json").unlink()
     elif state == "diverged":
-        edit(copied_run / "result.json", status="diverged")
+        edit(copied_run / "result.json", status="diverged", steps=12)
+        message = "is diverged (step 12), expected a finished run; train again in another directory"
     elif state == "nothing":
         shutil.rmtree(copied_run)
         message = "not a run directory"
@@ -302,3 +304,32 @@ def test_run_without_mistakes_has_a_report(trained, copied_run, tmp_path):
     assert "100.00 %" in page and page.count("<img ") == 5  # no first-layer filters
     report.write([trained[1e-3, 1], copied_run], tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text().count("<img ") == 4
+
+
+def test_comparison_prints_its_sentence_and_where_its_page_is(trained, tmp_path):
+    page = tmp_path / "page.html"
+    directories = [trained[rate, 1] for rate in (1e-3, 1e-2)]
+    out, err = run("mnist_cnn.report", "--workdir", *directories, "--output", page)
+    sentence, place = out.splitlines()
+    assert sentence.startswith("tiny, learning_rate=0.01 compared with tiny, learning_rate=0.001: ")
+    assert sentence in html.unescape(page.read_text())
+    assert (place, err) == (f"report: {page}", "")
+
+
+def test_a_loss_of_zero_is_a_number():
+    mean = {"accuracy": 1.0, "ci95": None, "loss": 0.0}
+    settings = [{"setting": {"b1": 0.9}, "status": "finished", "validation_mean": mean}]
+    sweep = {"split": "train[400:]", "settings": settings, "chosen": 0}
+    assert "<td>0.0000</td>" in html_report._sweep_table(sweep)
+
+
+def test_an_interval_beyond_the_possible_range_is_not_printed(trained):
+    """Two seeds with 0 and 100 %: 50 +- 635 %."""
+    first, other = settings_of(trained[1e-3, 1], trained[1e-2, 1])
+    assert html_report._percent(0.5, statistics.mean_interval(np.array([0.0, 1.0]))) == "50.00 %"
+    assert html_report._percent(0.985, 0.01) == "98.50 ± 1.00 %"
+    difference = statistics.compare_over_seeds(np.array([0.0, 0.5]), np.array([0.0, 0.9]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finished_runs, "compare", lambda *_: difference)
+        sentence = html_report._sentence(first, other)
+    assert "95 % confidence interval unknown (too few seeds), p = " in sentence

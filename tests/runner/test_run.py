@@ -428,3 +428,46 @@ def test_finished_run_writes_a_report_that_a_kill_prevented(tiny_experiment, tmp
     (tmp_path / "report.html").touch()
     loop.run(config, tmp_path, **report)
     assert len(written) == 1
+
+
+def test_speed_is_that_of_training_without_validations_and_checkpoints(tiny_experiment, tmp_path):
+    config = config_of(
+        tiny_experiment, train_split="train[:400]", validation_split="train[400:]", eval_every=9,
+        checkpoint_every=4, log_every=10,
+    )  # fmt: skip
+    seconds = mnist_cnn.run(config, tmp_path)["seconds"]
+    metrics = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    lines = [line for line in metrics if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [10, 20, 30, 40]
+    found = sum(10 * config.batch_size / line["images_per_second"] for line in lines)
+    assert found == pytest.approx(seconds["train"], abs=0.002)
+
+
+def test_prolonged_run_keeps_its_tests_and_deletes_what_the_shorter_one_ended_with(
+    tiny_experiment, tmp_path
+):
+    short, long = (config_of(tiny_experiment, num_steps=steps) for steps in (10, 20))
+    mnist_cnn.run(short, tmp_path)
+    (tmp_path / "report.html").touch()
+    stop = StopRequest()
+    stop.received = signal.SIGTERM
+    with pytest.raises(Stopped):
+        loop.run(long, tmp_path, stop=stop)
+    for name in ("result.json", "predictions.npz", "report.html"):
+        assert not (tmp_path / name).exists()
+
+    def tests():
+        return [line["step"] for line in metrics_of(tmp_path) if line["split"] == "test"]
+
+    assert tests() == [10]
+    mnist_cnn.run(long, tmp_path)
+    assert tests() == [10, 20]
+    (tmp_path / "result.json").unlink()  # as if killed between the test and the result
+    mnist_cnn.run(long, tmp_path)
+    assert tests() == [10, 20]
+
+
+def test_num_epochs_beside_num_steps_is_said_to_be_ignored(tiny_experiment, tmp_path, capsys):
+    config = config_of(tiny_experiment, num_steps=2, num_epochs=7)
+    mnist_cnn.run(config, tmp_path)
+    assert "note: num_steps=2 sets the length; num_epochs=7 is ignored\n" in capsys.readouterr().out

@@ -13,9 +13,13 @@ from scipy import stats
 from training_runs import train
 
 import mnist_cnn
+from mnist_cnn import report, statistics
+from mnist_cnn.analysis import finished_runs
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError
+from mnist_cnn.runner import results
 from mnist_cnn.runner.checkpoint import sha256
+from mnist_cnn.runner.console import Console
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,35 @@ def test_result_has_the_mean_its_t_interval_and_the_ensemble(three_seeds):
     assert result["ensemble"]["accuracy"] == result["ensemble"]["correct"] / 250
     loss = -np.log(p[np.arange(250), labels]).mean()
     assert result["ensemble"]["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_report_and_result_have_the_same_calibration_error(three_seeds, tmp_path):
+    workdir, result = three_seeds
+    error = result["test_mean"]["expected_calibration_error"]
+    run_of_three = finished_runs.read(workdir)
+    assert run_of_three.calibration_error == error
+    assert error != statistics.calibration(*run_of_three.pooled).error
+    report.write([workdir], tmp_path / "report.html")
+    row = f"<th>expected calibration error, mean of 3 seeds</th><td>{error:.4f}</td>"
+    assert row in (tmp_path / "report.html").read_text()
+
+
+def test_two_seeds_that_cannot_tell_an_interval_print_none():
+    def printed(accuracies):
+        mean = results.mean_metrics(
+            [{"accuracy": a, "loss": 1.0, "expected_calibration_error": 0.1} for a in accuracies]
+        )
+        test = {"examples": 10, "accuracy": accuracies, "loss": [1.0] * 2, "correct": [1] * 2}
+        result = {"experiment": "x", "steps": 1, "seeds": [1, 2], "test": test, "test_mean": mean}
+        result |= {"ensemble": {"accuracy": 1.0, "loss": 1.0, "correct": 1}, "seconds": {}}
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            Console().result(result, "run")
+        return out.getvalue()
+
+    line = "mean test accuracy 50.000 % (2 seeds are too few for a 95 % confidence interval)"
+    assert line in printed([0.0, 1.0])
+    line = "mean test accuracy 98.500 +- 0.635 % (95 % confidence interval, Student's t, 2 seeds)"
+    assert line in printed([0.9845, 0.9855])
 
 
 def test_each_network_can_be_loaded_and_evaluated_by_its_seed(three_seeds, tiny_experiment):
