@@ -272,4 +272,4 @@ def _table(rows: Sequence[Sequence[Any]], head: Sequence[str] = (), kind: str = 
     for first, *rest in rows:
         lines.append([f"<th>{_escape(first)}</th>", *(f"<td>{_escape(c)}</td>" for c in rest)])
     body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in lines)
-    return f'<table class="{kind}">\n{body}\n</table>'
+    return f'<div class="table"><table class="{kind}">\n{body}\n</table></div>'

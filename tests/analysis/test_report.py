@@ -20,6 +20,22 @@ from mnist_cnn.runner.run_directory import RunDirectory
 HOSTILE = "<img src=x onerror=document.title='taken'> & \"$x_\\frac$\" \x1b[31m"
 
 
+# The words that are on two lines, without digests and the like.
+BROKEN_WORDS = """() => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), broken = [];
+  while (texts.nextNode()) {
+    for (const {0: word, index} of texts.currentNode.data.matchAll(/[^\\s-]+/g)) {
+      const range = document.createRange();
+      range.setStart(texts.currentNode, index);
+      range.setEnd(texts.currentNode, index + word.length);
+      const lines = [...range.getClientRects()].filter(box => box.width).map(box => box.top);
+      if (word.length <= 20 && new Set(lines).size > 1) broken.push(word);
+    }
+  }
+  return broken;
+}"""
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_experiment, tmp_path_factory):
     """The directories of six finished runs by (learning rate, seed)."""
@@ -163,9 +179,10 @@ def test_report_is_complete_and_safe_in_a_browser(trained, browser, tmp_path):
             sources = page.evaluate("[...document.querySelectorAll('source')].map(s => s.srcset)")
             darks = [source == shown[2] for source, shown in zip(sources, images, strict=True)]
             assert all(darks) if scheme == "dark" else not any(darks)
-            for narrower in (width, 320):
+            for narrower in (width, 768, 320):
                 page.set_viewport_size({"width": narrower, "height": 844})
                 assert page.evaluate("document.documentElement.scrollWidth") <= narrower
+                assert page.evaluate(BROKEN_WORDS) == []
             page.close()
 
 

@@ -220,3 +220,15 @@ def test_experiments_contains_experiments_only():
         assert "get_config" in names, path
         command = f"python -m mnist_cnn.main --config experiments/{path.name}"
         assert command in DOCSTRINGS[f"experiments/{path.name}"]
+
+
+def test_what_the_commands_in_the_text_write_is_ignored_by_git():
+    """Else a later run would record that its commit has uncommitted changes."""
+    flag = re.compile(r"--(?:workdir|output|save_inputs)[= ]([\w./-]+)")
+    written = {"report.html", *(place for text in TEXTS.values() for place in flag.findall(text))}
+    written -= {"DIR", "FILE", "FOLDER"}
+    assert {"runs/base", "network.onnx"} <= written
+    done = subprocess.run(
+        ["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True
+    )
+    assert set(done.stdout.split()) == written
