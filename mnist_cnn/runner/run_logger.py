@@ -47,8 +47,12 @@ class RunLogger:
         `before` is the environment.json of the directory, {} if there is none.
         """
         directory = self._directory
-        if "joined" in before:  # where the networks of a joined run come from
-            environment["joined"] = before["joined"]
+        # Where the networks of a joined run come from, and a file that is unknown to this process.
+        environment |= {
+            key: before[key]
+            for key in ("joined", "experiment")
+            if key in before and key not in environment
+        }
         if step < total:  # a result of fewer steps is outdated
             (directory.path / "result.json").unlink(missing_ok=True)
         directory.write("config.json", config_lib.as_dict(self._config))
