@@ -255,11 +255,11 @@ def describe(value: Any) -> Any:
 
 
 def shorten(value: Any) -> str:
-    """`value` in an error: a number, string or list of them as it is, an object by its type."""
-    if value is None or isinstance(value, str | int | float | list | tuple | Mapping):
-        text = " ".join(repr(value).split())
+    """`value` in an error: numbers, strings and lists as they are, an object by its type."""
+    if value is None or type(value) in (str, bool, int, float, list, tuple, dict):
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
         return text if len(text) <= 200 else f"{text[:200]}..."
-    if isinstance(value, type) or hasattr(value, "__qualname__"):
+    if hasattr(value, "__qualname__"):
         return describe(value)
     shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else ""
     return f"an object of type {type(value).__name__}{shape}"

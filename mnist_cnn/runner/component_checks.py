@@ -6,6 +6,8 @@ line of the experiment file, and no wrong gradient and no error at the end of th
 
 import contextlib
 import functools
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -87,17 +89,23 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
 
 
 def check_outputs(config: Mapping[str, Any], file: str | None = None) -> list[str]:
-    """A note if the outputs of the config's own model, untrained, look like probabilities."""
+    """A note if the outputs of the config's own model look like probabilities, for any weights."""
     model = config["model"]
     if isinstance(model, str):
         return []
-    images = np.random.default_rng(0).integers(0, 256, (_IMAGES, 28, 28, 1), np.uint8)
+    generator = np.random.default_rng(0)
 
-    @jax.jit
-    def outputs(seed: Any, images: Any) -> Any:
-        return forward(model, init_variables(model, rng.key(seed, "init")), images)
+    def weights(leaf: Any) -> Any:  # the model's own would take seconds to compile
+        scale = np.sqrt(max(1, math.prod(leaf.shape[:-1])))
+        return (generator.standard_normal(leaf.shape) / scale).astype(leaf.dtype)
 
-    logits = np.asarray(outputs(np.uint32(config["seed"]), images))
+    shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    variables["params"] = jax.tree.map(weights, shapes["params"])
+    images = generator.integers(0, 256, (_IMAGES, 28, 28, 1), np.uint8)
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    program = jax.jit(functools.partial(forward, model), compiler_options=options)
+    logits = np.asarray(program(variables, images))
     sums_to_1 = np.allclose(logits.sum(-1), 1, atol=1e-3)
     if not ((logits >= 0) & (logits <= 1)).all() or not (sums_to_1 or (logits % 1 > 0).all()):
         return []
@@ -154,8 +162,11 @@ def _named(config: Mapping[str, Any], key: str, file: str | None) -> Iterator[No
         if isinstance(error, ConfigError):
             text = text.removeprefix(f"config.{key}: ")
         elif isinstance(error, flax.errors.InvalidRngError):
-            text += "; modules get only the stream dropout, in training, and only if __call__ has "
-            text += "an argument `train`"
+            stream = (re.findall('"(.*?)"', text) or ["?"])[0]
+            text = (
+                f"needs random numbers of {stream!r}; there are only those of 'dropout', during "
+                "training, for a module whose `__call__` has an argument `train`"
+            )
         else:
             text = f"{type(error).__name__}: {text[:200]}"
         raise ConfigError(f"{start}: {text}") from error

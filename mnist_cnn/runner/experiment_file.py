@@ -60,8 +60,8 @@ def changed_notes(
     if not old or now is None or old["sha256"] == now.describe()["sha256"]:
         return []
     return [
-        f"note: {now.path} differs from the run's experiment file, {directory}/{kept_name(old)}; if "
-        "the model, loss or optimizer has changed, the result is that of neither file"
+        f"note: {now.path} differs from the run's experiment file, {directory}/{kept_name(old)}; "
+        "if the model, loss or optimizer has changed, the result is that of neither file"
     ]
 
 
