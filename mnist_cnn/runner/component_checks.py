@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.errors
@@ -19,7 +19,8 @@ import optax
 from flax import linen as nn
 
 from mnist_cnn.errors import ConfigError, users_line
-from mnist_cnn.models.apply import forward, init_variables
+from mnist_cnn.models.apply import forward, init_variables, scale
+from mnist_cnn.models.layers import DATA_AXIS
 from mnist_cnn.runner.experiment_file import where_made
 from mnist_cnn.training import components, rng
 from mnist_cnn.training.batches import Batch
@@ -51,32 +52,26 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
     with named("model"):
         state = _new_state(config, (model, loss, lambda hyper: optax.identity()))
         for count in (1, _IMAGES):
-            logits = jax.eval_shape(
+            logits = _trace(
                 functools.partial(forward, model), state.variables, batch.images[:count]
             )
             _check_count(logits, count)
         with nn.intercept_methods(functools.partial(_find_idle, idle)):
-            logits, statistics = jax.eval_shape(
-                lambda state: training_forward(
-                    state, state.params, jnp.zeros((_IMAGES, 28, 28, 1)), None
-                ),
-                state,
-            )
+            train = functools.partial(training_forward, data_axis=None)
+            logits, statistics = _trace(train, state, state.params, scale(batch.images))
         _check_count(logits, _IMAGES)
         if _specs(statistics) != _specs(state.batch_stats):
             raise ConfigError("its batch_stats change their names or shapes in training")
     with named("loss"):
-        jax.eval_shape(
-            lambda state, logits: jax.grad(
-                lambda logits: training_loss(state, logits, batch.labels).sum()
-            )(logits),
-            state,
-            logits,
-        )
+
+        def total(logits: Any, state: TrainState) -> Any:
+            return training_loss(state, logits, batch.labels).sum()
+
+        _trace(jax.grad(total), logits, state)
     with named("optimizer"):
         state = _new_state(config, (model, loss, optimizer))
-        jax.eval_shape(to_dict, state)
-        after, _ = jax.eval_shape(step, state, batch)
+        _trace(to_dict, state)
+        after, _ = _trace(step, state, batch)
         if _specs(after) != _specs(state):
             raise ConfigError("its state or the parameters change shape or dtype at a step")
     if not idle:
@@ -104,8 +99,8 @@ def check_outputs(config: Mapping[str, Any], file: str | None = None) -> list[st
     variables["params"] = jax.tree.map(weights, shapes["params"])
     images = generator.integers(0, 256, (_IMAGES, 28, 28, 1), np.uint8)
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    program = jax.jit(functools.partial(forward, model), compiler_options=options)
-    logits = np.asarray(program(variables, images))
+    program = jax.jit(_over_mesh(functools.partial(forward, model)), compiler_options=options)
+    logits = np.asarray(program(variables, images))[0]
     sums_to_1 = np.allclose(logits.sum(-1), 1, atol=1e-3)
     if not ((logits >= 0) & (logits <= 1)).all() or not (sums_to_1 or (logits % 1 > 0).all()):
         return []
@@ -119,6 +114,17 @@ def check_outputs(config: Mapping[str, Any], file: str | None = None) -> list[st
 def _new_state(config: Mapping[str, Any], parts: Components) -> TrainState:
     hyper = components.build_hyperparameters(config, total_steps=1)
     return jax.eval_shape(functools.partial(initial_state, parts), jnp.uint32(0), hyper)
+
+
+def _over_mesh(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` where the mesh axis DATA_AXIS exists, as it does in a run; results [1, ...]."""
+    return jax.vmap(function, in_axes=None, axis_name=DATA_AXIS, axis_size=1)
+
+
+def _trace(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The shapes of what `function` returns."""
+    found = jax.eval_shape(_over_mesh(function), *arguments)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), found)
 
 
 def _check_count(logits: Any, count: int) -> None:

@@ -70,17 +70,27 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
     if not isinstance(model, nn.Module):
         got = config_lib.shorten(model)
         raise ConfigError(f"config.model: got {got}, expected an object of a flax.linen module")
-    for field in dataclasses.fields(model):
-        value = getattr(model, field.name, None)
-        try:
-            hash(value)
-        except TypeError:
-            raise ConfigError(
-                f"config.model: the field {field.name} of {type(model).__name__} is "
-                f"{config_lib.shorten(value)}, which cannot be hashed; give it tuples instead of "
-                "lists, dicts and arrays, and make arrays within the module"
-            ) from None
+    if (field := _unhashable_field(model)) is not None:
+        raise ConfigError(
+            f"config.model: the field {field} of {type(model).__name__} is "
+            f"{config_lib.shorten(getattr(model, field))}, which cannot be hashed; give it tuples "
+            "instead of lists, dicts and arrays, and make arrays within the module"
+        )
     return model
+
+
+def _unhashable_field(model: nn.Module) -> str | None:
+    """The name of the field because of which a module cannot be hashed, if so."""
+    try:
+        hash(model)
+        return None
+    except TypeError:
+        for field in dataclasses.fields(model):
+            try:
+                hash(getattr(model, field.name))
+            except TypeError:
+                return field.name
+        raise
 
 
 def apply_loss(

@@ -263,6 +263,21 @@ def test_the_note_is_printed_before_the_first_step(small_mnist, tmp_path):
     assert 0 < out.index("its outputs look like probabilities") < out.index("step 1")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "model=nn.remat(Net)()", "model=nn.Sequential((Net(), nn.log_softmax))", "model=Own()",
+        "model=Net(), optimizer=optax.inject_hyperparams(optax.sgd), schedule='cosine'",
+        "optimizer=lambda rate: optax.MultiSteps(optax.adam(rate), 2).gradient_transformation()",
+    ],
+)  # fmt: skip
+def test_unusual_components_that_work_are_accepted(fields, tmp_path):
+    body = "x = nn.BatchNorm(use_running_average=not train, axis_name='data')(images)"
+    code = module(f"{body}\nreturn Net()(x)", "self, images, train")
+    path, _ = write(tmp_path, fields, code)
+    assert check_components(config_of(path), str(path)) == []
+
+
 @pytest.mark.slow
 def test_the_experiments_of_the_repository_give_no_notes():
     for path in sorted((ROOT / "experiments").glob("*.py")):
