@@ -18,6 +18,7 @@ from jaxtyping import Float32, Float64, UInt8
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.models.apply import Variables
+from mnist_cnn.parallel.devices import find_devices
 from mnist_cnn.parallel.replicas import checkpoint_template
 from mnist_cnn.runner.checkpoint import read_newest
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -75,8 +76,9 @@ def load(
     `config` is needed if the experiment brings its own model, loss or optimizer, because a run
     directory contains no code; nothing else of it is used. Of several seeds, the first by default.
     Raises CheckpointError: there is no run, no good checkpoint or no such seed, or `config` is
-    needed or belongs to another experiment.
+    needed or belongs to another experiment. UserError: JAX has no device.
     """
+    find_devices()
     directory = RunDirectory(workdir)
     config = _complete_config(directory, config)
     replicas = config_lib.replicas(config)

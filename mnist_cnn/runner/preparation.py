@@ -15,6 +15,7 @@ from mnist_cnn.models import summary, weights
 from mnist_cnn.models.apply import Variables, make_variables
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
+from mnist_cnn.parallel.devices import find_devices, unused_gpu
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner import checks
@@ -101,10 +102,12 @@ def prepare(
     """Checks, reads, compiles and restores everything that the first step needs."""
     logger = RunLogger(config, directory)
     model = components.build_components(config)[0]
-    devices = jax.devices()
+    devices = find_devices()
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
     environment = describe_environment(devices, command)
     console.versions(environment)
+    if note := unused_gpu():
+        console.line(f"note: {note}")
 
     with logger.clock("data"):
         dataset = open_dataset(config["dataset"], config["manual_dir"])

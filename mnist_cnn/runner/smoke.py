@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-import jax
 import numpy as np
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import open_dataset
 from mnist_cnn.errors import UserError
+from mnist_cnn.parallel.devices import find_devices, unused_gpu
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
@@ -57,8 +57,9 @@ def check(config: Mapping[str, Any], console: Console | None = None) -> bool:
 
 def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]:
     """Tries the parts in the order of `_PARTS`: yields the result of each, or raises."""
-    devices = jax.devices()
-    yield f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    devices, note = find_devices(), unused_gpu()
+    used = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    yield f"{used}; {note}" if note else used
 
     dataset = open_dataset(config["dataset"], config["manual_dir"])
     images, labels = dataset.read(config["train_split"])
