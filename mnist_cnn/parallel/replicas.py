@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Integer, UInt8
 from mnist_cnn import config as config_lib
 from mnist_cnn.models.apply import Variables
 from mnist_cnn.models.kernels.compiler import compiler_options
-from mnist_cnn.parallel.memory import check_memory
+from mnist_cnn.parallel import memory
 from mnist_cnn.parallel.mesh import BY_BATCH, BY_REPLICA, DATA, REPLICA, REPLICATED, on_cpu, shard
 from mnist_cnn.parallel.plan import make_plan
 from mnist_cnn.parallel.processes import allgather_max, gather
@@ -62,13 +62,11 @@ class Replicas:
         """Makes the networks before their first step, and compiles their training on a split.
 
         All begin with `init_variables`, or, if these are None, with those drawn from their seed.
-        Raises UserError if the memory is too small for all of them.
         """
         self._config, self._mesh, self._device = config, mesh, mesh.devices.flat[0]
         self._members = config_lib.replicas(config)
         self._num_examples = len(labels)
         self._components = build_components(config)
-        self._check_memory(images.nbytes + labels.nbytes)
         self._split = shard(Split(images, labels), mesh, REPLICATED)
         self._epoch = 0
         # These programs run rarely: optimized code takes up to 3 s more to compile on a CPU and
@@ -245,17 +243,6 @@ class Replicas:
     def _zero_sums_of_group(self) -> Metrics:
         return jax.tree.map(lambda leaf: np.full(self.plan.group_size, leaf), Metrics.zero())
 
-    def _check_memory(self, data_bytes: int) -> None:
-        state = jax.eval_shape(lambda: create_state(self._config, self._num_examples))
-        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        check_memory(
-            len(self._members),
-            state_bytes,
-            data_bytes,
-            states_on_host=on_cpu(self._mesh),
-            processes=jax.process_count(),
-        )
-
     def _fits(self) -> bool:
         """Whether the memory of every device is large enough for the training of a group.
 
@@ -302,3 +289,18 @@ def checkpoint_template(state: TrainState, sums: Metrics, num_replicas: int) -> 
     """
     axis, tree = (num_replicas,) if num_replicas > 1 else (), _to_dicts(state, sums)
     return jax.tree.map(lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), tree)
+
+
+def check_memory(config: Mapping[str, Any], mesh: Mesh, data: Split) -> None:
+    """Raises UserError if this machine's memory is too small for the networks of a run.
+
+    `data` is the training split, as NumPy arrays.
+    """
+    state = jax.eval_shape(lambda: create_state(config, len(data.labels)))
+    memory.check_memory(
+        len(config_lib.replicas(config)),
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+        data.images.nbytes + data.labels.nbytes,
+        states_on_host=on_cpu(mesh),
+        processes=jax.process_count(),
+    )

@@ -17,7 +17,7 @@ from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.devices import find_devices, unused_gpu
 from mnist_cnn.parallel.mesh import make_mesh
-from mnist_cnn.parallel.replicas import Replicas
+from mnist_cnn.parallel.replicas import Replicas, check_memory
 from mnist_cnn.runner import checks
 from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint
 from mnist_cnn.runner.console import Console
@@ -116,6 +116,7 @@ def prepare(
     total = batches.total_steps(config, len(labels))
     console.data(dataset, config, len(labels))
 
+    check_memory(config, mesh, batches.Split(images, labels))
     init_variables = _init_variables(config, directory)
     if processes.is_primary():
         directory.lock()
