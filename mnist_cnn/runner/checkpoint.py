@@ -98,7 +98,8 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        if "_manager" in self.__dict__:  # Orbax has opened the directory
+            self._manager.close()
 
     def restore(
         self, template: Tree | None, report: Callable[[str], None]

@@ -76,7 +76,8 @@ def run(
             return result
         this = prepare(config, directory, console, stop, command)
         try:
-            result = processes.broadcast(_finish(this, _train(this)))
+            with stop.stops(str(directory)):
+                result = processes.broadcast(_finish(this, _train(this)))
         except Stopped:
             if this.checkpoints is not None:
                 this.checkpoints.wait()
