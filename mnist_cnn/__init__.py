@@ -73,6 +73,9 @@ def _quiet_libraries() -> Iterator[None]:
 
     from absl import logging as absl_logging
 
+    if absl_logging.get_verbosity() >= absl_logging.DEBUG:  # a command with --verbosity=1
+        yield
+        return
     names = "array_record etils flax jax matplotlib numpy optax orbax scipy tensorboardX"
     libraries = [*names.split(), "absl", "tensorflow_datasets"]
     loggers = [absl_logging.get_absl_logger(), logging.getLogger("jax")]
