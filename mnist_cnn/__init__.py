@@ -10,7 +10,9 @@ Importing the package loads no JAX: each function imports what it needs when it 
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.version import __version__
@@ -31,11 +33,22 @@ def experiment(**changes: Any) -> ConfigDict:
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """Trains and evaluates a network, or resumes the run in `workdir` (see `runner.loop.run`)."""
-    from mnist_cnn import report
-    from mnist_cnn.runner import loop
+    """Trains and evaluates a network, or resumes the run in `workdir` (see `runner.loop.run`).
 
-    return loop.run(config, workdir, write_report=report.write)
+    Ctrl-C, also in a notebook, saves and raises a KeyboardInterrupt that says how to resume, unless
+    the caller handles SIGINT. A second one, some seconds later, does not wait for that.
+    """
+    with _quiet_libraries():
+        from mnist_cnn import report
+        from mnist_cnn.runner import loop, signals
+
+        stop = signals.StopRequest()
+        try:
+            with stop.keyboard_interrupts():
+                return loop.run(config, workdir, stop=stop, write_report=report.write)
+        except signals.Stopped as stopped:
+            resume = f"mnist_cnn.run(config, {stopped.run_directory!r})"
+        raise KeyboardInterrupt(f"stopped by SIGINT; saved. To resume: {resume}")
 
 
 def load(
@@ -46,6 +59,33 @@ def load(
     `config` is needed only if the experiment brings its own model; `seed` chooses among the
     networks of a run that trained several, by default the first.
     """
-    from mnist_cnn.analysis import network
+    with _quiet_libraries():
+        from mnist_cnn.analysis import network
 
-    return network.load(workdir, config, seed)
+        return network.load(workdir, config, seed)
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Within it, libraries print no warnings; those of the caller's own code appear."""
+    import logging
+    import warnings
+
+    from absl import logging as absl_logging
+
+    if absl_logging.get_verbosity() >= absl_logging.DEBUG:  # a command with --verbosity=1
+        yield
+        return
+    names = "array_record etils flax jax matplotlib numpy optax orbax scipy tensorboardX"
+    libraries = [*names.split(), "absl", "tensorflow_datasets"]
+    loggers = [absl_logging.get_absl_logger(), logging.getLogger("jax")]
+    levels = {logger: logger.level for logger in loggers}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=rf"({'|'.join(libraries)})(\.|$)")
+        for logger, level in levels.items():
+            logger.setLevel(max(level, logging.ERROR))
+        try:
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)

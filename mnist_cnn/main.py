@@ -2,8 +2,9 @@
 
     python -m mnist_cnn.main --config experiments/base.py [--config.KEY=VALUE ...] [--workdir DIR]
 
-Exit status: 0 done; 1 an error; 2 bad usage; 143 or 130 stopped by SIGTERM or SIGINT, after
-saving.  An error is one line on stderr.
+Exit status: 0 done; 1 an error; 2 bad usage; 128 + its number after a signal: 143 and 130 for
+SIGTERM and SIGINT. SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU save and stop as well. An error is one
+line on stderr.
 """
 
 import shlex
@@ -81,8 +82,8 @@ def main(_: list[str]) -> int:
     workdir = args.workdir or str(run_directory.new_run_path(args.config.name))
     typed = environment.command_line()
     try:
-        from mnist_cnn.runner import loop
-
+        with stop.deferred():  # a library's import can swallow an exception
+            from mnist_cnn.runner import loop
         loop.run(
             args.config, workdir, command=typed, config_file=config_file,
             stop=stop, write_report=report.write,

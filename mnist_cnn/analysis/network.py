@@ -18,6 +18,7 @@ from jaxtyping import Float32, Float64, UInt8
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.models.apply import Variables, init_variables, make_variables
+from mnist_cnn.parallel.devices import find_devices
 from mnist_cnn.runner import experiment_file
 from mnist_cnn.runner.checkpoint import read_newest, specs
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -98,8 +99,9 @@ def load(
     `config` is needed if the experiment brings its own model, because nothing in a run directory is
     executed; nothing but its objects is used. Of several seeds, the first by default.
     Raises CheckpointError: there is no run, no good checkpoint or no such seed, or `config` is
-    needed or belongs to another experiment.
+    needed or belongs to another experiment. UserError: JAX has no device.
     """
+    find_devices()
     directory = RunDirectory(workdir)
     config = _complete_config(directory, config)
     replicas = config_lib.replicas(config)

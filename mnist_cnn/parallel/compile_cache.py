@@ -13,7 +13,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -21,6 +22,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from mnist_cnn.files import write_atomically
 
 _MAX_ENTRIES = 64  # of 0.1 to 1 MB; the least recently used are deleted
+_SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_enable_xla_caches",
+)
 _STALE_SECONDS = 3600.0  # a killed process left a work folder of this age
 
 
@@ -45,11 +51,13 @@ def compile_cache() -> Iterator[None]:
     with contextlib.suppress(OSError):
         _copy_entries(store, work)
     copied = {path.name for path in work.iterdir()}
-    _configure(str(work))
+    before = {name: jax.config.values[name] for name in _SETTINGS}
+    # XLA's own caches would make the folder's path a part of every key.
+    _configure(dict(zip(_SETTINGS, (str(work), 0.0, None), strict=True)))
     try:
         yield
     finally:
-        _configure(None)
+        _configure(before)
         with contextlib.suppress(OSError):
             for path in work.iterdir():
                 if path.name not in copied:
@@ -61,11 +69,9 @@ def compile_cache() -> Iterator[None]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _configure(folder: str | None) -> None:
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if folder else 1.0)
-    # XLA's own caches would make the folder's path a part of every key.
-    jax.config.update("jax_persistent_cache_enable_xla_caches", None)
+def _configure(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        jax.config.update(name, value)
     compilation_cache.reset_cache()  # JAX reads its settings only once
 
 

@@ -10,21 +10,29 @@ import jax
 import numpy as np
 from flax import serialization
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Integer, UInt8
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.models.apply import Variables
 from mnist_cnn.models.kernels.compiler import compiler_options
+from mnist_cnn.parallel import memory
 from mnist_cnn.parallel.mesh import BY_BATCH, BY_REPLICA, DATA, REPLICA, REPLICATED, on_cpu, shard
 from mnist_cnn.parallel.plan import make_plan
-from mnist_cnn.parallel.processes import gather
+from mnist_cnn.parallel.processes import allgather_max, gather
 from mnist_cnn.parallel.programs import ORDER, TRAINING_INPUTS, make_program, training_program
 from mnist_cnn.training import batches, scoring
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.components import build_components, build_hyperparameters
 from mnist_cnn.training.metrics import Metrics
-from mnist_cnn.training.state import TrainState, from_dict, initial_state, is_finite, to_dict
+from mnist_cnn.training.state import (
+    TrainState,
+    create_state,
+    from_dict,
+    initial_state,
+    is_finite,
+    to_dict,
+)
 
 # (split, replicas) -> logits float32 [R, N, 10], losses float32 [R, N]
 Score = Callable[[Split, Sequence[int]], tuple[np.ndarray, np.ndarray]]
@@ -58,8 +66,8 @@ class Replicas:
         self._config, self._mesh, self._device = config, mesh, mesh.devices.flat[0]
         self._members = config_lib.replicas(config)
         self._num_examples = len(labels)
-        self._split = shard(Split(images, labels), mesh, REPLICATED)
         self._components = build_components(config)
+        self._split = shard(Split(images, labels), mesh, REPLICATED)
         self._epoch = 0
         # These programs run rarely: optimized code takes up to 3 s more to compile on a CPU and
         # saves 0.2 s.
@@ -70,34 +78,57 @@ class Replicas:
         self._epoch_order = program(self._order_of_device, (BY_REPLICA, REPLICATED), ORDER)
         smallest = mesh.shape[REPLICA]
         chosen = config["replicas_at_once"]
-        self._start(chosen or (smallest if on_cpu(mesh) else len(self._members)))
+        self._compile(chosen or (smallest if on_cpu(mesh) else len(self._members)))
         while not (chosen or self.plan.group_size <= smallest or self._fits()):
-            self._start(self.plan.group_size // 2)
+            self._compile(self.plan.group_size // 2)
+        # Groups that are not computed leave an accelerator's memory to the one that is.
+        self._offloaded = len(self.plan.groups) > 1 and not on_cpu(mesh)
+        self._groups = [self._new_group(replicas) for replicas in self.plan.groups]
+        self._draw_orders()
         state = self._on_device(self._groups[0].state)
         self._finite = program(is_finite, (BY_REPLICA,)).lower(state).compile()
 
-    def _start(self, size: int) -> None:
-        """Makes the groups of about `size` replicas, and compiles the program that advances one."""
+    def _compile(self, size: int) -> None:
+        """Plans groups of about `size` replicas, and compiles the program that advances one.
+
+        The program is made from shapes: no group is in memory before its size is known to fit.
+        """
         self.plan = make_plan(len(self._members), size, multiple=self._mesh.shape[REPLICA])
-        # Groups that are not computed leave an accelerator's memory to the one that is.
-        self._offloaded = len(self.plan.groups) > 1 and not on_cpu(self._mesh)
-        self._groups = [self._new_group(replicas) for replicas in self.plan.groups]
-        self._draw_orders()
-        lowered = training_program(self._mesh).lower(*self._arguments(self._groups[0]))
+        lowered = training_program(self._mesh).lower(*self._argument_shapes(self._mesh))
         self.training = lowered.compile(compiler_options=compiler_options(self._device.platform))
+
+    def _argument_shapes(self, mesh: Mesh | AbstractMesh) -> tuple[Any, ...]:
+        """The shapes of `_arguments`, laid out over `mesh`."""
+        group = self._initial_arguments(self.plan.groups[0])
+        state = jax.eval_shape(self._initial, *group)
+        order = jax.eval_shape(self._epoch_order, state.seed, np.int32(0))
+        sums = self._zero_sums_of_group()
+        arguments = state, sums, self._split, order, np.int32(0), np.int32(0)
+
+        def shapes(tree: Any, spec: PartitionSpec) -> Any:
+            sharding = NamedSharding(mesh, spec)
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+            )
+
+        return tuple(map(shapes, arguments, TRAINING_INPUTS))
 
     def _arguments(self, group: _Group, start: int = 0, stop: int = 0) -> tuple[Any, ...]:
         """What the training program takes, as `programs.TRAINING_INPUTS` lays it out."""
         state = self._on_device(group.state)
         return state, group.sums, self._split, group.order, np.int32(start), np.int32(stop)
 
-    def _new_group(self, replicas: tuple[int, ...]) -> _Group:
+    def _initial_arguments(self, replicas: tuple[int, ...]) -> tuple[Any, Any]:
+        """The seeds uint32 [G] and hyperparameters [G] of a group."""
         members = [self._members[replica] for replica in replicas]
         steps = batches.total_steps(self._config, self._num_examples)
         hyper = [build_hyperparameters(self._config, member.setting, steps) for member in members]
         stacked = {name: np.array([one[name] for one in hyper]) for name in hyper[0]}
         seeds = np.array([member.seed for member in members], np.uint32)
-        state = self._initial(*shard((seeds, stacked), self._mesh, BY_REPLICA))
+        return seeds, stacked
+
+    def _new_group(self, replicas: tuple[int, ...]) -> _Group:
+        state = self._initial(*shard(self._initial_arguments(replicas), self._mesh, BY_REPLICA))
         return _Group(replicas, self._off_device(state), self._zero_sums())
 
     def advance(self, epoch: int, start: int, stop: int) -> Metrics:
@@ -186,14 +217,7 @@ class Replicas:
         XLA counts the operations of a program only where a CPU's client has lowered it.
         """
         mesh = self._mesh.abstract_mesh
-
-        def shapes(tree: Any, spec: PartitionSpec) -> Any:
-            sharding = NamedSharding(mesh, spec)
-            return jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-            )
-
-        arguments = map(shapes, self._arguments(self._groups[0]), TRAINING_INPUTS)
+        arguments = self._argument_shapes(mesh)
         platform = self._device.platform.replace("gpu", "cuda")
         with jax.default_device(jax.devices("cpu")[0]):
             traced = training_program(mesh).trace(*arguments)
@@ -214,16 +238,21 @@ class Replicas:
             group.order = self._epoch_order(seeds, np.int32(self._epoch))
 
     def _zero_sums(self) -> Metrics:
-        zero = jax.tree.map(lambda leaf: np.full(self.plan.group_size, leaf), Metrics.zero())
-        return shard(zero, self._mesh, BY_REPLICA)
+        return shard(self._zero_sums_of_group(), self._mesh, BY_REPLICA)
+
+    def _zero_sums_of_group(self) -> Metrics:
+        return jax.tree.map(lambda leaf: np.full(self.plan.group_size, leaf), Metrics.zero())
 
     def _fits(self) -> bool:
-        """Whether the memory of a device is large enough for the training of a group."""
-        limit: Any = (self._device.memory_stats() or {}).get("bytes_limit")
+        """Whether the memory of every device is large enough for the training of a group.
+
+        A process knows the memory of its own devices only. All processes return the same.
+        """
+        stats = [device.memory_stats() or {} for device in self._mesh.local_devices]
+        limits = [one["bytes_limit"] for one in stats if "bytes_limit" in one]
         need = self.training.memory_analysis()
-        if limit is None or need is None:
-            return True
-        return need.argument_size_in_bytes + need.temp_size_in_bytes < 0.9 * limit
+        needed = need.argument_size_in_bytes + need.temp_size_in_bytes if need else 0
+        return not allgather_max(needed >= 0.9 * min(limits, default=np.inf))
 
     def _on_device(self, tree: Any, memory_kind: str | None = None) -> Any:
         """Moves arrays of replicas to that memory of their devices, if the groups take turns."""
@@ -260,3 +289,18 @@ def checkpoint_template(state: TrainState, sums: Metrics, num_replicas: int) -> 
     """
     axis, tree = (num_replicas,) if num_replicas > 1 else (), _to_dicts(state, sums)
     return jax.tree.map(lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), tree)
+
+
+def check_memory(config: Mapping[str, Any], mesh: Mesh, data: Split) -> None:
+    """Raises UserError if this machine's memory is too small for the networks of a run.
+
+    `data` is the training split, as NumPy arrays.
+    """
+    state = jax.eval_shape(lambda: create_state(config, len(data.labels)))
+    memory.check_memory(
+        len(config_lib.replicas(config)),
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+        data.images.nbytes + data.labels.nbytes,
+        states_on_host=on_cpu(mesh),
+        processes=jax.process_count(),
+    )

@@ -9,6 +9,11 @@ import signal
 import sys
 import threading
 
+# A run saves and stops when it receives one of these.
+STOP_SIGNALS = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+)
 PEER_LOST = (
     "another process of this job ended or was lost, so this one stopped; what was saved is kept: "
     "start all processes again to resume"
@@ -21,8 +26,10 @@ def run_under_watchdog(show_library_output: bool) -> None:
     child = os.fork()
     if child:
         os.close(end)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child as well
-        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+        # A signal to the process group reaches the child as well: twice, which counts as once.
+        for number in STOP_SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda number, frame: os.kill(child, number))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status == -signal.SIGABRT:
             print(f"error: {PEER_LOST}", file=sys.stderr, flush=True)

@@ -33,8 +33,19 @@ def sha256(tree: Any) -> str:
 
 
 def has_checkpoint(directory: pathlib.Path) -> bool:
-    """Whether there is a complete checkpoint; an unfinished one has a longer name."""
-    return any(path.name.isdigit() for path in directory.glob("*"))
+    """Whether there is a complete checkpoint; an unfinished one has a longer name.
+
+    Raises CheckpointError if the directory cannot be read.
+    """
+    try:
+        return any(name.isdigit() for name in os.listdir(directory))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise CheckpointError(
+            f"{directory}: cannot be read ({error.strerror}); fix this and run the same command "
+            "again"
+        ) from None
 
 
 class Checkpoints:
@@ -87,17 +98,18 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        if "_manager" in self.__dict__:  # Orbax has opened the directory
+            self._manager.close()
 
     def restore(
         self, template: Tree | None, report: Callable[[str], None]
     ) -> tuple[int, Tree, dict[str, Any]] | None:
         """The step, tree and JSON object of the newest undamaged checkpoint; None if there is none.
 
-        Damaged ones are reported, and deleted after an older one has been read, unless the
-        checkpoints are open for reading only. `template` has the expected names, shapes and
-        dtypes; None accepts all. Raises CheckpointError if all are damaged, or the newest
-        undamaged one differs from it.
+        Damaged ones are reported, and renamed to STEP.damaged after an older one has been read,
+        unless the checkpoints are open for reading only. `template` has the expected names, shapes
+        and dtypes; None accepts all. Raises CheckpointError if all are damaged, the newest
+        undamaged one differs from it, or the system cannot read one, which is no damage.
         """
         if not has_checkpoint(self._directory):
             return None
@@ -106,6 +118,11 @@ class Checkpoints:
             try:
                 tree, extra = self._read(step)
             except Exception as error:  # Orbax, tensorstore and JSON each raise their own
+                if _is_system_error(error):
+                    raise CheckpointError(
+                        f"{self._directory}: checkpoint {step} cannot be read ({_reason(error)}); "
+                        "nothing was changed; fix this and run the same command again"
+                    ) from error
                 report(f"checkpoint {step} is damaged ({_reason(error)}); trying an older one")
                 damaged.append(step)
                 continue
@@ -119,8 +136,9 @@ class Checkpoints:
                 # Use the structure of the template: the checksum does not cover empty dicts.
                 tree = jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(tree))
             if damaged and self._keep is not None:
-                for bad in damaged:
-                    shutil.rmtree(self._directory / str(bad), ignore_errors=True)
+                with self._write_errors():
+                    for bad in damaged:
+                        _rename_damaged(self._directory / str(bad))
                 self._manager.close()
                 del self._manager  # a new one lists the directory again
             return step, tree, extra
@@ -185,10 +203,40 @@ def _orbax() -> Any:
     return orbax.checkpoint
 
 
+def _rename_damaged(path: pathlib.Path) -> None:
+    """Orbax ignores a folder whose name is not a number."""
+    new, number = path.with_name(f"{path.name}.damaged"), 1
+    while new.exists():
+        number += 1
+        new = path.with_name(f"{path.name}.damaged-{number}")
+    os.rename(path, new)
+
+
+# Why a good file cannot be read now.
+_UNREADABLE = (
+    *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM),
+    *(errno.ESTALE, errno.ETIMEDOUT),
+)
+
+
+def _is_system_error(error: BaseException | None) -> bool:
+    """Whether a read failed for the system's reasons: the files may be good."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno in _UNREADABLE:
+            return True
+        text = str(error).lower()  # tensorstore raises a ValueError with the system's text
+        if any(os.strerror(number).lower() in text for number in _UNREADABLE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _reason(error: BaseException) -> str:
     """The cause in a few words: that of the operating system, if a library wraps it."""
     text = " ".join(str(error).split())
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, *_UNREADABLE):
         if os.strerror(number).lower() in text.lower():
             return os.strerror(number)
     return text[:160] or type(error).__name__

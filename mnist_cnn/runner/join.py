@@ -13,6 +13,7 @@ import numpy as np
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
+from mnist_cnn.parallel.devices import find_devices
 from mnist_cnn.runner.checkpoint import Checkpoints, Tree, read_newest
 from mnist_cnn.runner.run_directory import RunDirectory
 
@@ -52,6 +53,7 @@ def join(
     path = pathlib.Path(workdir).absolute()
     if path.exists():
         raise CheckpointError(f"--workdir {workdir}: it exists already; give another directory")
+    find_devices()  # Orbax uses them
     parts = sorted((_read(one, report) for one in workdirs), key=lambda part: part.config["seed"])
     for part in parts[1:]:
         _check_same_experiment(part, parts[0])

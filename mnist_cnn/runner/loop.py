@@ -14,6 +14,7 @@ from typing import Any
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.parallel import processes
+from mnist_cnn.parallel.devices import find_devices
 from mnist_cnn.parallel.mesh import peak_memory
 from mnist_cnn.runner import checks, experiment_file, predictions, profile, results
 from mnist_cnn.runner.checkpoint import sha256
@@ -55,6 +56,7 @@ def run(
 
     Raises:
       ConfigError, DataError: before anything is trained.
+      UserError: JAX has no device, or the memory is too small; before anything is trained.
       CheckpointError: before training, or when a checkpoint cannot be written; older ones stay.
       Diverged: the loss or the parameters are not finite; the last good checkpoint is kept.
       Stopped: a signal was received; everything so far is saved.
@@ -62,9 +64,11 @@ def run(
     config_lib.validate(config)
     if config["smoke"]:
         raise ConfigError("config.smoke: not a run; from Python, call runner.smoke.check instead")
-    console = console or Console(quiet=not processes.is_primary())
+    stop = stop or StopRequest()
     directory = RunDirectory(workdir or new_run_path(config["name"]))
-    with contextlib.closing(directory):
+    with contextlib.closing(directory), stop.stops(str(directory)):
+        find_devices()
+        console = console or Console(quiet=not processes.is_primary())
         result = checks.finished_result(directory, config) if processes.is_primary() else None
         if result := processes.broadcast(result):
             console.line(f"{directory}: finished; nothing is left to do")
@@ -76,12 +80,14 @@ def run(
             if write_report and not (directory.path / "report.html").exists():  # killed before it
                 _report(config, directory, console, write_report)
             return result
-        this = prepare(config, directory, console, stop or StopRequest(), command, config_file)
+        this = prepare(config, directory, console, stop, command, config_file)
         try:
-            result = processes.broadcast(_finish(this, _train(this)))
+            with stop.stops(str(directory)):
+                result = processes.broadcast(_finish(this, _train(this)))
         except Stopped:
             if this.checkpoints is not None:
                 this.checkpoints.wait()
+                this.checkpoints.close()
             raise
         console.result(result, str(directory))
         console.memory(peak_memory())
@@ -171,6 +177,7 @@ def _finish(this: Run, validated: ReplicaMetrics) -> dict[str, Any]:
     networks = this.replicas.variables(members)
     if this.checkpoints is None:
         return {}
+    this.stop.check()
     tested = results.stack_metrics(metrics)
     this.log(this.total_steps, "test", tested)
     this.checkpoints.wait()

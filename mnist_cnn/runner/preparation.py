@@ -16,8 +16,9 @@ from mnist_cnn.models.apply import Variables, make_variables
 from mnist_cnn.models.kernels.compiler import compiler_note
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
+from mnist_cnn.parallel.devices import find_devices, unused_gpu
 from mnist_cnn.parallel.mesh import make_mesh
-from mnist_cnn.parallel.replicas import Replicas
+from mnist_cnn.parallel.replicas import Replicas, check_memory
 from mnist_cnn.runner import checks, component_checks, experiment_file
 from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint
 from mnist_cnn.runner.console import Console
@@ -105,10 +106,12 @@ def prepare(
     notes = component_checks.check_components(config, config_file)
     model = components.build_model(config)
     source = experiment_file.read(config, config_file)
-    devices = jax.devices()
+    devices = find_devices()
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
     environment = describe_environment(devices, command)
     console.versions(environment)
+    if note := unused_gpu():
+        console.line(f"note: {note}")
 
     with logger.clock("data"):
         dataset = open_dataset(config["dataset"], config["manual_dir"])
@@ -117,6 +120,7 @@ def prepare(
     total = batches.total_steps(config, len(labels))
     console.data(dataset, config, len(labels))
 
+    check_memory(config, mesh, batches.Split(images, labels))
     init_variables = _init_variables(config, directory)
     if processes.is_primary():
         directory.lock()

@@ -94,7 +94,7 @@ class RunDirectory:
                 return {key: arrays[key] for key in arrays.files}
         except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(f"{self}: no {name} there") from None
-        except OSError:
+        except (OSError, MemoryError):
             raise
         except Exception as error:  # NumPy and zipfile raise many types
             raise CheckpointError(

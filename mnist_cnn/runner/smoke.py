@@ -20,12 +20,13 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.models.kernels.compiler import compiler_note
+from mnist_cnn.parallel.devices import find_devices, unused_gpu
 from mnist_cnn.parallel.mesh import make_mesh
-from mnist_cnn.parallel.replicas import Replicas
+from mnist_cnn.parallel.replicas import Replicas, check_memory
 from mnist_cnn.runner import component_checks
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.console import Console
-from mnist_cnn.training.batches import steps_per_epoch
+from mnist_cnn.training.batches import Split, steps_per_epoch
 from mnist_cnn.training.metrics import summarize
 
 _PARTS = ("device", "data", "compile", "train", "save", "restore", "evaluate")
@@ -66,14 +67,16 @@ def check(
 
 def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]:
     """Tries the parts in the order of `_PARTS`: yields the result of each, or raises."""
-    devices = jax.devices()
-    yield f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    devices, note = find_devices(), unused_gpu()
+    used = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    yield f"{used}; {note}" if note else used
 
     dataset = open_dataset(config["dataset"], config["manual_dir"])
     images, labels = dataset.read(config["train_split"])
     yield f"{len(labels):,} training images of {dataset.name}, from {dataset.origin}"
 
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
+    check_memory(config, mesh, Split(images, labels))
     replicas = Replicas(config, mesh, images, labels)
     yield "the training program"
 

@@ -100,6 +100,34 @@ def test_a_signal_to_one_process_stops_and_saves_the_job(tiny_experiment, tmp_pa
     assert re.search(r"stopped by SIGTERM; saved\. To resume: python -m mnist_cnn.main", out)
 
 
+def test_processes_agree_on_the_group_that_fits_the_smallest_of_their_devices(
+    tiny_experiment, tmp_path
+):
+    """A pod of accelerators with more replicas than rows; only process 1 has too little memory."""
+    experiment = tmp_path / "tiny.py"
+    experiment.write_text(
+        tiny_experiment.read_text()
+        + """
+import jax
+from mnist_cnn.parallel import replicas
+
+replicas.on_cpu = lambda mesh: False
+own = jax.Device.memory_stats
+
+def memory_stats(self):
+    own(self)  # JAX refuses it for a device of another process
+    return {"bytes_limit": 0 if self.process_index == 1 else 10**12}
+
+jax.Device.memory_stats = memory_stats
+"""
+    )
+    two = job(experiment, tmp_path / "run", "--config.num_seeds=4", device_count=1)
+    (out, err, status), (_, other_err, other) = ends(two)
+    assert (status, other) == (0, 0), (err, other_err)
+    assert "4 seeds (1337 to 1340), 2 at a time" in out
+    assert "mesh: 2 for replicas x 1 for each batch, 2 processes" in out
+
+
 @pytest.mark.slow
 def test_a_run_resumes_on_any_number_of_devices_and_processes(tiny_experiment, tmp_path):
     """One device, four, two processes, one again: every step once, with the losses of one."""

@@ -41,6 +41,23 @@ def test_networks_trained_together_agree_with_those_alone_over_five_steps(build,
     assert sha256(alone.variables([0])[0]) == sha256(in_turn.variables([1])[0])
 
 
+def test_groups_are_sized_before_any_of_them_is_in_memory(build, monkeypatch):
+    """On a device with room for two of five."""
+    made, make = [], Replicas._new_group
+
+    def new_group(self, replicas):
+        made.append(replicas)
+        return make(self, replicas)
+
+    monkeypatch.setattr(replicas_lib, "on_cpu", lambda mesh: False)
+    monkeypatch.setattr(Replicas, "_fits", lambda self: self.plan.group_size <= 2 and not made)
+    monkeypatch.setattr(Replicas, "_new_group", new_group)
+    trained = build(num_seeds=5, model=Linear())
+    assert tuple(made) == trained.plan.groups == ((0, 1), (2, 3), (4, 0))
+    trained.advance(0, 0, 2)
+    assert trained.finite().all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [Linear(), "cnn"])
 def test_groups_that_do_not_fit_an_accelerator_are_offloaded_to_the_host(build, model, monkeypatch):

@@ -1,6 +1,7 @@
 """Kills, damaged files, full disks and hostile content: a run keeps its bits, or says why not."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -38,6 +39,8 @@ import mnist_cnn
 from mnist_cnn import command_line as command_lib, config as config_lib
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError, DataError, UserError, printable
+from mnist_cnn.parallel.compile_cache import compile_cache
+from mnist_cnn.runner import checkpoint
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.preparation import Diverged
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -54,20 +57,6 @@ def test_eight_kills_also_during_writes_change_nothing(tmp_path, tiny_experiment
         workdir = tmp_path / f"run-{number}"
         places += run_until_it_ends(tiny_experiment, workdir, 8 - len(places), rng, environment)
         assert end_of(workdir) == expected, places
-
-
-def test_second_interrupt_exits_at_once_and_the_run_can_resume(tiny_experiment, tmp_path):
-    process = start(
-        "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path,
-        "--config.num_steps=1000000", "--config.log_every=1000000",
-        "--config.checkpoint_every=1000",
-    )  # fmt: skip
-    wait_for(lambda: newest_step(tmp_path) >= 1000 or process.poll() is not None)
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-    finish(process, 130)
-    steps = newest_step(tmp_path) + 3
-    assert mnist_cnn.run(config_of(tiny_experiment, num_steps=steps), tmp_path)["steps"] == steps
 
 
 # Damaged checkpoints.
@@ -149,6 +138,122 @@ def test_flipped_bytes_never_give_wrong_weights(flips, checkpoints):
         fell_back += result[0] == 30
         path.write_bytes(original)
     assert fell_back > flips / 4
+
+
+SYSTEM_ERRORS = {
+    "EIO": OSError(errno.EIO, os.strerror(errno.EIO)),
+    "EMFILE of tensorstore": ValueError(
+        "NOT_FOUND: Error opening: [OS error 24: Too many open files]"
+    ),
+    "EACCES": PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
+    "memory": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEM_ERRORS)
+def test_failing_read_is_no_damage_and_changes_nothing(name, checkpoints, monkeypatch):
+    """Orbax chains the system's error to its own."""
+    folder, good = checkpoints
+    before = {path: path.read_bytes() for path in files_of(folder)}
+
+    def fails(self, step):
+        if step == 40:
+            raise ValueError("failed to restore") from SYSTEM_ERRORS[name]
+        return read(self, step)
+
+    read = Checkpoints._read
+    monkeypatch.setattr(Checkpoints, "_read", fails)
+    for keep in (2, None):
+        with contextlib.closing(Checkpoints(folder, keep)) as reader:
+            lines = []
+            with pytest.raises(CheckpointError, match=r"40 cannot be read.*nothing was changed"):
+                reader.restore(None, lines.append)
+            assert lines == []
+    assert {path: path.read_bytes() for path in files_of(folder)} == before
+    monkeypatch.undo()
+    assert restored(folder) in good
+
+
+def test_too_many_open_files_is_no_damage(checkpoints):
+    """The errors as Orbax and tensorstore raise them, at whichever of their files."""
+    folder, _ = checkpoints
+    program = f"""
+import os, pathlib, resource
+from mnist_cnn.errors import CheckpointError
+from mnist_cnn.runner.checkpoint import Checkpoints
+reader = Checkpoints(pathlib.Path({str(folder)!r}), 2)
+reader.restore(None, print)
+used = max(map(int, os.listdir("/proc/self/fd")))
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+for more in (0, 1, 2, 3, 5, 8):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + more, most))
+    try:
+        assert reader.restore(None, print)[0] == 40
+    except CheckpointError as error:
+        print("refused:", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines, done.stderr
+    for line in lines:
+        assert line.startswith("refused:"), line
+        assert "cannot be read (Too many open files)" in line
+    assert sorted(path.name for path in folder.iterdir()) == ["30", "40"]
+
+
+def test_damaged_checkpoints_are_renamed_and_do_not_disturb_the_others(checkpoints):
+    folder, _ = checkpoints
+    for name in ("40.damaged", "40.damaged-2"):
+        truncate(*files_of(folder / "40"))
+        content = {p.relative_to(folder / "40"): p.read_bytes() for p in files_of(folder / "40")}
+        with contextlib.closing(Checkpoints(folder, keep=2)) as writer:
+            assert writer.restore(None, report=lambda line: None)[0] == 30
+            kept = folder / name
+            assert {p.relative_to(kept): p.read_bytes() for p in files_of(kept)} == content
+            writer.save(40, {"a": np.zeros(3, np.float32)}, {"step": 40})
+    with contextlib.closing(Checkpoints(folder, keep=1)) as writer:
+        assert writer.restore(None, report=print)[0] == 40
+        writer.save(50, {"a": np.zeros(3, np.float32)}, {"step": 50})
+    assert {path.name for path in folder.iterdir()} == {"40.damaged", "40.damaged-2", "50"}
+
+
+def test_folder_of_checkpoints_that_cannot_be_read_is_not_an_empty_one(
+    unfinished, tiny_experiment, monkeypatch
+):
+    folder = unfinished / "checkpoints"
+    folder.rename(unfinished / "moved")
+    folder.write_text("a file")
+    config = config_of(tiny_experiment)
+    for call in (
+        lambda: mnist_cnn.run(config, unfinished),
+        lambda: evaluate(unfinished, config=config),
+    ):
+        with pytest.raises(
+            CheckpointError, match=r"checkpoints: cannot be (read|written)"
+        ) as error:
+            call()
+        assert "\n" not in str(error.value) and "no checkpoint" not in str(error.value)
+    folder.unlink()
+    (unfinished / "moved").rename(folder)
+
+    listdir = os.listdir
+
+    def denied(path):
+        if pathlib.Path(path) != folder:
+            return listdir(path)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(checkpoint.os, "listdir", denied)
+    for call in (
+        lambda: mnist_cnn.run(config, unfinished),
+        lambda: evaluate(unfinished, config=config),
+    ):
+        with pytest.raises(CheckpointError, match=r"checkpoints: cannot be read \(Permission den"):
+            call()
+    monkeypatch.undo()
+    assert mnist_cnn.run(config, unfinished)["steps"] == 40
 
 
 @pytest.mark.parametrize("time", ["1e999", str(10**30), '"noon"', "[]"])
@@ -500,6 +605,23 @@ def test_valid_damaged_and_missing_compile_caches_give_the_same_bits(
         same_end(tmp_path / f"run-{name}", undisturbed[0])
     assert {path: path.read_bytes() for path in files_of(caches["valid"])} == valid
     assert_entries_are_valid(caches["damaged"])
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0])
+def test_compile_cache_leaves_the_settings_of_the_caller(seconds, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = [name for name in jax.config.values if "cache" in name]
+    seconds_before = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    try:
+        before = {name: jax.config.values[name] for name in names}
+        with contextlib.suppress(KeyError), compile_cache():
+            assert jax.config.values["jax_persistent_cache_min_compile_time_secs"] == 0.0
+            assert jax.config.values["jax_compilation_cache_dir"] is not None
+            raise KeyError
+        assert {name: jax.config.values[name] for name in names} == before
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds_before)
 
 
 @pytest.mark.slow

@@ -111,6 +111,40 @@ def test_events_contain_the_metrics(undisturbed):
         assert value == pytest.approx(entry["loss"])
 
 
+def test_run_and_load_from_python_print_no_warnings_of_libraries_and_mute_none_of_the_caller(
+    tiny_experiment, tmp_path
+):
+    program = f"""
+import logging, runpy, warnings
+import mnist_cnn, numpy as np
+config = runpy.run_path({str(tiny_experiment)!r})["get_config"]()
+def loss(logits, labels):
+    {{more}}
+    from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
+    return cross_entropy(logits, labels)
+with config.ignore_type():
+    config.num_steps, config.loss = 10, loss
+mnist_cnn.run(config, {str(tmp_path)!r} + {{name!r}})
+network = mnist_cnn.load({str(tmp_path)!r} + {{name!r}}, config)
+network(np.zeros((2, 28, 28, 1), np.uint8))
+{{after}}
+"""
+    own = 'warnings.warn("from the loss"); logging.warning("by the loss")'
+    after = 'import absl.logging; absl.logging.warning("later"); warnings.warn("afterwards")'
+    quiet, loud = (
+        subprocess.run(
+            [sys.executable, "-c", program.format(more=more, name=f"/{name}", after=end)],
+            cwd=ROOT, capture_output=True, text=True, timeout=300,
+        )
+        for name, more, end in (("quiet", "pass", ""), ("loud", own, after))
+    )  # fmt: skip
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert loud.returncode == 0
+    for text in ("from the loss", "by the loss", "later", "afterwards"):
+        assert text in loud.stderr
+    assert "orbax" not in loud.stderr.lower() and "read only" not in loud.stderr
+
+
 def test_output_without_terminal_is_plain_lines(undisturbed):
     out = undisturbed[1]
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out)
@@ -167,7 +201,7 @@ def test_killed_run_ends_with_the_same_bits(undisturbed, tiny_experiment, tmp_pa
 
 
 def test_stopped_run_prints_the_command_that_resumes_it_to_the_same_bits(tiny_experiment, tmp_path):
-    statuses = {signal.SIGTERM: 143, signal.SIGINT: 130}
+    statuses = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGXCPU: 152}
     processes = {
         number: start(
             "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path / number.name,
@@ -190,7 +224,7 @@ def test_stopped_run_prints_the_command_that_resumes_it_to_the_same_bits(tiny_ex
         )
         length = newest_step(workdir) + 5
         arguments = command.replace("num_steps=1000000", f"num_steps={length}").split()[2:]
-        if number == signal.SIGTERM:  # SIGINT takes the same path
+        if number == signal.SIGTERM:  # the others take the same path
             run(*arguments)
             straight = mnist_cnn.run(
                 config_of(tiny_experiment, num_steps=length, checkpoint_every=length),
@@ -265,7 +299,7 @@ def test_signal_during_the_test_waits_for_the_last_checkpoint(
     monkeypatch.setattr(Checkpoints, "wait", lambda self: written.append(wait(self)))
     monkeypatch.setattr(Dataset, "read", read_stopped)
     with pytest.raises(Stopped):
-        mnist_cnn.run(config_of(tiny_experiment), tmp_path)
+        loop.run(config_of(tiny_experiment), tmp_path)
     assert written == [None]
 
 

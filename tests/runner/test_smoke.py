@@ -67,7 +67,7 @@ def full_disk(*arguments):
 @pytest.mark.parametrize(
     ("broken", "part", "text"),
     [
-        ((smoke.jax, "devices", no_devices), "device", "RuntimeError: Unable to initialize"),
+        ((smoke, "find_devices", no_devices), "device", "RuntimeError: Unable to initialize"),
         ((smoke, "make_mesh", no_devices), "compile", "RuntimeError: Unable"),
         ((checkpoint.Checkpoints, "save", full_disk), "save", "No space left on device"),
         ((smoke, "Checkpoints", Inexact), "restore", "the restored state is not the saved one"),
