@@ -21,7 +21,7 @@ from mnist_cnn.analysis import finished_runs, plots
 from mnist_cnn.analysis.finished_runs import DEFAULTS, Run, Setting
 from mnist_cnn.analysis.theme import DARK, LIGHT
 from mnist_cnn.errors import CheckpointError, printable
-from mnist_cnn.files import write_atomically
+from mnist_cnn.files import local_path, write_atomically
 from mnist_cnn.runner import results
 from mnist_cnn.version import __version__
 
@@ -31,6 +31,7 @@ def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[
 
     Raises CheckpointError: a run has no result, or the runs were tested on different images.
     """
+    path = local_path(output, "--output")
     runs = [finished_runs.read(workdir) for workdir in workdirs]
     for run in runs[1:]:
         if not np.array_equal(run.predictions.labels, runs[0].predictions.labels):
@@ -39,7 +40,7 @@ def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[
                 "the same dataset"
             )
     page = run_page(runs[0]) if len(runs) == 1 else comparison_page(finished_runs.settings_of(runs))
-    write_atomically(pathlib.Path(output).absolute(), page.encode("utf-8", "backslashreplace"))
+    write_atomically(path.absolute(), page.encode("utf-8", "backslashreplace"))
 
 
 @dataclasses.dataclass(frozen=True)
