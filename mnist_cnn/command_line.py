@@ -120,7 +120,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     for key, field in config_lib.FIELDS.items():
         flags.DEFINE(parser, f"config.{key}", None, "", texts, boolean=field.kind is bool)
     rest = texts([arguments[0], *_read_flag_files(texts, arguments[1:])], known_only=True)
-    experiments: list[str] = texts["config"].value
+    experiments: Any = texts["config"].value
     if len(experiments) > 1:
         raise ConfigError(f"--config: got {' and '.join(experiments)}, expected one experiment")
     rest[1:1] = [f"--config={local_path(path, '--config')}" for path in experiments]
@@ -139,9 +139,7 @@ def _read_flag_files(texts: flags.FlagValues, arguments: Sequence[str]) -> list[
         with contextlib.redirect_stderr(warned):
             read = texts.read_flags_from_files(arguments)
     except (flags.Error, ValueError) as error:  # ValueError: the file is no text
-        reason = getattr(error.__context__, "strerror", None) or error
-        name = getattr(error.__context__, "filename", None)
-        raise ConfigError(f"--flagfile {name or ''}: cannot be read ({reason})") from None
+        raise ConfigError(f"--flagfile: cannot be read ({error.__context__ or error})") from None
     if warned.getvalue():
         raise ConfigError("--flagfile: a flag file includes itself; remove that line")
     return read

@@ -12,9 +12,8 @@ import io
 import os
 import pathlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 from absl import flags
@@ -50,7 +49,7 @@ def launch(network: "Network", **options: Any) -> Any:
         return _launch(network, options)
 
 
-def _launch(network: "Network", options: Mapping[str, Any]) -> Any:
+def _launch(network: "Network", options: dict[str, Any]) -> Any:
     try:
         import gradio as gr
     except ImportError as error:
@@ -99,11 +98,15 @@ def _bypass_proxy() -> None:
 @contextlib.contextmanager
 def _without_socks_proxy() -> Iterator[None]:
     """Hides SOCKS proxies: httpx, which gradio imports, fails on them, also for this machine."""
-    with mock.patch.dict(os.environ):
-        for name, value in list(os.environ.items()):
-            if name.lower().endswith("_proxy") and value.lower().startswith("socks"):
-                del os.environ[name]
+    hidden = {
+        name: os.environ.pop(name)
+        for name, value in list(os.environ.items())
+        if name.lower().endswith("_proxy") and value.lower().startswith("socks")
+    }
+    try:
         yield
+    finally:
+        os.environ.update(hidden)
 
 
 def main(arguments: list[str]) -> int:

@@ -32,8 +32,8 @@ def read(path: str | Path) -> Image.Image:
             raise PictureError("it is no regular file" if path.exists() else "no such file")
         with path.open("rb") as file:
             return decode(file)
-    except ConfigError as error:
-        raise PictureError(str(error)) from None
+    except ConfigError:
+        raise PictureError("no local path, expected the name of a file or folder") from None
     except (OSError, ValueError) as error:  # ValueError: the name contains a null byte
         raise PictureError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
 

@@ -1,6 +1,7 @@
 """Kills, damaged files, full disks and hostile content: a run keeps its bits, or says why not."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from unittest import mock
 
 import jax
@@ -316,6 +318,94 @@ def test_second_run_on_a_directory_is_refused_while_the_first_is_alive(tiny_expe
     finish(first, -signal.SIGKILL)
     config.num_steps = newest_step(tmp_path) + 1
     assert mnist_cnn.run(config, tmp_path)["steps"] == config.num_steps
+
+
+@pytest.mark.parametrize("change", ["renamed", "removed", "replaced"])
+def test_directory_that_changes_during_the_run_ends_it_in_one_line(
+    change, tiny_experiment, tmp_path
+):
+    workdir = tmp_path / "run"
+    process = start(
+        "mnist_cnn.main", "--config", tiny_experiment, "--workdir", workdir,
+        "--config.num_steps=1000000", "--config.log_every=100",
+        "--config.checkpoint_every=1000000",
+    )  # fmt: skip
+    wait_for(lambda: (workdir / "metrics.jsonl").exists() or process.poll() is not None)
+    workdir.rename(tmp_path / "moved")
+    if change == "replaced":
+        workdir.mkdir()
+    if change == "removed":
+        shutil.rmtree(tmp_path / "moved")
+    _, err = finish(process, status=1)
+    assert err.count("\n") == 1 and "was renamed, removed or replaced during the run" in err, err
+    assert not workdir.exists() or not list(workdir.iterdir())
+
+
+def test_every_write_notices_that_the_directory_is_another(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.lock()
+    directory.open_metrics(0)
+    directory.write("config.json", {})
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").touch()
+    for write in (
+        lambda: directory.write("result.json", {}),
+        lambda: directory.write_arrays("predictions.npz", {}),
+        lambda: directory.log({"step": 1, "split": "train"}, {}),
+        lambda: directory.log_hparams({}, {}, 1),
+    ):
+        with pytest.raises(CheckpointError, match="renamed, removed or replaced"):
+            write()
+    directory.close()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+
+
+def test_file_system_without_locks_is_named_and_a_way_on(tmp_path):
+    """As NFS without its lock service answers, and FUSE."""
+    for number in (errno.ENOLCK, errno.ENOSYS):
+        failure = OSError(number, os.strerror(number))
+        with (
+            mock.patch("fcntl.flock", side_effect=failure),
+            pytest.raises(CheckpointError, match=r"cannot lock a file .*; give a directory on a"),
+        ):
+            RunDirectory(tmp_path / "run").lock()
+
+
+def test_run_needs_no_home_directory_and_no_folder_besides_its_own(
+    undisturbed, tiny_experiment, small_mnist, tmp_path
+):
+    """A user id without an account, as containers give: nothing is made beside the run."""
+    command = [sys.executable, "-m", "mnist_cnn.main", "--config", tiny_experiment]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in ("HOME", "TFDS_DATA_DIR", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    if os.geteuid() != 0:
+        pytest.skip("another user id needs root")
+    code = "import os, runpy, sys; os.setgroups([]); os.setgid(54321); os.setuid(54321); "
+    code += "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__')"
+    readable = tmp_path / "readable"
+    shutil.copytree(small_mnist, readable / "mnist")
+    experiment = readable / "tiny.py"
+    experiment.write_text(TINY_EXPERIMENT.format(manual_dir=str(readable / "mnist")))
+    for folder in (
+        tmp_path,
+        *itertools.takewhile(
+            lambda path: path != pathlib.Path(tempfile.gettempdir()), tmp_path.parents
+        ),
+    ):
+        folder.chmod(0o755)
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd").chmod(0o777)
+    command = [sys.executable, "-c", code, "mnist_cnn.main", "--config", experiment]
+    process = subprocess.run(
+        [*command, "--workdir=run"], cwd=tmp_path / "cwd", env=environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.startswith("note: the data is used from memory; there is no home")
+    assert [path.name for path in (tmp_path / "cwd").iterdir()] == ["run"]
+    same_end(tmp_path / "cwd" / "run", undisturbed[0])
 
 
 # Divergence.
