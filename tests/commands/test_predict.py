@@ -122,7 +122,7 @@ def test_each_bad_file_has_its_line_and_the_others_are_answered(trained_base, ba
         assert line.startswith("error: ") and reason in line
 
 
-def test_pictures_that_cannot_be_read_have_a_line_each(tmp_path, monkeypatch):
+def test_pictures_that_cannot_be_read_have_a_line_each(network, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("a.heic", "b.HEIF", "c.svg", "notes.txt"):
         (tmp_path / name).write_text("no picture")
@@ -130,7 +130,7 @@ def test_pictures_that_cannot_be_read_have_a_line_each(tmp_path, monkeypatch):
     assert list(list_files([str(tmp_path)])) == list(list_files(["~"])) == expected
     (tmp_path / "empty").mkdir()
     bad = [*expected, str(tmp_path / "empty"), "gs://bucket/x.png", "~nobody-has-this-name/x.png"]
-    found = [answer.error for answer in answers(None, list_files(bad))]
+    found = [answer.error for answer in answers(network, list_files(bad))]
     assert [error.partition(",")[0] for error in found] == [
         *["no picture that can be read"] * 3, "this folder contains no picture",
         "no local path", "no local path",

@@ -220,3 +220,10 @@ def test_experiments_contains_experiments_only():
         assert "get_config" in names, path
         command = f"python -m mnist_cnn.main --config experiments/{path.name}"
         assert command in DOCSTRINGS[f"experiments/{path.name}"]
+
+
+def test_licence_in_the_metadata_names_those_of_the_code_and_the_data():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0 AND CC-BY-SA-3.0"
+    code, data = (" ".join((ROOT / path).read_text().split()) for path in project["license-files"])
+    assert "Apache License" in code and "Attribution-Share Alike 3.0 license" in data
