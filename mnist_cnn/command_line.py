@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import io
 import logging as python_logging
 import os
 import pathlib
@@ -18,6 +19,7 @@ from ml_collections import config_flags
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError, UserError, printable, users_line
+from mnist_cnn.files import local_path
 
 flags.disclaim_key_flags()  # --helpshort lists the flags defined here with the command's own
 
@@ -53,22 +55,42 @@ def run_command(main: Callable[..., int], flags_parser: Callable[..., list[str]]
         _fail(f"{text} ({where}; --verbosity=1 shows the traceback)", 1)
 
 
+class _PathParser(flags.ArgumentParser[str]):
+    """Parses the value of the flag `name`, a local path."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def parse(self, argument: str) -> str:
+        return str(local_path(argument, f"--{self._name}"))
+
+
+def define_path(name: str, text: str) -> None:
+    """Defines the flag of a local path, whose `~` is expanded."""
+    flags.DEFINE(_PathParser(name), name, None, text)
+
+
+def define_config(text: str) -> None:
+    """Defines --config, an experiment file; `parse_flags` applies --config.KEY=VALUE to it."""
+    # ml_collections looks for overrides in these arguments, by default in sys.argv, and must not
+    # find them: it takes neither None nor a name in place of an object.
+    config_flags.DEFINE_config_file("config", None, text, sys_argv=[])
+
+
 def define_network_flags() -> None:
     """Defines --workdir, --seed and --config, for the commands that read a trained network."""
-    flags.DEFINE_string("workdir", None, "The run directory of a trained network.")
+    define_path("workdir", "The run directory of a trained network.")
     flags.DEFINE_integer("seed", None, "The seed of the network to use; by default the first.")
-    config_flags.DEFINE_config_file("config", None, "The experiment file, if it has its own model.")
+    define_config("The experiment file, if it has its own model.")
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
     """Parses a command line, applies its --config.KEY=VALUE, and returns all but the flags."""
-    typed = sys.argv
     python_logging.disable(python_logging.WARNING)  # ml_collections warns of what is an error here
     try:
-        # ml_collections looks for overrides in sys.argv and must not find them: it takes neither
-        # None nor a name in place of an object.
-        sys.argv, overrides = split_overrides(arguments)
-        positional = flags.FLAGS(sys.argv)
+        rest, overrides = split_overrides(arguments)
+        positional = flags.FLAGS(rest)
         _apply_overrides(overrides)
         return positional
     except ConfigError as error:
@@ -89,24 +111,44 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         text = f"{type(broken).__name__}: {str(broken)[:300]} ({line})"
         raise ConfigError(f"the experiment file cannot be used: {text}") from error
     finally:
-        sys.argv = typed
         python_logging.disable(python_logging.NOTSET)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Splits a command line into the other arguments and the values of --config.KEY=VALUE."""
+    """Splits a command line into the other arguments and the values of --config.KEY=VALUE.
+
+    Also reads its flag files, and expands the path of --config, which comes first in the result.
+    """
     texts = flags.FlagValues()
     texts.set_gnu_getopt(True)  # finds overrides after other arguments as well
     parser: flags.ArgumentParser[str] = flags.ArgumentParser()
+    flags.DEFINE_multi_string("config", [], "", texts)
     for key, field in config_lib.FIELDS.items():
         flags.DEFINE(parser, f"config.{key}", None, "", texts, boolean=field.kind is bool)
-    rest = texts(arguments, known_only=True)
+    rest = texts([arguments[0], *_read_flag_files(texts, arguments[1:])], known_only=True)
+    experiments: Any = texts["config"].value
+    if len(experiments) > 1:
+        raise ConfigError(f"--config: got {' and '.join(experiments)}, expected one experiment")
+    rest[1:1] = [f"--config={local_path(path, '--config')}" for path in experiments]
     for argument in rest:
         if match := re.match(r"--?config\.([^=]*)", argument):
             config_lib.check_key(match[1])
     given: Any = {key: texts[f"config.{key}"].value for key in config_lib.FIELDS}
     given = {key: text for key, text in given.items() if text is not None}
     return rest, {key: config_lib.parse_value(key, text) for key, text in given.items()}
+
+
+def _read_flag_files(texts: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """The arguments with the content of each file in place of its --flagfile."""
+    warned = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(warned):
+            read = texts.read_flags_from_files(arguments)
+    except (flags.Error, ValueError) as error:  # ValueError: the file is no text
+        raise ConfigError(f"--flagfile: cannot be read ({error.__context__ or error})") from None
+    if warned.getvalue():
+        raise ConfigError("--flagfile: a flag file includes itself; remove that line")
+    return read
 
 
 def _apply_overrides(overrides: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_dict
 
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.files import local_path
 
 
 class Field(NamedTuple):
@@ -171,6 +172,9 @@ def validate(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"the experiment lacks config.{key}; build it with mnist_cnn.experiment(...)"
         )
+    for key in ("manual_dir", "init_from"):
+        if config[key] is not None:
+            local_path(config[key], f"config.{key}")
     for key in ("train_split", "validation_split"):
         if config[key] is not None and "test" in config[key]:
             raise ConfigError(test_split_error(key, config[key]))

@@ -12,6 +12,7 @@ import io
 import os
 import pathlib
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import decode
-from mnist_cnn.errors import ConfigError, PictureError, UserError
+from mnist_cnn.errors import ConfigError, PictureError, UserError, import_problem
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
@@ -44,10 +45,16 @@ def launch(network: "Network", **options: Any) -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ["HF_HUB_OFFLINE"] = "1"
     _bypass_proxy()
+    with _without_socks_proxy():
+        return _launch(network, options)
+
+
+def _launch(network: "Network", options: dict[str, Any]) -> Any:
     try:
         import gradio as gr
-    except ImportError:
-        raise UserError("the page needs gradio: pip install 'mnist_cnn[demo]'") from None
+    except ImportError as error:
+        reason = import_problem(error, "pip install 'mnist_cnn[demo]'")
+        raise UserError(f"the page: {reason}") from None
 
     def recognize(data_url: str) -> tuple[dict[str, float], np.ndarray | None]:
         try:
@@ -86,6 +93,20 @@ def _bypass_proxy() -> None:
     if "*" not in hosts:
         value = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
         os.environ.update(dict.fromkeys(names, value))
+
+
+@contextlib.contextmanager
+def _without_socks_proxy() -> Iterator[None]:
+    """Hides SOCKS proxies: httpx, which gradio imports, fails on them, also for this machine."""
+    hidden = {
+        name: os.environ.pop(name)
+        for name, value in list(os.environ.items())
+        if name.lower().endswith("_proxy") and value.lower().startswith("socks")
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def main(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ from absl import flags
 import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.analysis.export_formats import FORMATS
-from mnist_cnn.errors import ConfigError, UserError, printable
+from mnist_cnn.errors import ConfigError, UserError, import_problem, printable
 from mnist_cnn.files import write_atomically
 
 
@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
     try:
         content = FORMATS[args.format](network)
     except ImportError as error:
-        missing = f"--format {args.format} needs the package {error.name}"
-        raise UserError(f"{missing}: pip install 'mnist_cnn[export]'") from None
+        reason = import_problem(error, "pip install 'mnist_cnn[export]'")
+        raise UserError(f"--format {args.format}: {reason}") from None
     write_atomically(path, content)
     print(f"{printable(str(path))}: {args.format}, {len(content):,} bytes, seed {network.seed}")
     return 0
@@ -40,5 +40,5 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":  # an import defines no flags
     command_line.define_network_flags()
     flags.DEFINE_enum("format", None, list(FORMATS), "The format of the file.")
-    flags.DEFINE_string("output", None, "The file to write.")
+    command_line.define_path("output", "The file to write.")
     command_line.run_command(main, command_line.parse_flags)

@@ -33,5 +33,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":  # an import defines no flags
-    flags.DEFINE_string("workdir", None, "The run directory to make.")
+    command_line.define_path("workdir", "The run directory to make.")
     command_line.run_command(main, command_line.parse_flags)

@@ -16,8 +16,8 @@ from ml_collections import config_flags
 from mnist_cnn import command_line, config as config_lib, report
 from mnist_cnn.errors import ConfigError, UserError
 
-config_flags.DEFINE_config_file("config", None, "A Python file with get_config().")
-flags.DEFINE_string("workdir", None, "The run directory; default runs/NAME-TIME.")
+command_line.define_config("A Python file with get_config().")
+command_line.define_path("workdir", "The run directory; default runs/NAME-TIME.")
 flags.DEFINE_boolean(
     "distributed", False, "Run as one process of a job on a TPU pod or under Slurm."
 )

@@ -64,5 +64,5 @@ if __name__ == "__main__":  # an import defines no flags
     command_line.define_network_flags()
     flags.DEFINE_boolean("json", False, "Print one JSON object a line.")
     flags.DEFINE_boolean("show", None, "Show the network's input; by default on a terminal only.")
-    flags.DEFINE_string("save_inputs", None, "A folder for the network's inputs, as PNG files.")
+    command_line.define_path("save_inputs", "A folder for the network's inputs, as PNG files.")
     command_line.run_command(main, command_line.parse_flags)

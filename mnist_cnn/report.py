@@ -16,6 +16,7 @@ from absl import flags
 
 from mnist_cnn import command_line
 from mnist_cnn.errors import ConfigError, printable
+from mnist_cnn.files import local_path
 
 
 def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[str]:
@@ -39,8 +40,8 @@ def main(arguments: list[str]) -> int:
     if len(set(map(os.path.realpath, workdirs))) < len(workdirs):
         raise ConfigError("--workdir: got the same directory twice, expected each run once")
     command_line.silence_libraries()
-    folder = workdirs[0] if len(workdirs) == 1 else ""
-    output = pathlib.Path(flags.FLAGS.output or pathlib.Path(folder, "report.html"))
+    folder = local_path(workdirs[0] if len(workdirs) == 1 else ".", "--workdir")
+    output = pathlib.Path(flags.FLAGS.output or folder / "report.html")
     if flags.FLAGS.output:
         command_line.check_output(output)
     for sentence in write(workdirs, output):
@@ -50,6 +51,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":  # importing this module defines no flags
-    flags.DEFINE_string("workdir", None, "The run directory, or the first of several.")
-    flags.DEFINE_string("output", None, "The page; default: DIR/report.html, or ./report.html.")
+    command_line.define_path("workdir", "The run directory, or the first of several.")
+    command_line.define_path("output", "The page; default: DIR/report.html, or ./report.html.")
     command_line.run_command(main, command_line.parse_flags)

@@ -1,5 +1,6 @@
 """The network's answers to pictures of digits."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -12,8 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mnist_cnn.digits.mnist_form import mnist_form
-from mnist_cnn.digits.pictures import SUFFIXES, read
-from mnist_cnn.errors import PictureError, printable
+from mnist_cnn.digits.pictures import SUFFIXES, UNREAD_SUFFIXES, read
+from mnist_cnn.errors import ConfigError, PictureError, printable
+from mnist_cnn.files import local_path
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
@@ -80,20 +82,23 @@ def _recognize(network: "Network", batch: list[Answer]) -> list[Answer]:
 def list_files(arguments: Iterable[str]) -> Iterator[str]:
     """The files that arguments name: a file, a folder (its pictures, sorted by name), or `-`.
 
-    `-` reads such names from standard input, one a line. A folder without pictures is returned
-    itself, so that its answer is an error.
+    `-` reads such names from standard input, one a line. Pictures in formats that are not read are
+    returned too, and a folder without pictures itself, so that their answers are errors.
     """
+    suffixes = SUFFIXES + UNREAD_SUFFIXES
     for argument in arguments:
         names: Iterable[str] = [argument]
         if argument == "-":
             lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
             names = filter(None, lines)
         for name in names:
+            with contextlib.suppress(ConfigError, ValueError):  # the answer will be an error
+                name = str(local_path(name, "a picture"))
             try:
                 entries = sorted(os.listdir(name)) if os.path.isdir(name) else []
             except PermissionError:
                 entries = []
-            pictures = [entry for entry in entries if entry.lower().endswith(SUFFIXES)]
+            pictures = [entry for entry in entries if entry.lower().endswith(suffixes)]
             yield from [os.path.join(name, entry) for entry in pictures] or [name]
 
 

@@ -21,7 +21,7 @@ from mnist_cnn.analysis import finished_runs, plots
 from mnist_cnn.analysis.finished_runs import DEFAULTS, Run, Setting
 from mnist_cnn.analysis.theme import DARK, LIGHT
 from mnist_cnn.errors import CheckpointError, printable
-from mnist_cnn.files import write_atomically
+from mnist_cnn.files import local_path, write_atomically
 from mnist_cnn.runner import results
 from mnist_cnn.version import __version__
 
@@ -32,6 +32,7 @@ def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[
     Returns the sentences of a comparison, [] for one run. Raises CheckpointError: a run has no
     result, or the runs were tested on different images.
     """
+    path = local_path(output, "--output")
     runs = [finished_runs.read(workdir) for workdir in workdirs]
     for run in runs[1:]:
         if not np.array_equal(run.predictions.labels, runs[0].predictions.labels):
@@ -41,7 +42,7 @@ def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[
             )
     settings = finished_runs.settings_of(runs) if len(runs) > 1 else []
     page = comparison_page(settings) if settings else run_page(runs[0])
-    write_atomically(pathlib.Path(output).absolute(), page.encode("utf-8", "backslashreplace"))
+    write_atomically(path.absolute(), page.encode("utf-8", "backslashreplace"))
     return [_sentence(settings[0], other) for other in settings[1:]]
 
 

@@ -1,13 +1,17 @@
 """Opens a dataset: original IDX files -> checked uint8 arrays, by way of tensorflow-datasets.
 
 The examples are prepared once in `TFDS_DATA_DIR`, in the order of the files: tfds' own `mnist` is
-shuffled.  Different files never share a folder.  No pickle is read, no TensorFlow imported.
+shuffled.  Different files never share a folder.  If it cannot be written, the examples are used
+from memory.  No pickle is read, no TensorFlow imported.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import os
+import sys
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from mnist_cnn.data import download, idx, tfds_builder
-from mnist_cnn.errors import DataError
+from mnist_cnn.errors import ConfigError, DataError
+from mnist_cnn.files import local_path
 
 _REMEDIES = {"the package": "reinstall the package", "tfds download": "delete it"}
 
@@ -36,8 +41,10 @@ class Dataset:
     official: bool  # the published examples: for mnist by unpacked content, otherwise by the files
     files: dict[str, str]  # the names of the four source files -> their SHA-256
     num_examples: dict[str, int]  # the names of the splits -> their sizes
-    directory: Path  # the prepared folder
+    directory: Path | None  # the prepared folder; None: there is no home directory for it
     _sources: dict[Path, str] = dataclasses.field(repr=False)
+    # Of all splits, if the folder cannot be written.
+    _examples: dict[str, tfds_builder.Examples] | None = dataclasses.field(repr=False)
 
     def rows(self, split: Any) -> list[tuple[str, int, int]]:
         """The slices that tfds reads for `split`: (name, start, stop), start < stop.
@@ -70,8 +77,12 @@ class Dataset:
         """
         rows = self.rows(split)
         names = {name for name, _, _ in rows}
-        metadata = _prepare(self.name, self.origin, self._sources, self.directory, names)
-        whole = {name: tfds_builder.read(self.directory, name, metadata) for name in names}
+        whole = self._examples
+        if whole is None:
+            metadata, whole = _prepare(self.name, self.origin, self._sources, self.directory, names)
+        if whole is None:
+            assert self.directory is not None  # `_prepare` has verified it
+            whole = {name: tfds_builder.read(self.directory, name, metadata) for name in names}
         images = [whole[name][0][start:stop] for name, start, stop in rows]
         labels = [whole[name][1][start:stop] for name, start, stop in rows]
         pixels = images[0] if len(images) == 1 else np.concatenate(images)  # avoids a copy
@@ -84,33 +95,57 @@ def open_dataset(name: Any, manual_dir: str | os.PathLike[str] | None = None) ->
     `manual_dir` is a folder with the four IDX files, of any number of 28x28 images: the first that
     exists of `train-images-idx3-ubyte.gz`, `train-images-idx3-ubyte`, `train-images.idx3-ubyte.gz`,
     `train-images.idx3-ubyte`; the others likewise.  By default mnist comes from the package, and
-    tfds downloads the other datasets.  Raises a `DataError` if the name is unknown; files are
-    missing, damaged or contradict one another; the folder cannot be written; or a download fails.
+    tfds downloads the other datasets.  If the folder cannot be written, prints a note and keeps the
+    examples in memory.  Raises a `DataError` if the name is unknown; files are missing, damaged or
+    contradict one another; or a download fails.  ConfigError: a folder is not a local path.
     """
     if name not in download.DATASETS:
         near = difflib.get_close_matches(str(name), download.DATASETS, n=1)
         names = ", ".join(download.DATASETS)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {names}"
         raise DataError(f"dataset {name!r} is unknown: {hint}")
-    data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in data_dir:
-        raise DataError(f"TFDS_DATA_DIR is {data_dir!r}: set it to a local folder")
-    root = Path(os.path.expanduser(data_dir))
-    if manual_dir is not None:
-        origin = os.path.abspath(os.path.expanduser(manual_dir))
-        paths = _find(Path(origin))
-    elif name == "mnist":
-        origin, paths = "the package", _find(Path(__file__).parent / "mnist")
-    else:
-        origin, paths = "tfds download", download.fetch(name, root / "downloads")
-    sources = {path: hashlib.sha256(_read_file(path)).hexdigest() for path in paths}
-    key = hashlib.sha256(" ".join(sources.values()).encode()).hexdigest()[:32]
-    directory = root / f"mnist_cnn_{name}" / key / tfds_builder.VERSION
-    metadata = _prepare(name, origin, sources, directory)
+    root = _data_root()
+    with contextlib.ExitStack() as stack:
+        if manual_dir is not None:
+            origin = os.path.abspath(local_path(manual_dir, "manual_dir"))
+            paths = _find(Path(origin))
+        elif name == "mnist":
+            origin, paths = "the package", _find(Path(__file__).parent / "mnist")
+        else:
+            origin, paths = "tfds download", _download(name, root, stack)
+        sources = {path: hashlib.sha256(_read_file(path)).hexdigest() for path in paths}
+        key = hashlib.sha256(" ".join(sources.values()).encode()).hexdigest()[:32]
+        directory = root / f"mnist_cnn_{name}" / key / tfds_builder.VERSION if root else None
+        metadata, examples = _prepare(name, origin, sources, directory)
     files = {path.name: digest for path, digest in sources.items()}
     return Dataset(
-        name, origin, metadata["official"], files, metadata["num_examples"], directory, sources
+        name,
+        origin,
+        metadata["official"],
+        files,
+        metadata["num_examples"],
+        directory,
+        sources,
+        examples,
     )
+
+
+def _data_root() -> Path | None:
+    """TFDS_DATA_DIR, by default ~/tensorflow_datasets; None if there is no home directory."""
+    if data_dir := os.environ.get("TFDS_DATA_DIR"):
+        return local_path(data_dir, "TFDS_DATA_DIR")
+    with contextlib.suppress(ConfigError):
+        return local_path("~/tensorflow_datasets", "TFDS_DATA_DIR")
+    return None
+
+
+def _download(name: str, root: Path | None, stack: contextlib.ExitStack) -> list[Path]:
+    """The files of tfds' cache, or if that cannot be written, in a folder that `stack` deletes."""
+    if root is not None:
+        with contextlib.suppress(OSError):
+            return download.fetch(name, root / "downloads")
+    temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist_cnn-"))
+    return download.fetch(name, Path(temporary))
 
 
 def _find(folder: Path) -> list[Path]:
@@ -140,12 +175,19 @@ def _read_file(path: Path) -> bytes:
 
 
 def _prepare(
-    name: str, origin: str, sources: dict[Path, str], directory: Path, splits: Collection[str] = ()
-) -> tfds_builder.Metadata:
-    """The metadata of the prepared folder, prepared (again) unless it and `splits` are intact."""
-    metadata = tfds_builder.load_metadata(directory, splits)
+    name: str,
+    origin: str,
+    sources: dict[Path, str],
+    directory: Path | None,
+    splits: Collection[str] = (),
+) -> tuple[tfds_builder.Metadata, dict[str, tfds_builder.Examples] | None]:
+    """The metadata of the prepared folder, prepared (again) unless it and `splits` are intact.
+
+    If it cannot be written, a note is printed and the examples are returned as well.
+    """
+    metadata = tfds_builder.load_metadata(directory, splits) if directory else None
     if metadata is not None:
-        return metadata
+        return metadata, None
     registered = [info.checksum for info in download.registered(name).values()]
     contents = []
     for (path, digest), official in zip(sources.items(), registered, strict=True):
@@ -175,5 +217,11 @@ def _prepare(
         "official": is_registered or (name == "mnist" and digests == _MNIST_DIGESTS),
         "source_files": {path.name: digest for path, digest in sources.items()},
     }
-    tfds_builder.write(directory, examples, metadata)
-    return metadata
+    try:
+        if directory is None:
+            raise DataError("there is no home directory: set TFDS_DATA_DIR to a writable folder")
+        tfds_builder.write(directory, examples, metadata)
+    except DataError as error:
+        print(f"note: the data is used from memory; {error}", file=sys.stderr)
+        return metadata, examples
+    return metadata, None

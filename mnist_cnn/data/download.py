@@ -1,6 +1,8 @@
 """The datasets that tfds knows: addresses and SHA-256 of their files, and their download."""
 
 import contextlib
+import errno
+import functools
 import logging
 import socket
 import threading
@@ -19,6 +21,9 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+SILENCE_SECONDS = 4.0  # a server that sends nothing for longer is given up
+_DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_ERRORS |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 def registered(name: str) -> dict[str, Any]:
@@ -32,13 +37,16 @@ def registered(name: str) -> dict[str, Any]:
 def fetch(name: str, cache: Path) -> list[Path]:
     """The files, in the order of `FILES`, from tfds' download cache or else from the network.
 
-    Raises a `DataError` if neither has a file; within two seconds if there is no network.
+    Raises a `DataError` if neither has a file; within two seconds if there is no network. Raises an
+    OSError if `cache` cannot be written.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
     tfds.disable_progress_bar()
-    downloader.MAX_RETRIES = 3  # tfds' ten take 205 s
+    downloader.MAX_RETRIES = 1  # tfds' ten take 205 s
+    # By default requests waits for ever. The function takes the arguments of `requests.get`.
+    downloader._open_url = functools.partial(downloader._open_url, timeout=SILENCE_SECONDS)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning per retry
     url_infos = registered(name)
     advice = f"put {'.gz, '.join(FILES)}.gz into a folder and name it as manual_dir"
@@ -55,7 +63,10 @@ def fetch(name: str, cache: Path) -> list[Path]:
         return [Path(path) for path in manager.download(list(url_infos))]
     except DataError:
         raise
-    except Exception as error:  # tfds, requests and urllib3 share no base class
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise
+        # tfds, requests and urllib3 share no base class.
         reason = str(error).partition("\n")[0]
         raise DataError(f"{name} was not downloaded ({reason}): try again, or {advice}") from error
 

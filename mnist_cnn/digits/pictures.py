@@ -1,16 +1,19 @@
 """Picture files -> PIL images; anything else is refused with a `PictureError`."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mnist_cnn.errors import PictureError
+from mnist_cnn.errors import ConfigError, PictureError
+from mnist_cnn.files import local_path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng")
 MAX_PIXELS = 100_000_000  # a small file may claim to be a picture of terabytes
 
 
@@ -20,14 +23,17 @@ def read(path: str | Path) -> Image.Image:
     Raises a `PictureError` if the file is missing or unreadable, not a picture in one of `FORMATS`,
     damaged, or has more than `MAX_PIXELS` pixels.
     """
-    path = Path(path)
     try:
+        path = local_path(path, "a picture")
         if path.is_dir():
-            raise PictureError("this folder contains no picture that can be read")
+            os.listdir(path)  # raises OSError without the permission
+            raise PictureError("this folder contains no picture")
         if not path.is_file():  # reading a device or a pipe might never end
             raise PictureError("it is no regular file" if path.exists() else "no such file")
         with path.open("rb") as file:
             return decode(file)
+    except ConfigError:
+        raise PictureError("no local path, expected the name of a file or folder") from None
     except (OSError, ValueError) as error:  # ValueError: the name contains a null byte
         raise PictureError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
 

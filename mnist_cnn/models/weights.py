@@ -8,7 +8,6 @@ image [64, 7, 7] made flat, not [7, 7, 64]. Nothing in a file is executed.
 import io
 import json
 import os
-import pathlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, import_problem
+from mnist_cnn.files import local_path
 
 LAYERS = ("conv1", "conv2", "dense1", "dense2")  # of the tutorial's network, in Keras' order
 
@@ -65,11 +65,13 @@ def read_variables(
     if suffix is None:
         raise ConfigError(f"{place}: expected a file that ends in {', '.join(readers)}")
     try:
-        found = readers[suffix](pathlib.Path(path).read_bytes())
+        found = readers[suffix](local_path(path, "config.init_from").read_bytes())
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"{place}: cannot be read ({error.strerror or error})") from None
     except ImportError as error:
-        raise ConfigError(f"{place}: needs the package {error.name}; install it") from None
+        raise ConfigError(f"{place}: {import_problem(error, 'install it')}") from None
     except Exception as error:  # h5py, safetensors, zipfile and JSON each raise their own
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise ConfigError(f"{place}: not a valid {suffix} file ({reason})") from None

@@ -19,7 +19,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from mnist_cnn.files import write_atomically
+from mnist_cnn.errors import ConfigError
+from mnist_cnn.files import local_path, write_atomically
 
 _MAX_ENTRIES = 64  # of 0.1 to 1 MB; the least recently used are deleted
 _SETTINGS = (
@@ -40,12 +41,12 @@ def compile_cache() -> Iterator[None]:
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         yield
         return
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    store = pathlib.Path(home, "mnist_cnn", "compiled", _processor_digest())
     try:
+        home = local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME")
+        store = home / "mnist_cnn" / "compiled" / _processor_digest()
         store.mkdir(parents=True, exist_ok=True)
         work = pathlib.Path(tempfile.mkdtemp(prefix="work-", dir=store))
-    except OSError:  # a run works without a cache
+    except (OSError, ConfigError):  # a run works without a cache, and without a home directory
         yield
         return
     with contextlib.suppress(OSError):

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
+from mnist_cnn.files import local_path
 from mnist_cnn.parallel.devices import find_devices
 from mnist_cnn.runner.checkpoint import Checkpoints, Tree, read_newest
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -50,7 +50,7 @@ def join(
     CheckpointError if a run has no good checkpoint, the runs do not belong together, or `workdir`
     exists.
     """
-    path = pathlib.Path(workdir).absolute()
+    path = local_path(workdir, "--workdir").absolute()
     if path.exists():
         raise CheckpointError(f"--workdir {workdir}: it exists already; give another directory")
     find_devices()  # Orbax uses them

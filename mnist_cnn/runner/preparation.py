@@ -73,6 +73,7 @@ class Run:
         self.check_finite(step)
         tree = self.replicas.snapshot()  # the states, and the sums since the last logged line
         if self.checkpoints is not None:
+            self.directory.check_lock()
             self.checkpoints.save(step, tree, {"step": step, "seconds": self.logger.seconds()})
 
     def check_finite(self, step: int) -> None:

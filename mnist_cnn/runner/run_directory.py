@@ -16,16 +16,17 @@ from typing import IO, Any
 import numpy as np
 
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.files import write_atomically
+from mnist_cnn.files import local_path, write_atomically
 
 
 class RunDirectory:
     """Reads and writes the files of one run; call `lock` before writing."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = pathlib.Path(path).absolute()
+        self.path = local_path(path, "--workdir").absolute()
         self.checkpoints = self.path / "checkpoints"
         self._open_files = contextlib.ExitStack()
+        self._lock: IO[str] | None = None
         self._metrics: IO[str] | None = None
         self._events: Any = None
 
@@ -48,14 +49,35 @@ class RunDirectory:
             raise CheckpointError(
                 f"--workdir {self}: there is a file in its place; give another directory"
             ) from None
-        lock = self._open_files.enter_context(open(self.path / "lock", "a"))
+        self._lock = self._open_files.enter_context(open(self.path / "lock", "a"))
         try:  # the kernel releases the lock when the process ends, even by a kill
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(
                 f"--workdir {self}: another run is using it; wait for its end, or give another "
                 "directory"
             ) from None
+        except OSError as error:
+            raise CheckpointError(
+                f"--workdir {self}: its file system cannot lock a file ({error.strerror}), so two "
+                "runs could use the directory at once; give a directory on a local disk, and copy "
+                "it when the run has ended"
+            ) from None
+
+    def check_lock(self) -> None:
+        """Raises CheckpointError if `path` is no longer the directory that `lock` reserved."""
+        if self._lock is None:
+            return
+        try:
+            same = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / "lock"))
+        except (FileNotFoundError, NotADirectoryError):
+            same = False
+        if not same:
+            raise CheckpointError(
+                f"--workdir {self}: the directory was renamed, removed or replaced during the run, "
+                "so nothing more is written; put it back, or give its new name, and run the same "
+                "command again"
+            )
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The JSON object of a file, None without the file; CheckpointError if it has no object."""
@@ -84,6 +106,7 @@ class RunDirectory:
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file atomically."""
+        self.check_lock()
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, text.encode())
 
@@ -104,6 +127,7 @@ class RunDirectory:
 
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Writes an .npz file atomically."""
+        self.check_lock()
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
         write_atomically(self.path / name, content.getvalue())
@@ -142,6 +166,7 @@ class RunDirectory:
         TensorBoard shows SPLIT/NAME; of a list the mean of each slice that `series` names.
         """
         assert self._metrics is not None, "call open_metrics first"
+        self.check_lock()
         self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
         self._metrics.flush()
         for name, value in entry.items():
@@ -165,6 +190,7 @@ class RunDirectory:
         import tensorboardX
         from tensorboardX import summary
 
+        self.check_lock()
         for old in self.path.glob("events.out.tfevents.*.hparams"):
             old.unlink()
         with tensorboardX.SummaryWriter(str(self.path), filename_suffix=".hparams") as events:

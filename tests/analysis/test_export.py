@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 
 import jax
 import numpy as np
@@ -151,6 +152,30 @@ def test_export_imports_no_plots_and_no_datasets(trained_base):
         [sys.executable, "-c", program], cwd=ROOT, env=os.environ, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done
+
+
+@pytest.mark.parametrize(
+    ("format", "blocked", "said"),
+    [
+        ("onnx", "onnx", "needs the package onnx: pip install 'mnist_cnn[export]'"),
+        # JAX's ImportError has no name.
+        ("stablehlo", "flatbuffers", "a package cannot be imported (Please install 'flatbuffers'"),
+    ],
+)
+def test_missing_package_is_named(format, blocked, said, trained_base, tmp_path):
+    program = f"import runpy, sys; sys.modules[{blocked!r}] = None; "
+    program += "runpy.run_module('mnist_cnn.export', run_name='__main__')"
+    output = tmp_path / "network"
+    arguments = ["--workdir", trained_base, "--format", format, "--output", output]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and not output.exists()
+    assert done.stderr.startswith(f"error: --format {format}: {said}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["export"]
+    assert any(requirement.startswith(blocked) for requirement in extra)
 
 
 # init_from.

@@ -2,21 +2,24 @@
 
 import ast
 import functools
+import pathlib
+import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from typing import Any
 
 import optax
 import pytest
-from conftest import ROOT, imported_by, run
+from conftest import ROOT, finish, imported_by, run, start
 from flax import linen as nn
 
 import mnist_cnn
-from mnist_cnn import command_line, config as config_lib
+from mnist_cnn import __main__, command_line, config as config_lib, files, report
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.runner import checks
+from mnist_cnn.runner import checks, join
 
 COMMANDS = ("main", "evaluate", "predict", "report", "export", "demo", "join")
 
@@ -79,6 +82,106 @@ def test_overrides_without_an_experiment_are_refused():
         assert err == (
             "error: --config.num_steps: expected an experiment to change, --config FILE\n"
         )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--flagfile=missing"], "--flagfile: cannot be read ([Errno 2] No such file"),
+        (["--flagfile", "."], "--flagfile: cannot be read ([Errno 21] Is a directory"),
+        (["--flagfile=binary"], "--flagfile: cannot be read ('utf-8' codec"),
+        (["--flagfile"], "--flagfile with no argument"),
+        (["--flagfile=circular"], "--flagfile: a flag file includes itself"),
+        (["--config=a.py", "--config", "b.py"], "--config: got a.py and b.py, expected one"),
+        (["--config=a.py", "--flagfile=config"], "--config: got a.py and b.py, expected one"),
+    ],
+)
+def test_flag_file_or_repeated_experiment_is_refused_in_one_line(arguments, said, tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff")
+    (tmp_path / "circular").write_text("--flagfile=circular\n")
+    (tmp_path / "config").write_text("--config=b.py\n")
+    _, err = run("mnist_cnn.main", *arguments, cwd=tmp_path, PYTHONPATH=str(ROOT), status=2)
+    assert said in err and err.startswith("error: ") and err.count("\n") == 1, err
+
+
+def test_flag_file_gives_an_experiment_and_its_overrides(tmp_path):
+    (tmp_path / "flags").write_text("--config=experiments/base.py\n--config.seed=many\n")
+    _, err = run("mnist_cnn.evaluate", f"--flagfile={tmp_path / 'flags'}", status=2)
+    assert err.startswith("error: config.seed: got 'many'")
+
+
+URL_FLAGS = (
+    ("main", "--workdir"), ("main", "--config"), ("main", "--config.init_from"),
+    ("main", "--config.manual_dir"), ("evaluate", "--workdir"), ("evaluate", "--manual_dir"),
+    ("predict", "--workdir"), ("predict", "--save_inputs"), ("report", "--workdir"),
+    ("report", "--output"), ("export", "--workdir"), ("export", "--output"), ("demo", "--workdir"),
+    ("join", "--workdir"),
+)  # fmt: skip
+
+
+def test_url_in_place_of_a_path_is_refused_at_once(tmp_path):
+    """Nothing is made, in particular no folder that is named `gs:`."""
+    base = ["--config", ROOT / "experiments" / "base.py"]
+    processes = [
+        start(
+            f"mnist_cnn.{command}", *(base if command == "main" and flag != "--config" else []),
+            f"{flag}=gs://bucket/x.safetensors", cwd=tmp_path, PYTHONPATH=str(ROOT),
+        )
+        for command, flag in URL_FLAGS
+    ]  # fmt: skip
+    for process, (_, flag) in zip(processes, URL_FLAGS, strict=True):
+        _, err = finish(process, status=2)
+        said = f"{flag.replace('--config.', 'config.')}: got 'gs://bucket/x.safetensors', expected"
+        assert err == f"error: {said} a local path, not a URL\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x", "s3:/bucket/x", "file:///tmp/x", "HTTP://x/y"])
+def test_url_from_python_is_refused_in_one_line(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = mnist_cnn.experiment
+    for call in (
+        lambda: mnist_cnn.run(experiment(), url),
+        lambda: mnist_cnn.run(experiment(manual_dir=url), "x"),
+        lambda: mnist_cnn.run(experiment(init_from=f"{url}.safetensors"), "x"),
+        lambda: mnist_cnn.load(pathlib.Path(url)),
+        lambda: report.write([url], "x.html"),
+        lambda: report.write(["x"], url),
+        lambda: join.join(["x", "y"], url),
+    ):
+        with pytest.raises(ConfigError, match=r"got .*, expected a local path, not a URL$"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_home_directory_is_expanded_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, expected in {
+        "~/x": tmp_path / "x", pathlib.Path("~/x"): tmp_path / "x", "~": tmp_path,
+        "x/~": pathlib.Path("x/~"), "a:b/c": pathlib.Path("a:b/c"), "/x": pathlib.Path("/x"),
+    }.items():  # fmt: skip
+        assert files.local_path(path, "name") == expected
+    with pytest.raises(ConfigError, match="no such home directory; give the whole path"):
+        files.local_path("~nobody-has-this-name/x", "name")
+    (tmp_path / "e.py").write_text(
+        "import mnist_cnn\ndef get_config():\n    return mnist_cnn.experiment()\n"
+    )
+    _, err = run("mnist_cnn.main", "--config=~/e.py", "--config.train_split=x", status=1)
+    assert "split 'x' selects no examples" in err
+
+
+def test_package_lists_its_commands_and_runs_them():
+    out, err = run("mnist_cnn")
+    assert err == "" and __main__.COMMANDS == COMMANDS
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +[A-Z].*\.$", out, re.MULTILINE)
+    assert run("mnist_cnn", "evaluate", "--wrong", status=2)[1] == (
+        "error: Unknown command line flag 'wrong'\n"
+    )
+    _, err = run("mnist_cnn", "train", status=2)
+    assert err.startswith("error: 'train' is no command; choose from main, ")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"mnist_cnn": "mnist_cnn.__main__:main"}
 
 
 @pytest.mark.parametrize("key", ["train_split", "validation_split"])

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import threading
 import time
 from urllib.parse import urlparse
 
@@ -12,6 +13,7 @@ from conftest import start, wait_for
 
 import mnist_cnn
 from mnist_cnn import demo
+from mnist_cnn.errors import UserError
 
 PROXY = "http://127.0.0.1:9"  # nothing listens there
 
@@ -127,6 +129,53 @@ def test_notebook_page_connects_to_this_machine_only(trained_base, monkeypatch):
     hosts = {target[0] for target in targets if isinstance(target, tuple)}
     assert hosts and hosts <= {"127.0.0.1", "::1", "localhost"}
     assert os.environ["NO_PROXY"] == "intranet.example,127.0.0.1,localhost"
+
+
+@pytest.mark.parametrize("scheme", [pytest.param("http", marks=pytest.mark.slow), "socks5"])
+def test_page_is_served_behind_a_proxy_that_never_answers(scheme, trained_base):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        proxy = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        names = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+        process = start(
+            "mnist_cnn.demo", "--workdir", trained_base, **dict.fromkeys(names, proxy), NO_PROXY=""
+        )
+        timer = threading.Timer(60, process.kill)  # a test that fails must end as well
+        timer.start()
+        line = process.stdout.readline()
+        timer.cancel()
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+        assert line.startswith("draw at http://127.0.0.1:"), err
+
+
+def test_socks_proxies_are_hidden_from_gradio_only(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5h://host:1")
+    monkeypatch.setenv("http_proxy", PROXY)
+    with demo._without_socks_proxy():
+        assert "ALL_PROXY" not in os.environ and os.environ["http_proxy"] == PROXY
+    assert os.environ["ALL_PROXY"] == "socks5h://host:1"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("no", name="orjson"), "needs the package orjson: pip install"),
+        (ModuleNotFoundError("no", name="gradio.parts"), "a package cannot be imported (no)"),
+        (ImportError("libz.so is too old"), "a package cannot be imported (libz.so is too old)"),
+    ],
+)
+def test_only_a_missing_package_is_called_missing(error, said, monkeypatch):
+    def failing(name, *arguments, original=__import__):
+        if name == "gradio":
+            raise error
+        return original(name, *arguments)
+
+    monkeypatch.setattr("builtins.__import__", failing)
+    with pytest.raises(UserError) as caught:
+        demo.launch(None)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])

@@ -16,7 +16,7 @@ from pictures import picture
 from PIL import Image
 
 import mnist_cnn
-from mnist_cnn.analysis.answers import BATCH_SIZE, answers, blocks
+from mnist_cnn.analysis.answers import BATCH_SIZE, answers, blocks, list_files
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import read
 from mnist_cnn.errors import CheckpointError
@@ -120,6 +120,21 @@ def test_each_bad_file_has_its_line_and_the_others_are_answered(trained_base, ba
     ):  # fmt: skip
         (line,) = (line for line in err.splitlines() if f"{name}: " in line)
         assert line.startswith("error: ") and reason in line
+
+
+def test_pictures_that_cannot_be_read_have_a_line_each(network, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.heic", "b.HEIF", "c.svg", "notes.txt"):
+        (tmp_path / name).write_text("no picture")
+    expected = [str(tmp_path / name) for name in ("a.heic", "b.HEIF", "c.svg")]
+    assert list(list_files([str(tmp_path)])) == list(list_files(["~"])) == expected
+    (tmp_path / "empty").mkdir()
+    bad = [*expected, str(tmp_path / "empty"), "gs://bucket/x.png", "~nobody-has-this-name/x.png"]
+    found = [answer.error for answer in answers(network, list_files(bad))]
+    assert [error.partition(",")[0] for error in found] == [
+        *["no picture that can be read"] * 3, "this folder contains no picture",
+        "no local path", "no local path",
+    ]  # fmt: skip
 
 
 def test_names_come_from_standard_input(trained_base, files):

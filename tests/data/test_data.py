@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -26,7 +27,7 @@ from conftest import MNIST, ROOT, read_idx
 from hypothesis import strategies as st
 
 from mnist_cnn.data import dataset as data, download, idx, tfds_builder
-from mnist_cnn.errors import DataError
+from mnist_cnn.errors import ConfigError, DataError
 
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = download.FILES
 
@@ -390,7 +391,7 @@ def test_each_prepared_file_is_hashed_once_when_all_is_read(manual, monkeypatch)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, 3])
-def test_file_in_the_place_of_a_folder_is_an_error(which, manual, data_dir):
+def test_file_in_the_place_of_a_folder_is_noted_or_replaced(which, manual, data_dir, capfd):
     dataset = data.open_dataset("mnist", manual)
     place = [dataset.directory, *dataset.directory.parents][which]
     shutil.rmtree(place)
@@ -398,33 +399,54 @@ def test_file_in_the_place_of_a_folder_is_an_error(which, manual, data_dir):
     if which == 0:  # this folder belongs to the program: it is prepared again
         assert data.open_dataset("mnist", manual).directory == dataset.directory
     else:
-        text = message(data.open_dataset, "mnist", manual)
-        assert str(data_dir) in text and "set TFDS_DATA_DIR" in text
+        assert data.open_dataset("mnist", manual).read("train")[1].shape == (1203,)
+        err = capfd.readouterr().err
+        assert str(data_dir) in err and "set TFDS_DATA_DIR" in err and err.count("\n") == 1
 
 
-def test_folder_that_cannot_be_written_is_named(small_mnist, monkeypatch):
+def test_data_is_used_from_memory_if_no_folder_can_be_written(small_mnist, monkeypatch, capfd):
+    prepared = data.open_dataset("mnist", small_mnist)
     monkeypatch.setenv("TFDS_DATA_DIR", "/proc/nowhere")  # where root may not write either
-    text = message(data.open_dataset, "mnist", small_mnist)
-    assert "/proc/nowhere" in text and "set TFDS_DATA_DIR" in text
+    dataset = data.open_dataset("mnist", small_mnist)
+    assert (dataset.files, dataset.num_examples) == (prepared.files, prepared.num_examples)
+    for split in ("train", "test[3:5]+train[:2]"):
+        for array, expected in zip(dataset.read(split), prepared.read(split), strict=True):
+            assert array.dtype == expected.dtype
+            np.testing.assert_array_equal(array, expected)
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "used from memory" in err and "/proc/nowhere" in err and "set TFDS_DATA_DIR" in err
+
+
+def test_folder_that_is_no_local_path_is_refused(small_mnist, monkeypatch):
+    with pytest.raises(ConfigError, match=r"manual_dir: got 's3:/bucket/x', expected a local path"):
+        data.open_dataset("mnist", pathlib.Path("s3://bucket/x"))
     monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
-    assert "local folder" in message(data.open_dataset, "mnist", small_mnist)
+    with pytest.raises(ConfigError, match=r"TFDS_DATA_DIR: got 'gs://bucket/data', expected a"):
+        data.open_dataset("mnist", small_mnist)
 
 
-def test_full_disk_gives_one_line_and_leaves_nothing_behind(data_dir, small_mnist):
+def test_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/prepared")
+    write_files(tmp_path / "mine")
+    dataset = data.open_dataset("mnist", "~/mine")
+    assert dataset.origin == str(tmp_path / "mine")
+    assert tmp_path / "prepared" in dataset.directory.parents
+
+
+def test_full_disk_is_noted_and_leaves_nothing_behind(data_dir, small_mnist):
     process = python(
         """
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        try:
-            data.open_dataset("mnist", sys.argv[1])
-        except data.DataError as error:
-            print(error)
+        print(data.open_dataset("mnist", sys.argv[1]).read("all")[0].shape)
         """,
         small_mnist,
     )
     out, err = process.communicate()
-    assert err == "" and out.count("\n") == 1
-    assert str(data_dir) in out and "set TFDS_DATA_DIR" in out
+    assert out == "(750, 28, 28, 1)\n" and err.count("\n") == 1, err
+    assert str(data_dir) in err and "set TFDS_DATA_DIR" in err
     assert not list(data_dir.rglob("incomplete*"))
     assert data.open_dataset("mnist", small_mnist).num_examples == {"train": 500, "test": 250}
 
@@ -641,3 +663,24 @@ def test_failing_server_is_given_up_within_seconds(state, server, data_dir, capf
     assert "not downloaded" in message(data.open_dataset, "kmnist")
     assert time.perf_counter() - start < 20  # 205 s with tfds' default
     assert capfd.readouterr() == ("", "") and not caplog.records
+
+
+def test_download_needs_no_folder_that_can_be_written(server, monkeypatch, capfd):
+    monkeypatch.setenv("TFDS_DATA_DIR", "/proc/nowhere")
+    dataset = data.open_dataset("kmnist")
+    assert dataset.read("train")[0].tobytes() == idx_images(1203)[16:]
+    assert not any(path.exists() for path in dataset._sources)
+    assert "used from memory" in capfd.readouterr().err
+
+
+def test_silent_server_or_proxy_is_given_up(server, data_dir, monkeypatch):
+    """One that accepts a connection and never answers."""
+    monkeypatch.setattr(download, "SILENCE_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        timer = threading.Timer(30, silent.close)  # a test that fails must end as well
+        timer.start()
+        assert "timed out" in message(data.open_dataset, "kmnist")
+        timer.cancel()

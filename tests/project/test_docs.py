@@ -232,3 +232,10 @@ def test_what_the_commands_in_the_text_write_is_ignored_by_git():
         ["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True
     )
     assert set(done.stdout.split()) == written
+
+
+def test_licence_in_the_metadata_names_those_of_the_code_and_the_data():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0 AND CC-BY-SA-3.0"
+    code, data = (" ".join((ROOT / path).read_text().split()) for path in project["license-files"])
+    assert "Apache License" in code and "Attribution-Share Alike 3.0 license" in data

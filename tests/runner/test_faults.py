@@ -423,6 +423,78 @@ def test_second_run_on_a_directory_is_refused_while_the_first_is_alive(tiny_expe
     assert mnist_cnn.run(config, tmp_path)["steps"] == config.num_steps
 
 
+@pytest.mark.parametrize("change", ["renamed", "removed", "replaced"])
+def test_directory_that_changes_during_the_run_ends_it_in_one_line(
+    change, tiny_experiment, tmp_path
+):
+    workdir = tmp_path / "run"
+    process = start(
+        "mnist_cnn.main", "--config", tiny_experiment, "--workdir", workdir,
+        "--config.num_steps=1000000", "--config.log_every=100",
+        "--config.checkpoint_every=1000000",
+    )  # fmt: skip
+    wait_for(lambda: (workdir / "metrics.jsonl").exists() or process.poll() is not None)
+    workdir.rename(tmp_path / "moved")
+    if change == "replaced":
+        workdir.mkdir()
+    if change == "removed":
+        shutil.rmtree(tmp_path / "moved")
+    _, err = finish(process, status=1)
+    assert err.count("\n") == 1 and "was renamed, removed or replaced during the run" in err, err
+    assert not workdir.exists() or not list(workdir.iterdir())
+
+
+def test_every_write_notices_that_the_directory_is_another(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.lock()
+    directory.open_metrics(0)
+    directory.write("config.json", {})
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").touch()
+    for write in (
+        lambda: directory.write("result.json", {}),
+        lambda: directory.write_arrays("predictions.npz", {}),
+        lambda: directory.log({"step": 1, "split": "train"}, {}),
+        lambda: directory.log_hparams({}, {}, 1),
+    ):
+        with pytest.raises(CheckpointError, match="renamed, removed or replaced"):
+            write()
+    directory.close()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+
+
+def test_file_system_without_locks_is_named_and_a_way_on(tmp_path):
+    """As NFS without its lock service answers, and FUSE."""
+    for number in (errno.ENOLCK, errno.ENOSYS):
+        failure = OSError(number, os.strerror(number))
+        with (
+            mock.patch("fcntl.flock", side_effect=failure),
+            pytest.raises(CheckpointError, match=r"cannot lock a file .*; give a directory on a"),
+        ):
+            RunDirectory(tmp_path / "run").lock()
+
+
+def test_run_needs_no_home_directory_and_makes_nothing_beside_its_own(
+    undisturbed, tiny_experiment, tmp_path
+):
+    """A user id without an account, as containers give; it may read the files of root."""
+    if os.geteuid() != 0:
+        pytest.skip("another user id needs root")
+    command = ["setpriv", "--reuid=54321", "--clear-groups", "--inh-caps=+dac_override"]
+    command += ["--ambient-caps=+dac_override", sys.executable, "-m", "mnist_cnn.main"]
+    hidden = ("HOME", "TFDS_DATA_DIR", "XDG_CACHE_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    process = subprocess.run(
+        [*command, "--config", tiny_experiment, "--workdir=run"],
+        cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.startswith("note: the data is used from memory; there is no home")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    same_end(tmp_path / "run", undisturbed[0])
+
+
 # Divergence.
 
 
