@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int
 
 from mnist_cnn.models.apply import Variables, make_variables, train_kwargs
+from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 from mnist_cnn.training import augment, rng
 from mnist_cnn.training.state import TrainState
 
@@ -42,14 +43,17 @@ def training_forward(
     variables = make_variables(params, state.batch_stats)
     kwargs = train_kwargs(state.model, train=True)
     if not kwargs:
-        logits: Any = state.model.apply(variables, images)
+        logits = fast_on_cpu(state.model.apply, variables, images)
         return logits.astype(jnp.float32), state.batch_stats
     key = rng.key(state.seed, "dropout", state.step)
     if data_axis is not None:
         key = jax.random.fold_in(key, lax.axis_index(data_axis))
-    logits, updated = state.model.apply(
-        variables, images, rngs={"dropout": key}, mutable=["batch_stats"], **kwargs
-    )
+
+    def apply(variables: Variables, images: Array, key: Array) -> Any:
+        rngs = {"dropout": key}
+        return state.model.apply(variables, images, rngs=rngs, mutable=["batch_stats"], **kwargs)
+
+    logits, updated = fast_on_cpu(apply, variables, images, key)
     return logits.astype(jnp.float32), updated.get("batch_stats", {})
 
 
