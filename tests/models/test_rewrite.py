@@ -7,7 +7,9 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from mnist_cnn.models.cnn import CNN
 from mnist_cnn.models.kernels.rewrite import fast_on_cpu, slow_operations
+from mnist_cnn.models.summary import unoptimized
 
 SHAPE = (4, 13, 14, 6)
 GREY = (4, 13, 14, 1)
@@ -141,3 +143,17 @@ def test_what_has_no_faster_form_is_named():
     assert slow_operations(in_a_loop, normal(1, *SHAPE)) == [
         "reduce_window_max of float32[4,13,14,6]"
     ]
+
+
+class Sequential(nn.Module):
+    """A convolution of one dimension, twice."""
+
+    @nn.compact
+    def __call__(self, images):
+        rows = images[..., 0]
+        return nn.Dense(10)(nn.Conv(8, (3,))(rows)[:, 0] + nn.Conv(8, (3,))(rows)[:, 1])
+
+
+def test_the_operations_of_a_model_without_a_faster_form_are_listed_once():
+    assert unoptimized(Sequential()) == ["conv_general_dilated of float32[1,28,28]"]
+    assert unoptimized(Plain()) == unoptimized(CNN()) == []

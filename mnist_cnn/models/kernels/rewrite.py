@@ -43,7 +43,8 @@ def _operations(program: core.Jaxpr, replaceable: bool = True) -> Iterator[tuple
     """Every operation, and whether it is where it can be replaced."""
     for equation in program.eqns:
         yield equation, replaceable
-        if equation.primitive.name not in _OWN_GRADIENTS:
+        chosen_by_platform = equation.params.get("branches_platforms") is not None
+        if equation.primitive.name not in _OWN_GRADIENTS and not chosen_by_platform:
             inner = replaceable and equation.primitive.name in _INLINED
             for part in core.jaxprs_in_params(equation.params):
                 yield from _operations(part, inner)
