@@ -43,8 +43,8 @@ def load(
 ) -> Network:
     """The trained network of a run directory, a callable on uint8 images [N, 28, 28, 1].
 
-    `config` is needed only if the experiment brings its own model, loss or optimizer; `seed`
-    chooses among the networks of a run that trained several, by default the first.
+    `config` is needed only if the experiment brings its own model; `seed` chooses among the
+    networks of a run that trained several, by default the first.
     """
     from mnist_cnn.analysis import network
 

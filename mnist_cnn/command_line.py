@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.errors import ConfigError, UserError, printable
+from mnist_cnn.errors import ConfigError, UserError, printable, users_line
 
 flags.disclaim_key_flags()  # --helpshort lists the flags defined here with the command's own
 
@@ -48,7 +48,9 @@ def run_command(main: Callable[..., int], flags_parser: Callable[..., list[str]]
         place = error.filename or getattr(flags.FLAGS, "workdir", None) or "the run directory"
         _fail(f"{place}: {error.strerror or error}; fix this and run the same command again", 1)
     except Exception as error:
-        _fail(f"{type(error).__name__}: {error} (unexpected; --verbosity=1 shows where)", 1)
+        where = users_line(error.__traceback__) or "unexpected"
+        text = f"{type(error).__name__}: {str(error)[:500]}"
+        _fail(f"{text} ({where}; --verbosity=1 shows the traceback)", 1)
 
 
 def define_network_flags() -> None:
@@ -69,8 +71,9 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         positional = flags.FLAGS(sys.argv)
         _apply_overrides(overrides)
         return positional
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        line = users_line(error.__traceback__)  # of the experiment file, unless a flag is wrong
+        raise ConfigError(f"{error} ({line})" if line else str(error)) from error
     except Exception as error:  # the experiment file can raise anything
         broken: Any = error
         if isinstance(error, flags.Error):
@@ -78,9 +81,12 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
             broken = getattr(error.__context__, "__context__", None)
         if broken is None:
             raise ConfigError(str(error)) from error
-        is_syntax = isinstance(broken, SyntaxError)
-        place: Any = broken if is_syntax else traceback.extract_tb(broken.__traceback__)[-1]
-        text = f"{type(broken).__name__}: {broken} ({place.filename}, line {place.lineno})"
+        line = users_line(broken.__traceback__)
+        if isinstance(broken, SyntaxError) or line is None:
+            is_syntax = isinstance(broken, SyntaxError)
+            place: Any = broken if is_syntax else traceback.extract_tb(broken.__traceback__)[-1]
+            line = f"{place.filename}, line {place.lineno}"
+        text = f"{type(broken).__name__}: {str(broken)[:300]} ({line})"
         raise ConfigError(f"the experiment file cannot be used: {text}") from error
     finally:
         sys.argv = typed

@@ -160,7 +160,7 @@ def parse_value(key: str, text: str) -> Any:
 
 
 def _illegal(key: str, value: Any, expected: str) -> ConfigError:
-    return ConfigError(f"config.{key}: got {value!r}, expected {expected}")
+    return ConfigError(f"config.{key}: got {shorten(value)}, expected {expected}")
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -254,6 +254,17 @@ def describe(value: Any) -> Any:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
 
 
+def shorten(value: Any) -> str:
+    """`value` in an error: numbers, strings and lists as they are, an object by its type."""
+    if value is None or type(value) in (str, bool, int, float, list, tuple, dict):
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
+        return text if len(text) <= 200 else f"{text[:200]}..."
+    if hasattr(value, "__qualname__"):
+        return describe(value)
+    shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else ""
+    return f"an object of type {type(value).__name__}{shape}"
+
+
 def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as config.json keeps it, in the order of `FIELDS`."""
     return {key: describe(config[key]) for key in FIELDS}
@@ -265,7 +276,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     # A field that `old` lacks is newer than the run and counts as its default.
     before = {key: old.get(key, field.default) for key, field in FIELDS.items()}
     changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
-    return [f"{k}: was {before[k]!r}, now {new[k]!r}" for k in changed if k not in free]
+    return [f"{k}: {_contrast(before[k], new[k])}" for k in changed if k not in free]
+
+
+def _contrast(old: Any, new: Any) -> str:
+    """Both values, or, of long ones, what follows their common beginning."""
+    texts = [repr(old), repr(new)]
+    if max(map(len, texts)) > 200:
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
+        start = max(0, len(list(same)) - 40)
+        texts = [f"{'...' * bool(start)}{text[start : start + 100]}..." for text in texts]
+    return f"was {texts[0]}, now {texts[1]}"
 
 
 def is_same(key: str, old: Any, new: Any) -> bool:

@@ -62,10 +62,11 @@ def main(_: list[str]) -> int:
     """Runs the experiment and returns the exit status."""
     command_line.silence_libraries()
     args = flags.FLAGS
+    config_file = config_flags.get_config_filename(args["config"])
     if args.config.smoke:
         from mnist_cnn.runner import smoke
 
-        return 0 if smoke.check(args.config) else 1
+        return 0 if smoke.check(args.config, config_file=config_file) else 1
     from mnist_cnn.parallel import watchdog
     from mnist_cnn.runner import environment, run_directory, signals
 
@@ -82,7 +83,10 @@ def main(_: list[str]) -> int:
     try:
         from mnist_cnn.runner import loop
 
-        loop.run(args.config, workdir, command=typed, stop=stop, write_report=report.write)
+        loop.run(
+            args.config, workdir, command=typed, config_file=config_file,
+            stop=stop, write_report=report.write,
+        )  # fmt: skip
     except signals.Stopped as stopped:
         resume = shlex.join(typed if args.workdir else [*typed, f"--workdir={workdir}"])
         if not distributed or processes.is_primary():

@@ -11,7 +11,7 @@ from mnist_cnn.analysis import network
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import DataError
 from mnist_cnn.runner.run_directory import RunDirectory
-from mnist_cnn.training.components import build_components
+from mnist_cnn.training.components import LOSSES
 from mnist_cnn.training.metrics import summarize
 from mnist_cnn.training.scoring import score
 
@@ -28,8 +28,9 @@ def evaluate(
 
     `split` is in the notation of tfds: "test", "train[55000:]". `dataset` is the name of one and
     `manual_dir` a folder of IDX files; both None: the run's data, a DataError if they have changed.
-    The others are those of `network.load`. Returns the metrics of `scoring.summarize` and
-    `statistics.classification_metrics`, and the origin of network and data.
+    The others are those of `network.load`. Returns the metrics of `metrics.summarize` and
+    `statistics.classification_metrics`, and the origin of network and data. The loss is None if it
+    is the experiment's own and `config` is not given.
     """
     trained = network.load(workdir, config, seed)
     own_data = dataset is None and manual_dir is None
@@ -42,10 +43,14 @@ def evaluate(
             "give the folder of the files to score: --manual_dir=FOLDER"
         )
     images, labels = source.read(split)
-    _, loss, _ = build_components(trained.config)
+    loss: Any = trained.config["loss"]
+    known = not isinstance(loss, str) or loss in LOSSES
+    if isinstance(loss, str):  # of an unknown one, only the logits are used
+        loss = LOSSES[loss if known else "cross_entropy"]
     batch_size = trained.config["eval_batch_size"]
     scored = score(trained.model, loss, trained.variables, images, labels, batch_size)
     logits, losses = jax.device_get(scored)
+    unknown = {} if known else {"loss": None}
     return {
         "workdir": str(workdir),
         "seed": trained.seed,
@@ -53,6 +58,6 @@ def evaluate(
         "dataset": source.name,
         "origin": source.origin,
         "split": split,
-        **summarize(logits, losses, labels),
+        **summarize(logits, losses, labels) | unknown,
         **statistics.classification_metrics(logits, labels),
     }

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,14 +17,13 @@ from jaxtyping import Float32, Float64, UInt8
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.models.apply import Variables
-from mnist_cnn.parallel.replicas import checkpoint_template
-from mnist_cnn.runner.checkpoint import read_newest
+from mnist_cnn.models.apply import Variables, init_variables, make_variables
+from mnist_cnn.runner import experiment_file
+from mnist_cnn.runner.checkpoint import read_newest, specs
 from mnist_cnn.runner.run_directory import RunDirectory
-from mnist_cnn.training.components import LOSSES, MODELS, OPTIMIZERS
-from mnist_cnn.training.metrics import Metrics
+from mnist_cnn.training import rng
+from mnist_cnn.training.components import LOSSES, MODELS, OPTIMIZERS, build_model
 from mnist_cnn.training.scoring import compute_logits
-from mnist_cnn.training.state import create_state, from_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,13 @@ class Network:
                 f"got images {images.dtype} {list(images.shape)}, expected uint8 [N, 28, 28, 1]"
             )
         batch_size = self.config["eval_batch_size"]
-        return np.asarray(compute_logits(self.model, self.variables, images, batch_size))
+        logits = np.zeros((len(images), 10), np.float32)
+        for start, size in _pieces(len(images), batch_size):
+            piece = images[start : start + size]
+            padded = np.pad(piece, ((0, size - len(piece)), (0, 0), (0, 0), (0, 0)))
+            computed = compute_logits(self.model, self.variables, padded, batch_size)
+            logits[start : start + size] = np.asarray(computed)[: len(piece)]
+        return logits
 
     def probabilities(
         self, images: UInt8[np.ndarray, "N 28 28 1"], batch_size: int = 64
@@ -65,6 +70,24 @@ class Network:
         return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def _pieces(count: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Starts and sizes of pieces that contain `count` images, the last perhaps more than there are.
+
+    Each size is compiled, so there are few: 1, 2, 4, ... images, and then 1, 2, 4, ... batches. A
+    single batch beside others is completed to two, because XLA may round otherwise without a loop.
+    """
+    if count <= batch_size:
+        if count:
+            yield 0, min(batch_size, 1 << (count - 1).bit_length())
+        return
+    start, batches = 0, -(-count // batch_size)
+    batches += batches % 2
+    while batches:
+        size = 1 << (batches.bit_length() - 1)  # the largest power of two
+        yield start, size * batch_size
+        start, batches = start + size * batch_size, batches - size
+
+
 def load(
     workdir: str | os.PathLike[str],
     config: Mapping[str, Any] | None = None,
@@ -72,8 +95,8 @@ def load(
 ) -> Network:
     """The network of the newest good checkpoint in `workdir`; of a sweep, of the chosen setting.
 
-    `config` is needed if the experiment brings its own model, loss or optimizer, because a run
-    directory contains no code; nothing else of it is used. Of several seeds, the first by default.
+    `config` is needed if the experiment brings its own model, because nothing in a run directory is
+    executed; nothing but its objects is used. Of several seeds, the first by default.
     Raises CheckpointError: there is no run, no good checkpoint or no such seed, or `config` is
     needed or belongs to another experiment.
     """
@@ -81,34 +104,55 @@ def load(
     config = _complete_config(directory, config)
     replicas = config_lib.replicas(config)
     index = _replica_index(directory, config, seed)
-    # Shapes only: nothing is initialized or compiled.
-    shapes, sums = jax.eval_shape(lambda: (create_state(config), Metrics.zero()))
-    template = checkpoint_template(shapes, sums, len(replicas))
+    model = build_model(config)
     report = functools.partial(print, f"{directory}:", file=sys.stderr)
-    step, tree, _ = read_newest(directory.checkpoints, template, report)
-    variables = from_dict(shapes, tree["state"]).variables
+    step, tree, _ = read_newest(directory.checkpoints, None, report)
+    state = tree["state"]
+    variables = state.get("averaged") or make_variables(state["params"], state.get("batch_stats"))
+    # Shapes only: nothing is initialized or compiled.
+    shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
+    axis = (len(replicas),) if len(replicas) > 1 else ()
+    expected = jax.tree.map(lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), shapes)
+    if specs(variables) != specs(expected):
+        raise CheckpointError(
+            f"{directory.checkpoints}: checkpoint {step} is of another network than the experiment "
+            "file now defines; restore that file (the run directory may contain it as "
+            "experiment-*.py)"
+        )
+    variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))
     if len(replicas) > 1:
         variables = jax.tree.map(lambda leaf: leaf[index], variables)
-    return Network(config, jax.device_put(variables), shapes.model, step, replicas[index].seed)
+    return Network(config, jax.device_put(variables), model, step, replicas[index].seed)
 
 
 def _complete_config(
     directory: RunDirectory, config: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """The run's configuration, with the objects of `config` for those that it only names."""
-    saved, objects = directory.read_config(), {}
+    saved, objects, named = directory.read_config(), {}, {}
     for key, known in (("model", MODELS), ("loss", LOSSES), ("optimizer", OPTIMIZERS)):
         if saved.get(key) in known:
             continue
-        if config is None:
+        if config is not None:
+            objects[key] = config[key]
+        elif key == "model":
             raise CheckpointError(
-                f"{directory.path}: its {key} is {saved.get(key)!r}, from an experiment file; "
-                "give that experiment as well: --config EXPERIMENT, in Python load(.., config)"
+                f"{directory.path}: its model is {config_lib.shorten(saved.get(key))}, from an "
+                "experiment file; give that experiment as well: --config EXPERIMENT, in Python "
+                "load(.., config)"
             )
-        objects[key] = config[key]
-    complete = config_lib.experiment(**saved | objects)
+        elif key in saved:  # a network needs neither loss nor optimizer: their names are kept
+            named[key] = saved[key]
+    complete = config_lib.experiment(**{k: v for k, v in saved.items() if k not in named} | objects)
+    with complete.ignore_type():
+        complete.update(named)
     if changed := config_lib.differences(saved, config_lib.as_dict(complete)):
         raise CheckpointError(f"{directory.path} belongs to another configuration ({changed[0]})")
+    old = (directory.read("environment.json") or {}).get("experiment") or {}
+    source = experiment_file.read(objects) if objects else None
+    if source and os.path.basename(source.path) == os.path.basename(old.get("file", "")):
+        for note in experiment_file.changed_notes(directory, {"experiment": old}, source):
+            print(note, file=sys.stderr)
     return complete
 
 

@@ -1,14 +1,18 @@
 """How any Flax module is applied to images: scaled pixels in, float32 logits out."""
 
-import functools
 import inspect
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, Key, UInt8
 
+from mnist_cnn.errors import ConfigError
 from mnist_cnn.models.kernels.rewrite import fast_on_cpu
+
+# The arguments by which modules receive whether they are in training, and their value if so.
+_MODES = {"train": True, "training": True, "is_training": True}
+_MODES |= {"deterministic": False, "use_running_average": False}
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ... if the module has any}
 
@@ -19,8 +23,47 @@ def make_variables(params: Any, batch_stats: Any) -> Variables:
 
 
 def train_kwargs(model: nn.Module, train: bool) -> dict[str, Any]:
-    """{"train": train} if the module's `__call__` has that argument, else {}."""
-    return {"train": train} if "train" in inspect.signature(model.__call__).parameters else {}
+    """What `__call__` receives to know whether it is in training, such as {"train": train}.
+
+    It may have an argument `train`, `training`, `is_training`, `deterministic` or
+    `use_running_average` (the last two are the opposite of `train`); {} if it has none of them.
+    ConfigError if it has **kwargs instead, which do not say what the module expects.
+    """
+    parameters = inspect.signature(model.__call__).parameters
+    kwargs = {name: mode == train for name, mode in _MODES.items() if name in parameters}
+    open_ended = [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
+    if open_ended and not kwargs and not isinstance(model, nn.Sequential):
+        raise ConfigError(
+            f"config.model: `__call__` of {type(model).__name__} has **{open_ended[0].name} and "
+            "no argument `train`; name the argument, even if it is not used"
+        )
+    return kwargs
+
+
+def init_variables(model: nn.Module, key: Key[Array, ""]) -> Variables:
+    """The variables of a module, drawn at random; ConfigError if a run cannot keep them."""
+    image = jnp.zeros((1, 28, 28, 1), jnp.float32)
+    variables = dict(model.init(key, image, **train_kwargs(model, train=False)))
+    if not variables.get("params"):
+        raise ConfigError(f"config.model: {type(model).__name__} has no parameters to train")
+    if others := variables.keys() - {"params", "batch_stats"}:
+        raise ConfigError(
+            f"config.model: {type(model).__name__} has variables in {', '.join(sorted(others))}; "
+            "expected params and batch_stats only"
+        )
+    return variables
+
+
+def as_logits(output: Any) -> Float32[Array, "B 10"]:
+    """What a module returned, as float32 logits; ConfigError if it is something else."""
+    shape, dtype = getattr(output, "shape", None), getattr(output, "dtype", None)
+    if shape is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        got = f"a {type(output).__name__}" if shape is None else f"an array of {dtype}"
+    elif len(shape) == 2 and shape[1] == 10:
+        return output.astype(jnp.float32)
+    else:
+        got = f"an array [{', '.join(['B', *map(str, shape[1:])] if shape else [])}]"
+    raise ConfigError(f"config.model: returned {got}, expected logits [B, 10]: one for each digit")
 
 
 def scale(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
@@ -32,5 +75,8 @@ def forward(
     model: nn.Module, variables: Variables, images: UInt8[Array, "B 28 28 1"]
 ) -> Float[Array, "B 10"]:
     """Logits at evaluation; always float32, so that the loss is, whatever the model computes in."""
-    apply = functools.partial(model.apply, **train_kwargs(model, train=False))
-    return fast_on_cpu(apply, variables, scale(images)).astype(jnp.float32)
+
+    def apply(variables: Variables, images: Array) -> Array:
+        return as_logits(model.apply(variables, images, **train_kwargs(model, train=False)))
+
+    return fast_on_cpu(apply, variables, scale(images))

@@ -110,7 +110,7 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             if template is not None:
-                if _specs(tree) != _specs(template):
+                if specs(tree) != specs(template):
                     raise CheckpointError(
                         f"{self._directory}: checkpoint {step} is of another network or optimizer "
                         "than the experiment file now defines; restore that file, or give another "
@@ -174,7 +174,8 @@ def _arrays(tree: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def _specs(tree: Tree) -> dict[str, tuple[tuple[int, ...], Any]]:
+def specs(tree: Tree) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of each array of a tree, by its path."""
     return {path: (array.shape, array.dtype) for path, array in _arrays(tree).items()}
 
 

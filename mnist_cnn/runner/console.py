@@ -195,7 +195,9 @@ class Console:
         self._table(title, ("class", "precision", "recall", "images", "predicted"), rows)
         for text in (
             "accuracy {accuracy!r} ({correct:,} of {examples:,})",
-            "loss {loss!r}",
+            "loss {loss!r}"
+            if metrics["loss"] is not None
+            else "loss: the experiment's own, for which give --config EXPERIMENT",
             "negative log-likelihood {negative_log_likelihood:.4f}",
             "expected calibration error {expected_calibration_error:.4f} (15 bins)",
         ):

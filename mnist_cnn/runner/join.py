@@ -43,7 +43,7 @@ def join(
     On machines of one kind a seed gives the same network, alone or among others. The experiment,
     resumed in `workdir`, tests all networks. The runs may differ in `name`, `seed`, `num_seeds` and
     `manual_dir`; they are at the same step, and their seeds are consecutive. `report` receives a
-    line for each damaged checkpoint.
+    line for each damaged checkpoint, and a note if the experiment files of the runs differ.
 
     Returns the configuration: that of the run with the lowest seed, except `num_seeds`. Raises
     CheckpointError if a run has no good checkpoint, the runs do not belong together, or `workdir`
@@ -61,6 +61,9 @@ def join(
             f"{', '.join(str(part.directory) for part in parts)}: got the seeds "
             f"{', '.join(map(str, seeds))}, expected consecutive seeds, each once"
         )
+    digests = {part.environment.get("experiment", {}).get("sha256") for part in parts} - {None}
+    if len(digests) > 1:
+        report("note: the experiment files of the runs differ (experiment-*.py); compare them")
     unfinished = path.with_name(f".{path.name}-{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
@@ -118,6 +121,8 @@ def _write(parts: Sequence[_Part], directory: RunDirectory) -> dict[str, Any]:
     for part in parts:
         origin = {"workdir": str(part.directory), "seeds": part.seeds}
         joined.append(origin | {"environment": part.environment})
+        for kept in part.directory.path.glob("experiment-*.py"):
+            shutil.copy(kept, directory.path)
     directory.write("environment.json", first.environment | {"joined": joined})
     with contextlib.closing(directory):
         directory.open_metrics(first.step, first.step)

@@ -15,7 +15,7 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.mesh import peak_memory
-from mnist_cnn.runner import checks, predictions, profile, results
+from mnist_cnn.runner import checks, experiment_file, predictions, profile, results
 from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.preparation import ReplicaMetrics, Run, prepare
@@ -36,6 +36,7 @@ def run(
     workdir: str | os.PathLike[str] | None = None,
     *,
     command: Sequence[str] = (),
+    config_file: str | None = None,
     console: Console | None = None,
     stop: StopRequest | None = None,
     write_report: WriteReport | None = None,
@@ -48,6 +49,7 @@ def run(
       config: a complete configuration (`mnist_cnn.experiment`).
       workdir: the run directory; None makes runs/<experiment>-<time>.
       command: what the user typed, for the record.
+      config_file: the experiment file; None: that of its own model, loss or optimizer, if any.
       stop: the signals to obey, if the caller handles any.
       write_report: writes report.html at the end, if the config asks for it.
 
@@ -66,11 +68,15 @@ def run(
         result = checks.finished_result(directory, config) if processes.is_primary() else None
         if result := processes.broadcast(result):
             console.line(f"{directory}: finished; nothing is left to do")
+            environment = directory.read("environment.json") or {}
+            source = experiment_file.read(config, config_file)
+            for note in experiment_file.changed_notes(directory, environment, source):
+                console.line(note)
             console.result(result, str(directory))
             if write_report and not (directory.path / "report.html").exists():  # killed before it
                 _report(config, directory, console, write_report)
             return result
-        this = prepare(config, directory, console, stop or StopRequest(), command)
+        this = prepare(config, directory, console, stop or StopRequest(), command, config_file)
         try:
             result = processes.broadcast(_finish(this, _train(this)))
         except Stopped:

@@ -13,11 +13,12 @@ from mnist_cnn.data.dataset import Dataset, open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.models import summary, weights
 from mnist_cnn.models.apply import Variables, make_variables
+from mnist_cnn.models.kernels.compiler import compiler_note
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
-from mnist_cnn.runner import checks
+from mnist_cnn.runner import checks, component_checks, experiment_file
 from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.environment import describe_environment
@@ -97,10 +98,13 @@ def prepare(
     console: Console,
     stop: StopRequest,
     command: Sequence[str],
+    config_file: str | None = None,
 ) -> Run:
     """Checks, reads, compiles and restores everything that the first step needs."""
     logger = RunLogger(config, directory)
-    model = components.build_components(config)[0]
+    notes = component_checks.check_components(config, config_file)
+    model = components.build_model(config)
+    source = experiment_file.read(config, config_file)
     devices = jax.devices()
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
     environment = describe_environment(devices, command)
@@ -117,6 +121,7 @@ def prepare(
     if processes.is_primary():
         directory.lock()
     with logger.clock("compile"), compile_cache():
+        notes += component_checks.check_outputs(config, config_file)
         replicas = Replicas(config, mesh, images, labels, init_variables)
         held_out = config["validation_split"]
         validate = _evaluator(replicas, logger, dataset, held_out) if held_out else None
@@ -127,6 +132,8 @@ def prepare(
         "replicas_at_once": replicas.plan.group_size,
         "data": {"origin": dataset.origin, "sha256": dataset.files},
     }
+    for note in [*notes, *compiler_note(devices[0].platform)]:
+        console.line(note)
     console.network(type(model).__name__, summary.summarize(model))
     if devices[0].platform == "cpu":
         for operation in summary.unoptimized(model):
@@ -146,6 +153,11 @@ def prepare(
         if step:
             console.line(f"resuming from the checkpoint of step {step:,}")
             console.changes(old_environment, environment)
+            for note in experiment_file.changed_notes(directory, old_environment, source):
+                console.line(note)
+        if source is not None:
+            environment["experiment"] = source.describe()
+            source.keep(directory)
         # Deletes the lines of metrics after `step`: they will be written again.
         logger.begin(environment, old_environment, step, total)
     if extra := processes.broadcast(extra):  # None: there is no checkpoint

@@ -1,6 +1,6 @@
 """The files of a run directory. No other file knows TensorBoard.
 
-config.json  environment.json  metrics.jsonl  events.out.tfevents.*  checkpoints/
+config.json  environment.json  experiment-*.py  metrics.jsonl  events.out.tfevents.*  checkpoints/
 predictions.npz  result.json
 """
 

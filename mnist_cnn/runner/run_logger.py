@@ -47,8 +47,12 @@ class RunLogger:
         `before` is the environment.json of the directory, {} if there is none.
         """
         directory = self._directory
-        if "joined" in before:  # where the networks of a joined run come from
-            environment["joined"] = before["joined"]
+        # Where the networks of a joined run come from, and a file that is unknown to this process.
+        environment |= {
+            key: before[key]
+            for key in ("joined", "experiment")
+            if key in before and key not in environment
+        }
         result = directory.path / "result.json"
         if step < total and result.exists():  # what a shorter run ended with is outdated
             for name in ("report.html", "predictions.npz", result):

@@ -19,8 +19,10 @@ import numpy as np
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import open_dataset
 from mnist_cnn.errors import UserError
+from mnist_cnn.models.kernels.compiler import compiler_note
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
+from mnist_cnn.runner import component_checks
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.training.batches import steps_per_epoch
@@ -31,14 +33,17 @@ _STEPS = 3
 _SCORED = 1000  # training images: only the final evaluation of a run reads the test split
 
 
-def check(config: Mapping[str, Any], console: Console | None = None) -> bool:
+def check(
+    config: Mapping[str, Any], console: Console | None = None, config_file: str | None = None
+) -> bool:
     """Prints a tick for each part that works, or a cross and the reason for the first that fails.
 
     The network of the complete `config` is trained for a few steps. Returns whether all parts work;
-    raises ConfigError if the configuration is invalid.
+    raises ConfigError if the configuration is invalid. `config_file` is the experiment file.
     """
     config_lib.validate(config)
     console = console or Console()
+    notes = component_checks.check_components(config, config_file)
     with tempfile.TemporaryDirectory(prefix="mnist_cnn-") as folder, mock.patch.dict(os.environ):
         if config["dataset"] == "mnist" or config["manual_dir"] is not None:  # nothing to download
             os.environ["TFDS_DATA_DIR"] = folder
@@ -52,6 +57,10 @@ def check(config: Mapping[str, Any], console: Console | None = None) -> bool:
                 console.checked(part, False, kind + " ".join(str(error).split()))
                 return False
             console.checked(part, True, f"{result} ({time.monotonic() - start:.1f} s)")
+            if part == "compile":
+                notes += component_checks.check_outputs(config, config_file)
+                for note in [*notes, *compiler_note(jax.devices()[0].platform)]:
+                    console.line(note)
     return True
 
 

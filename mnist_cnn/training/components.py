@@ -1,12 +1,14 @@
 """From a configuration to the model, the loss, the optimizer and their hyperparameters."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError
@@ -34,28 +36,78 @@ OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 def build_components(config: Mapping[str, Any]) -> Components:
     """The model, the loss and the optimizer that a configuration names or contains.
 
-    A model that is no flax.linen module raises ConfigError, and so does one that is not hashable,
-    as it identifies a compiled program.
+    ConfigError if the model is not usable, or (when it is called) the optimizer.
     """
-    model, loss, optimizer = config["model"], config["loss"], config["optimizer"]
-    got = f"config.model: got {config_lib.describe(model)}"
-    if not isinstance(model, str | nn.Module):
-        raise ConfigError(f"{got}, expected an object of a flax.linen module")
-    try:
-        hash(model)
-    except TypeError:
-        message = f"{got}, which cannot be hashed; give it tuples instead of lists"
-        raise ConfigError(message) from None
+    loss, optimizer = config["loss"], config["optimizer"]
     varies = config["schedule"] != "constant" or "learning_rate" in (config["sweep"] or {})
 
     def custom_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
         # A constant rate stays a Python number: an optimizer may want to compare it.
-        return optimizer(hyper["learning_rate"] if varies else config["learning_rate"])
+        made = optimizer(hyper["learning_rate"] if varies else config["learning_rate"])
+        if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
+            raise ConfigError(
+                f"config.optimizer: returned {config_lib.shorten(made)}, expected an "
+                "optax.GradientTransformation, such as optax.sgd(learning_rate)"
+            )
+        return made
 
     return (
-        MODELS[model](dtype=config["compute_dtype"]) if isinstance(model, str) else model,
+        build_model(config),
         LOSSES[loss] if isinstance(loss, str) else loss,
         OPTIMIZERS[optimizer] if isinstance(optimizer, str) else custom_optimizer,
+    )
+
+
+def build_model(config: Mapping[str, Any]) -> nn.Module:
+    """The model that a configuration names or contains.
+
+    One that is no flax.linen module raises ConfigError, and so does one that is not hashable, as it
+    identifies a compiled program.
+    """
+    model = config["model"]
+    if isinstance(model, str):
+        return MODELS[model](dtype=config["compute_dtype"])
+    if not isinstance(model, nn.Module):
+        got = config_lib.shorten(model)
+        raise ConfigError(f"config.model: got {got}, expected an object of a flax.linen module")
+    if (field := _unhashable_field(model)) is not None:
+        raise ConfigError(
+            f"config.model: the field {field} of {type(model).__name__} is "
+            f"{config_lib.shorten(getattr(model, field))}, which cannot be hashed; give it tuples "
+            "instead of lists, dicts and arrays, and make arrays within the module"
+        )
+    return model
+
+
+def _unhashable_field(model: nn.Module) -> str | None:
+    """The name of the field because of which a module cannot be hashed, if so."""
+    try:
+        hash(model)
+        return None
+    except TypeError:
+        for field in dataclasses.fields(model):
+            try:
+                hash(getattr(model, field.name))
+            except TypeError:
+                return field.name
+        raise
+
+
+def apply_loss(
+    loss: Loss, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+) -> Float[Array, "B"]:
+    """The loss of each image; ConfigError if it returns something else."""
+    losses: Any = loss(logits, labels)
+    shape, dtype = getattr(losses, "shape", None), getattr(losses, "dtype", np.dtype(object))
+    if shape == labels.shape and jnp.issubdtype(dtype, jnp.floating):
+        return losses
+    if shape is None:
+        got = config_lib.shorten(losses)
+    else:
+        got = f"{dtype} {list(shape)} for logits {list(logits.shape)}"
+    raise ConfigError(
+        f"config.loss: returned {got}, expected a float for each image, {list(labels.shape)}, "
+        "without a mean or a sum over the images"
     )
 
 

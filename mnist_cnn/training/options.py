@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int
 
-from mnist_cnn.models.apply import Variables, make_variables, train_kwargs
+from mnist_cnn.models.apply import Variables, as_logits, make_variables, train_kwargs
 from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 from mnist_cnn.training import augment, rng
+from mnist_cnn.training.components import apply_loss
 from mnist_cnn.training.state import TrainState
 
 
@@ -37,31 +38,35 @@ def training_forward(
 ) -> tuple[Float32[Array, "B 10"], Any]:
     """The logits during training, and the new batch statistics.
 
-    A module that receives `train` may use dropout; its key differs for every step, and for every
-    device that shares the batch.
+    A module that receives `train`, or an equivalent, may use dropout; its key differs for every
+    step, and for every device that shares the batch.
     """
     variables = make_variables(params, state.batch_stats)
     kwargs = train_kwargs(state.model, train=True)
     if not kwargs:
-        logits = fast_on_cpu(state.model.apply, variables, images)
-        return logits.astype(jnp.float32), state.batch_stats
+
+        def apply_alone(variables: Variables, images: Array) -> Array:
+            return as_logits(state.model.apply(variables, images))
+
+        return fast_on_cpu(apply_alone, variables, images), state.batch_stats
     key = rng.key(state.seed, "dropout", state.step)
     if data_axis is not None:
         key = jax.random.fold_in(key, lax.axis_index(data_axis))
 
-    def apply(variables: Variables, images: Array, key: Array) -> Any:
-        rngs = {"dropout": key}
-        return state.model.apply(variables, images, rngs=rngs, mutable=["batch_stats"], **kwargs)
+    def apply(variables: Variables, images: Array, key: Array) -> tuple[Array, Any]:
+        logits, updated = state.model.apply(
+            variables, images, rngs={"dropout": key}, mutable=["batch_stats"], **kwargs
+        )
+        return as_logits(logits), updated.get("batch_stats", {})
 
-    logits, updated = fast_on_cpu(apply, variables, images, key)
-    return logits.astype(jnp.float32), updated.get("batch_stats", {})
+    return fast_on_cpu(apply, variables, images, key)
 
 
 def training_loss(
     state: TrainState, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
 ) -> Float[Array, "B"]:
     """The loss of each image, with label smoothing (Szegedy et al. 2016)."""
-    losses = state.loss(logits, labels)
+    losses = apply_loss(state.loss, logits, labels)
     if "label_smoothing" not in state.hyper:
         return losses
     of_class = jax.vmap(lambda label: state.loss(logits, jnp.full_like(labels, label)))

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from mnist_cnn.models.apply import Variables, forward
-from mnist_cnn.training.components import Loss
+from mnist_cnn.training.components import Loss, apply_loss
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -36,4 +36,4 @@ def score(
 ) -> tuple[Float[Array, "N 10"], Float[Array, "N"]]:
     """The logits and the loss of every image."""
     logits = compute_logits(model, variables, images, batch_size)
-    return logits, loss(logits, labels)
+    return logits, apply_loss(loss, logits, labels)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn, serialization, struct
 from jaxtyping import Array, Bool, Int, UInt
 
-from mnist_cnn.models.apply import Variables, make_variables, train_kwargs
+from mnist_cnn.models import apply
+from mnist_cnn.models.apply import Variables, make_variables
 from mnist_cnn.training import components as components_lib, rng
 from mnist_cnn.training.batches import total_steps
 from mnist_cnn.training.components import Components, Hyperparameters, Loss, Optimizer
@@ -42,9 +43,7 @@ def initial_state(
 ) -> TrainState:
     """The state before the first step, from the given variables or else those of the seed."""
     model, loss, optimizer = components
-    image = jnp.zeros((1, 28, 28, 1), jnp.float32)
-    drawn = model.init(rng.key(seed, "init"), image, **train_kwargs(model, train=False))
-    start = init_variables or drawn
+    start = init_variables or apply.init_variables(model, rng.key(seed, "init"))
     params, batch_stats = start["params"], start.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),

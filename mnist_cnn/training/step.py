@@ -5,6 +5,9 @@ A run compiles `steps` in parallel/programs.py. In a notebook or a test:
 state = create_state(config)
 state, metrics = train_step(state, batch)                         # one step
 state, sums = train_steps(state, sums, split, order, start, stop)  # many, one program
+
+Both donate the state that they receive: its arrays are deleted, and the new state may use their
+memory. To keep it, as for comparing two steps from one state, call `jax.jit(step)` instead.
 """
 
 from typing import Any
@@ -27,7 +30,8 @@ def step(
 ) -> tuple[TrainState, Metrics]:
     """One step of gradient descent on the mean loss of the batch.
 
-    Returns the next state, and the metrics of the batch under the parameters before the step. If
+    Returns the next state, and the metrics of the batch under the parameters before the step.
+    `train_step`, its compiled form, donates `state`: the arrays in it are deleted by the call. If
     several devices share the batch, each has a part of it, and `data_axis` is their mesh axis:
     gradients and metrics are summed over it.
     """
@@ -75,7 +79,7 @@ def steps(
 
     `start` and `stop` are arguments of the compiled program, not constants in it, so one program
     takes any number of steps. How a run is cut into calls, by logging, checkpoints or a restart,
-    therefore cannot change its bits.
+    therefore cannot change its bits. `train_steps`, the compiled form, donates `state`.
     """
 
     def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:

@@ -206,6 +206,14 @@ def test_differences_name_the_key_and_both_values():
     assert config_lib.differences(old, config_lib.as_dict(new)) == ["seed: was 1337, now 5"]
 
 
+def test_long_values_are_compared_from_their_first_difference():
+    old = config_lib.as_dict(mnist_cnn.experiment())
+    names = ["Net(" + "x = 1, " * 200 + f"y = {y})" for y in (1, 2)]
+    (text,) = config_lib.differences(old | {"model": names[0]}, old | {"model": names[1]})
+    assert text.startswith("model: was ...") and text.index("y = 1") < text.index("now ...")
+    assert text.index("now ...") < text.index("y = 2") and len(text) < 250
+
+
 BROKEN = {
     "missing.py": (None, "there is no such file"),
     "syntax.py": ("def get_config(:", "SyntaxError"),
@@ -219,6 +227,16 @@ BROKEN = {
     "nothing.py": ("def get_config():\n    pass", "get_config() returned None"),
     "dict.py": ("def get_config():\n    return {}", "get_config() returned {}"),
     "absent.py": ("def get_config():\n    open('no such')", "No such file or directory: 'no such'"),
+    "made.py": (
+        "import mnist_cnn, optax\ndef get_config():\n"
+        "    return mnist_cnn.experiment(optimizer=optax.sgd(0.1))",
+        "got an object of type GradientTransformationExtraArgs, expected adam, or in an experiment "
+        "file a function learning_rate -> optax.GradientTransformation (made.py, line 3)",
+    ),
+    "deep.py": (  # the line of the file, not that of the library in which the error is raised
+        "import json\ndef get_config():\n    json.loads('{')",
+        "(deep.py, line 3)",
+    ),
     "bare.py": (
         "import ml_collections\ndef get_config():\n"
         "    return ml_collections.ConfigDict({'seed': 3})",

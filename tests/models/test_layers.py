@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from mnist_cnn.models import layers, summary
+from mnist_cnn.models.kernels import compiler
 from mnist_cnn.models.kernels.conv import conv_general_dilated
 from mnist_cnn.models.kernels.conv_max_pool import conv_max_pool
 
@@ -265,3 +266,32 @@ def test_the_target_platform_of_the_program_chooses_the_form(platform, native_co
         assert len(layouts) == 4
     else:  # the pooled convolution has none, the other the layout that is fast on a CPU
         assert layouts == 2 * ["[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"]
+
+
+def test_an_option_that_is_unknown_here_is_left_to_jax(monkeypatch):
+    """A later Flax may pass one: a default of None changes nothing, a value is passed on."""
+    received = []
+
+    def convolve(*arguments, **options):
+        received.append(options)
+        return expected
+
+    images, kernel = normal(0, (1, 6, 6, 2)), normal(1, (3, 3, 2, 4))
+    expected = conv_general_dilated(images, kernel, (1, 1), "SAME", later=None)
+    assert expected.shape == (1, 6, 6, 4)
+    monkeypatch.setattr(jax.lax, "conv_general_dilated", convolve)
+    conv_general_dilated(images, kernel, (1, 1), "SAME", later=3)
+    assert received[0]["later"] == 3 and "dimension_numbers" in received[0]
+
+
+def test_refused_compiler_options_are_one_note_and_not_used(monkeypatch):
+    assert compiler.compiler_note("cpu") == [] and compiler.compiler_options("cpu") != {}
+    monkeypatch.setattr(compiler, "_CPU_OPTIONS", {"xla_no_such_option": True})
+    compiler._refusal.cache_clear()
+    try:
+        (note,) = compiler.compiler_note("cpu")
+        assert note.startswith("note: ") and "xla_no_such_option" in note and "\n" not in note
+        assert compiler.compiler_options("cpu") == {}
+        assert compiler.compiler_note("gpu") == [] and compiler.compiler_options("gpu") == {}
+    finally:
+        compiler._refusal.cache_clear()

@@ -131,3 +131,17 @@ def test_join_reports_errors_in_one_line(runs, status, message, tmp_path):
     _, err = run("mnist_cnn.join", *runs, "--workdir", tmp_path / "out", status=status)
     assert message in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_other_experiment_files_are_noted_and_all_are_kept(apart, tmp_path):
+    lines = []
+    join([apart[1336], apart[1337]], tmp_path / "same", lines.append)
+    assert lines == [] and len(list((tmp_path / "same").glob("experiment-*.py"))) == 1
+    other = shutil.copytree(apart[1337], tmp_path / "other")
+    environment = json.loads((other / "environment.json").read_text())
+    environment["experiment"]["sha256"] = "0" * 64
+    (other / "environment.json").write_text(json.dumps(environment))
+    (other / "experiment-00000000.py").write_text("changed = True\n")
+    join([apart[1336], other], tmp_path / "joined", lines.append)
+    assert len(lines) == 1 and lines[0].startswith("note: the experiment files of the runs differ")
+    assert len(list((tmp_path / "joined").glob("experiment-*.py"))) == 2

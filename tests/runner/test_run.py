@@ -1,5 +1,6 @@
 """Runs from beginning to end: what they leave, and how they stop, resume and are extended."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -39,13 +40,16 @@ from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.signals import Stopped, StopRequest
 
 
-def test_run_directory_contains_config_environment_metrics_and_result(undisturbed, small_mnist):
+def test_run_directory_contains_config_environment_metrics_and_result(undisturbed, tiny_experiment):
     workdir, _, err = undisturbed
     assert err == ""
+    digest = hashlib.sha256(tiny_experiment.read_bytes()).hexdigest()
+    kept = f"experiment-{digest[:8]}.py"
     assert {path.name.partition(".tfevents")[0] for path in workdir.iterdir()} == {
         "config.json", "environment.json", "metrics.jsonl", "events.out", "checkpoints",
-        "predictions.npz", "result.json", "lock",
+        "predictions.npz", "result.json", "lock", kept,
     }  # fmt: skip
+    assert (workdir / kept).read_bytes() == tiny_experiment.read_bytes()
     result = result_of(workdir)
     assert result["status"] == "finished" and result["seeds"] == [1337]
     assert result["steps"] == 40 and result["test"]["examples"] == 250
@@ -60,11 +64,35 @@ def test_run_directory_contains_config_environment_metrics_and_result(undisturbe
     assert environment["devices"][0]["platform"] == "cpu"
     assert environment["git"] is None or set(environment["git"]) == {"commit", "dirty"}
     assert len(environment["data"]["sha256"]) == 4
+    assert environment["experiment"] == {"file": str(tiny_experiment), "sha256": digest}
     entries = metrics_of(workdir)
     assert [(e["step"], e["split"]) for e in entries] == [
         *((step, "train") for step in (7, 14, 21, 28, 35, 40)), (40, "test"),
     ]  # fmt: skip
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["30", "40"]
+
+
+def test_a_run_under_a_changed_experiment_file_says_so(
+    unfinished, tiny_experiment, tmp_path, capsys
+):
+    (kept,) = unfinished.glob("experiment-*.py")
+    changed = tmp_path / "changed.py"
+    changed.write_text(tiny_experiment.read_text().replace("nn.relu", "nn.tanh"))
+    note = f"note: {changed} differs from the run's experiment file, {unfinished}/{kept.name}"
+
+    def notes(file, finished):
+        if not finished:
+            (unfinished / "result.json").unlink(missing_ok=True)
+        loop.run(config_of(file), unfinished, config_file=str(file), console=Console())
+        return [line for line in capsys.readouterr().out.splitlines() if "differs from" in line]
+
+    assert notes(tiny_experiment, finished=False) == []
+    assert notes(changed, finished=True)[0].startswith(note)
+    assert list(unfinished.glob("experiment-*.py")) == [kept]
+    assert notes(changed, finished=False)[0].startswith(note)
+    assert notes(changed, finished=False) == []  # it is now that of the run
+    assert len(list(unfinished.glob("experiment-*.py"))) == 2
+    assert kept.read_bytes() == tiny_experiment.read_bytes()
 
 
 def test_events_contain_the_metrics(undisturbed):

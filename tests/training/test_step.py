@@ -68,6 +68,7 @@ def test_the_state_is_immutable_and_train_step_donates_it(hundred_images, config
     before = sha256(jax.device_get(state.params))
     pure_step(state, batch_of(hundred_images, np.arange(20)))
     assert sha256(jax.device_get(state.params)) == before
+    assert "donates `state`" in train_step.__doc__ and "donates" in train_steps.__doc__
     train_step(state, batch_of(hundred_images, np.arange(20)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 

@@ -1,0 +1,178 @@
+"""Whether an experiment's own model, loss and optimizer do what a run needs of them.
+
+They are traced for their shapes before data is read, so that a mistake is one line that names the
+line of the experiment file, and no wrong gradient and no error at the end of the training.
+"""
+
+import contextlib
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from mnist_cnn.errors import ConfigError, users_line
+from mnist_cnn.models.apply import forward, init_variables, scale
+from mnist_cnn.models.layers import DATA_AXIS
+from mnist_cnn.runner.experiment_file import where_made
+from mnist_cnn.training import components, rng
+from mnist_cnn.training.batches import Batch
+from mnist_cnn.training.components import Components
+from mnist_cnn.training.options import training_forward, training_loss
+from mnist_cnn.training.state import TrainState, initial_state, to_dict
+from mnist_cnn.training.step import step
+
+_IMAGES = 7  # no other axis has this size, so that none is taken for it
+
+
+def check_components(config: Mapping[str, Any], file: str | None = None) -> list[str]:
+    """Notes on the model, loss and optimizer that `config` contains; nothing is computed.
+
+    `file` is the experiment file, if it is known. Raises ConfigError if one of them cannot be used.
+    """
+    if all(isinstance(config[key], str) for key in ("model", "loss", "optimizer")):
+        return []
+    named = functools.partial(_named, config, file=file)
+    with named("model"):
+        model = components.build_model(config)
+    _, loss, optimizer = components.build_components(config)
+    batch = Batch(
+        images=jnp.zeros((_IMAGES, 28, 28, 1), jnp.uint8),
+        labels=jnp.zeros(_IMAGES, jnp.int32),
+        weights=jnp.ones(_IMAGES),
+    )
+    idle: list[str] = []
+    with named("model"):
+        state = _new_state(config, (model, loss, lambda hyper: optax.identity()))
+        for count in (1, _IMAGES):
+            logits = _trace(
+                functools.partial(forward, model), state.variables, batch.images[:count]
+            )
+            _check_count(logits, count)
+        with nn.intercept_methods(functools.partial(_find_idle, idle)):
+            train = functools.partial(training_forward, data_axis=None)
+            logits, statistics = _trace(train, state, state.params, scale(batch.images))
+        _check_count(logits, _IMAGES)
+        if _specs(statistics) != _specs(state.batch_stats):
+            raise ConfigError("its batch_stats change their names or shapes in training")
+    with named("loss"):
+
+        def total(logits: Any, state: TrainState) -> Any:
+            return training_loss(state, logits, batch.labels).sum()
+
+        _trace(jax.grad(total), logits, state)
+    with named("optimizer"):
+        state = _new_state(config, (model, loss, optimizer))
+        _trace(to_dict, state)
+        after, _ = _trace(step, state, batch)
+        if _specs(after) != _specs(state):
+            raise ConfigError("its state or the parameters change shape or dtype at a step")
+    if not idle:
+        return []
+    return [
+        f"note: {_place(config, 'model', file)}: these layers work as in evaluation also during "
+        f"training: {', '.join(dict.fromkeys(idle))}; if that is not intended, give `__call__` an "
+        "argument `train` and pass it to them"
+    ]
+
+
+def check_outputs(config: Mapping[str, Any], file: str | None = None) -> list[str]:
+    """A note if the outputs of the config's own model look like probabilities, for any weights."""
+    model = config["model"]
+    if isinstance(model, str):
+        return []
+    generator = np.random.default_rng(0)
+
+    def weights(leaf: Any) -> Any:  # the model's own would take seconds to compile
+        scale = np.sqrt(max(1, math.prod(leaf.shape[:-1])))
+        return (generator.standard_normal(leaf.shape) / scale).astype(leaf.dtype)
+
+    shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    variables["params"] = jax.tree.map(weights, shapes["params"])
+    images = generator.integers(0, 256, (_IMAGES, 28, 28, 1), np.uint8)
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    program = jax.jit(_over_mesh(functools.partial(forward, model)), compiler_options=options)
+    logits = np.asarray(program(variables, images))[0]
+    sums_to_1 = np.allclose(logits.sum(-1), 1, atol=1e-3)
+    if not ((logits >= 0) & (logits <= 1)).all() or not (sums_to_1 or (logits % 1 > 0).all()):
+        return []
+    return [
+        f"note: {_place(config, 'model', file)}: its outputs look like probabilities (between 0 "
+        "and 1), but loss and predictions take them for logits; leave out the softmax or sigmoid "
+        "at its end"
+    ]
+
+
+def _new_state(config: Mapping[str, Any], parts: Components) -> TrainState:
+    hyper = components.build_hyperparameters(config, total_steps=1)
+    return jax.eval_shape(functools.partial(initial_state, parts), jnp.uint32(0), hyper)
+
+
+def _over_mesh(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` where the mesh axis DATA_AXIS exists, as it does in a run; results [1, ...]."""
+    return jax.vmap(function, in_axes=None, axis_name=DATA_AXIS, axis_size=1)
+
+
+def _trace(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The shapes of what `function` returns."""
+    found = jax.eval_shape(_over_mesh(function), *arguments)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), found)
+
+
+def _check_count(logits: Any, count: int) -> None:
+    if len(logits) != count:
+        raise ConfigError(f"returned {list(logits.shape)} for {count} images, expected [B, 10]")
+
+
+def _find_idle(
+    found: list[str], call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+) -> Any:
+    """Adds the path of a layer that is applied as in evaluation to `found`."""
+    layer: Any = context.module
+    names = {nn.Dropout: "deterministic", nn.BatchNorm: "use_running_average"}
+    name = names.get(type(layer))
+    if name and context.method_name == "__call__" and getattr(layer, "rate", 1) != 0:
+        given = kwargs.get(name, args[1] if len(args) > 1 else None)
+        if (getattr(layer, name) if given is None else given) is True:
+            found.append("/".join(layer.path))
+    return call(*args, **kwargs)
+
+
+def _specs(tree: Any) -> Any:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+
+
+def _place(config: Mapping[str, Any], key: str, file: str | None) -> str:
+    made = where_made(config[key], key, file)
+    return f"config.{key} ({made})" if made else f"config.{key}"
+
+
+@contextlib.contextmanager
+def _named(config: Mapping[str, Any], key: str, file: str | None) -> Iterator[None]:
+    """Turns any error into a ConfigError with the key, the user's line and the reason."""
+    try:
+        yield
+    except Exception as error:
+        line = users_line(error.__traceback__)
+        start = f"config.{key} ({line})" if line else _place(config, key, file)
+        text = " ".join(str(error).partition("(https:")[0].split())
+        if isinstance(error, ConfigError):
+            text = text.removeprefix(f"config.{key}: ")
+        elif isinstance(error, flax.errors.InvalidRngError):
+            stream = (re.findall('"(.*?)"', text) or ["?"])[0]
+            text = (
+                f"needs random numbers of {stream!r}; there are only those of 'dropout', during "
+                "training, for a module whose `__call__` has an argument `train`"
+            )
+        else:
+            text = f"{type(error).__name__}: {text[:200]}"
+        raise ConfigError(f"{start}: {text}") from error
