@@ -22,7 +22,7 @@ from benchmarks import machine, plot, record, scaling
 from benchmarks.peer import PEERS, Peer, PeerProcess
 
 STEPS = {32: 96, 128: 32}  # batch size -> steps per round
-_LOSS_TOLERANCE = 0.35  # of a peer's early loss, relative to the median of all peers
+_LOSS_TOLERANCE = 0.5  # of a peer's early loss, relative to the median: initializations differ
 
 
 def compare(

@@ -1,11 +1,19 @@
-"""This package: the compiled program of a run, called as a run calls it."""
+"""This package: the compiled program of a run, called as a run calls it.
 
+Without an argument it trains the package's own network; the name of a network of `plain.py` selects
+that one, as its author wrote it, and `bfloat16` its computations.
+"""
+
+import functools
+import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import mnist_cnn
+from benchmarks.peers.plain import NETWORKS
 from benchmarks.peers.serve import serve
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.mesh import make_mesh
@@ -43,5 +51,15 @@ class Trainer:
         return float((sums.loss / sums.examples).mean())
 
 
+def changes(arguments: list[str]) -> dict[str, Any]:
+    """The fields that the arguments change."""
+    dtype = "bfloat16" if "bfloat16" in arguments else "float32"
+    for name, network in NETWORKS.items():
+        if name in arguments:
+            return {"model": network(jnp.dtype(dtype))}
+    return {"compute_dtype": dtype}
+
+
 if __name__ == "__main__":
-    serve(Trainer, "jax", "jaxlib", "flax", "optax")
+    make = functools.partial(Trainer, **changes(sys.argv[1:]))
+    serve(make, "jax", "jaxlib", "flax", "optax")

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Float32, Key, UInt8
 
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 
 # The arguments by which modules receive whether they are in training, and their value if so.
 _MODES = {"train": True, "training": True, "is_training": True}
@@ -74,4 +75,8 @@ def forward(
     model: nn.Module, variables: Variables, images: UInt8[Array, "B 28 28 1"]
 ) -> Float[Array, "B 10"]:
     """Logits at evaluation; always float32, so that the loss is, whatever the model computes in."""
-    return as_logits(model.apply(variables, scale(images), **train_kwargs(model, train=False)))
+
+    def apply(variables: Variables, images: Array) -> Array:
+        return as_logits(model.apply(variables, images, **train_kwargs(model, train=False)))
+
+    return fast_on_cpu(apply, variables, scale(images))

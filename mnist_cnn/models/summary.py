@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mnist_cnn.models.apply import train_kwargs
+from mnist_cnn.models.kernels.rewrite import slow_operations
 
 
 class Layer(NamedTuple):
@@ -39,11 +41,8 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
             outputs[context.module.path] = shape[1:], math.prod(axes)
         return output
 
-    keys = dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0))
-    images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
     with nn.intercept_methods(record):
-        init = functools.partial(model.init, **train_kwargs(model, train))
-        variables = jax.eval_shape(init, keys, images)
+        variables = jax.eval_shape(*_initialization(model, train))
     layers = []
     for path, (shape, positions) in outputs.items():
         own: Any = variables.get("params", {})
@@ -54,3 +53,15 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
             parameters, multiply_adds = sum(sizes.values()), positions * sizes.get("kernel", 0)
             layers.append(Layer("/".join(path) or "network", shape, parameters, multiply_adds))
     return layers
+
+
+def unoptimized(model: nn.Module) -> list[str]:
+    """The operations of a model whose gradients are slow on a CPU, in words, each once."""
+    return list(dict.fromkeys(slow_operations(*_initialization(model, train=True))))
+
+
+def _initialization(model: nn.Module, train: bool) -> tuple[Callable[..., Any], Any, Any]:
+    """The function that initializes a model by applying it, and the shapes of its arguments."""
+    keys = dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0))
+    images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    return functools.partial(model.init, **train_kwargs(model, train)), keys, images

@@ -140,6 +140,12 @@ def prepare(
     for note in [*notes, *compiler_note(devices[0].platform)]:
         console.line(note)
     console.network(type(model).__name__, summary.summarize(model))
+    if devices[0].platform == "cpu":
+        for operation in summary.unoptimized(model):
+            console.line(
+                f"note: {operation} has no fast form, and its gradient can take 30 times as long "
+                "as another convolution's; docs/change-something.md names the fast ones"
+            )
     console.plan(config, environment)
 
     # Process 0 reads the checkpoint and tells the others.

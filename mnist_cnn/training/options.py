@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int
 
 from mnist_cnn.models.apply import Variables, as_logits, make_variables, train_kwargs
+from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 from mnist_cnn.training import augment, rng
 from mnist_cnn.training.components import apply_loss
 from mnist_cnn.training.state import TrainState
@@ -43,14 +44,22 @@ def training_forward(
     variables = make_variables(params, state.batch_stats)
     kwargs = train_kwargs(state.model, train=True)
     if not kwargs:
-        return as_logits(state.model.apply(variables, images)), state.batch_stats
+
+        def apply_alone(variables: Variables, images: Array) -> Array:
+            return as_logits(state.model.apply(variables, images))
+
+        return fast_on_cpu(apply_alone, variables, images), state.batch_stats
     key = rng.key(state.seed, "dropout", state.step)
     if data_axis is not None:
         key = jax.random.fold_in(key, lax.axis_index(data_axis))
-    logits, updated = state.model.apply(
-        variables, images, rngs={"dropout": key}, mutable=["batch_stats"], **kwargs
-    )
-    return as_logits(logits), updated.get("batch_stats", {})
+
+    def apply(variables: Variables, images: Array, key: Array) -> tuple[Array, Any]:
+        logits, updated = state.model.apply(
+            variables, images, rngs={"dropout": key}, mutable=["batch_stats"], **kwargs
+        )
+        return as_logits(logits), updated.get("batch_stats", {})
+
+    return fast_on_cpu(apply, variables, images, key)
 
 
 def training_loss(

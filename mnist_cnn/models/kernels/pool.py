@@ -104,6 +104,25 @@ def _window_max_backward(
 window_max.defvjp(_window_max_forward, _window_max_backward)
 
 
+@jax.custom_vjp
+def first_max(values: Sequence[Float[Array, "..."]]) -> Float[Array, "..."]:
+    """The largest of several arrays; the first of equal values has the gradient."""
+    return functools.reduce(jnp.maximum, values)
+
+
+def _first_max_forward(values: Sequence[Array]) -> Any:
+    largest = first_max(values)
+    return largest, (values, largest)
+
+
+def _first_max_backward(saved: Any, gradient: Array) -> Any:
+    values, largest = saved
+    return (route_to_first_max(values, largest, gradient),)
+
+
+first_max.defvjp(_first_max_forward, _first_max_backward)
+
+
 def route_to_first_max(values: Sequence[Array], largest: Array, gradient: Array) -> list[Array]:
     """The gradient of each of `values`: the first that equals `largest` takes all of it."""
     taken = jnp.zeros(largest.shape, bool)

@@ -1,0 +1,53 @@
+"""Training speed of networks written in plain Flax, beside PyTorch and the plain Flax loop.
+
+    python -m benchmarks.networks
+
+Every round times the peers in turn, each in its own environment. The command prints a table and
+writes networks.json. Run nothing else meanwhile.
+"""
+
+from typing import Any
+
+import rich.console
+
+from benchmarks import record, training
+from benchmarks.peer import PEERS, Peer
+
+STEPS = {  # network of peers/plain.py -> batch size -> steps per round
+    "tutorial": {32: 96, 128: 32},
+    "accurate": {125: 24},
+    "small": {64: 96},
+    "mobile": {64: 96},
+}
+_TORCH = next(peer for peer in PEERS if peer.program == ("pytorch",))
+_PRECISIONS = ("float32", "bfloat16")
+_FORMS = ("contiguous", "channels_last", "channels_last compiled")
+
+
+def peers(network: str) -> list[Peer]:
+    """This package in both precisions, PyTorch in all its forms, and the plain Flax loop."""
+    ours = [Peer(f"mnist_cnn, {name}", ("ours", network, name)) for name in _PRECISIONS]
+    torch = [
+        Peer(
+            f"PyTorch, {form}, {name}", ("pytorch", network, *form.split(), name),
+            _TORCH.environment, _TORCH.packages,
+        )
+        for name in _PRECISIONS
+        for form in _FORMS
+    ]  # fmt: skip
+    return [*ours, *torch, Peer("plain Flax loop", ("flax_loop", network))]
+
+
+def main() -> None:
+    arguments = record.parse_arguments(__doc__, rounds=10)
+    console = rich.console.Console(width=120, soft_wrap=True)
+    result: dict[str, Any] = {"environment": record.environment("networks", arguments)}
+    for network, steps in STEPS.items():
+        compared = training.compare(peers(network), arguments.rounds, steps, limit=False)
+        result[network] = compared
+        console.print(network, training.table(compared))
+    console.print(record.write("networks", arguments, result))
+
+
+if __name__ == "__main__":
+    main()
