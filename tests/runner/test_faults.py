@@ -447,7 +447,7 @@ def test_directory_that_changes_during_the_run_ends_it_in_one_line(
 def test_every_write_notices_that_the_directory_is_another(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.lock()
-    directory.open_metrics(0)
+    directory.open_metrics(step=0, total=9)
     directory.write("config.json", {})
     (tmp_path / "run").rename(tmp_path / "moved")
     (tmp_path / "run").mkdir()

@@ -32,7 +32,7 @@ def test_an_old_run_resumes_and_ends_as_it_would_have_then(run_directory):
     np.testing.assert_allclose(result["test"]["loss"], LOSSES, rtol=1e-3)
     lines = (run_directory / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
-    assert steps == [10, 20, 30, 40, 40]
+    assert steps == [10, 20, 20, 30, 40, 40]  # tested at 20 then, and at 40 now
 
 
 def test_the_network_of_an_old_run_is_loaded(run_directory):
