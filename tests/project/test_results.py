@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 
 import numpy as np
 import pytest
@@ -183,3 +184,34 @@ def test_the_speed_page_quotes_the_times_of_the_speedrun():
     assert quote in page
     cost = f"one seed takes {cold:.1f} s on 2 cores of an AMD EPYC, or {warm:.1f} s"
     assert cost in text_of("experiments/speedrun.py")
+
+
+def words_of(line):
+    """A line without the borders of its table, which differ on a terminal."""
+    return " ".join(re.sub(r"[|+─━ -]+", " ", line).split())
+
+
+def test_the_documents_show_what_the_commands_printed():
+    record = benchmark_record("documentation")
+    printed = {words_of(line) for lines in record["outputs"].values() for line in lines}
+    blocks = {
+        "README.md": "The first command ends like this",
+        "docs/reports.md": "gets the run's own numbers to the last digit",
+        "docs/speed.md": "traces steps 20 to 40, one by one",
+    }
+    for page, before in blocks.items():
+        shown = (ROOT / page).read_text().split(before)[1].split("```")[1].strip().splitlines()
+        for line in filter(None, map(words_of, shown)):
+            if " images/s " in line:  # a terminal's progress bar; the record has lines
+                continue
+            start = line.partition(" ... ")[0]  # the rest depends on the machine
+            assert any(one.startswith(start) for one in printed), (page, line)
+    (sentence, *_) = record["outputs"]["report --workdir runs/base runs/mlp --output runs/comparison.html"]
+    assert sentence in " ".join((ROOT / "docs" / "reports.md").read_text().replace("\n>", " ").split())
+    page, found = text_of("docs/gpu-and-tpu.md"), {}
+    for name in ("bfloat16", "float32"):
+        (lines,) = (out for command, out in record["outputs"].items() if command.endswith(name))
+        found[name] = re.search(r"accuracy ([\d.]+) \+- ([\d.]+) %", "\n".join(lines))
+    means, halves = ([f"{float(found[n][i]):.2f}" for n in found] for i in (1, 2))
+    assert "reached {} % with it and {} % without".format(*means) in page
+    assert "95 % intervals ± {} and ± {} points".format(*halves) in page
