@@ -47,6 +47,7 @@ def test_table_shows_the_metrics_of_the_json(metrics, capsys):
     assert cells[3].strip() == f"{row['recall']:.2%}" and cells[4].strip() == f"{row['examples']:,}"
 
 
+@pytest.mark.slow
 def test_other_splits_and_datasets_are_scored_completely(undisturbed, tiny_experiment, tmp_path):
     config = config_of(tiny_experiment)
     other = evaluate(undisturbed[0], "train[450:]", config=config)

@@ -101,6 +101,7 @@ def test_networks_of_the_experiments_are_exported_for_any_number_of_images(name)
         np.testing.assert_allclose(program.call(images[:count]), network(images[:count]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_custom_module_is_exported_except_as_onnx(undisturbed, tiny_experiment, tmp_path):
     network = mnist_cnn.load(undisturbed[0], config_of(tiny_experiment))
     for kind in ("stablehlo", "safetensors"):
@@ -162,6 +163,7 @@ def test_export_imports_no_plots_and_no_datasets(trained_base):
         ("stablehlo", "flatbuffers", "a package cannot be imported (Please install 'flatbuffers'"),
     ],
 )
+@pytest.mark.slow
 def test_missing_package_is_named(format, blocked, said, trained_base, tmp_path):
     program = f"import runpy, sys; sys.modules[{blocked!r}] = None; "
     program += "runpy.run_module('mnist_cnn.export', run_name='__main__')"

@@ -66,6 +66,7 @@ def test_each_number_of_images_is_not_compiled_again():
     assert compiled == []
 
 
+@pytest.mark.slow
 def test_logits_of_whole_batches_are_those_of_one_program_to_the_last_bit():
     network = network_of(model=Small(), eval_batch_size=20)
     images = read_idx("t10k-images-idx3-ubyte")[:140]

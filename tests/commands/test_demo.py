@@ -131,7 +131,8 @@ def test_notebook_page_connects_to_this_machine_only(trained_base, monkeypatch):
     assert os.environ["NO_PROXY"] == "intranet.example,127.0.0.1,localhost"
 
 
-@pytest.mark.parametrize("scheme", [pytest.param("http", marks=pytest.mark.slow), "socks5"])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
 def test_page_is_served_behind_a_proxy_that_never_answers(scheme, trained_base):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -61,7 +61,14 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+# The others are among the slow ones.
+QUICK = ("same", "strides, valid", "depthwise", "1x1, strides", "transposed")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CONVOLUTIONS],
+)
 def test_any_convolution_of_flax_keeps_its_values_and_gradients(name):
     module, shape = CONVOLUTIONS[name]
     images = normal(1, *shape)
@@ -75,6 +82,7 @@ def test_any_pooling_of_flax_keeps_its_values_and_gradients(pool, name):
     check(lambda images: pool(images, *POOLINGS[name]), images)
 
 
+@pytest.mark.slow
 def test_other_layouts_keep_their_values_and_gradients():
     def of_torch(images, kernel):
         return lax.conv(images.transpose(0, 3, 1, 2), kernel, (2, 2), "SAME")

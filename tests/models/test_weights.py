@@ -197,6 +197,7 @@ def test_keras_files_are_read_without_keras(data_format, suffix, state, tmp_path
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_keras_weights_of_another_network_are_refused_naming_the_tensor(state, tmp_path):
     template = {"params": state.params}
     keras.utils.clear_session()

@@ -24,6 +24,7 @@ def with_gpu(monkeypatch, tmp_path):
     jax.config.update("jax_platforms", chosen)
 
 
+@pytest.mark.slow
 def test_unused_gpu_is_one_line_with_the_remedy_in_a_run_and_in_the_smoke_check(
     with_gpu, tiny_experiment, tmp_path, capsys
 ):
@@ -57,6 +58,7 @@ def test_nothing_is_said_without_a_gpu_or_if_the_user_chose_the_cpu(
     assert devices.unused_gpu() is None
 
 
+@pytest.mark.slow
 def test_device_that_is_not_there_is_one_line_in_every_command(
     undisturbed, tiny_experiment, tmp_path
 ):

@@ -78,6 +78,7 @@ def test_documentation_has_the_factors_of_the_estimate():
     )
 
 
+@pytest.mark.slow
 def test_networks_that_fit_are_trained_and_one_more_is_refused(
     tiny_experiment, tmp_path, monkeypatch, capsys
 ):

@@ -100,6 +100,7 @@ def test_a_signal_to_one_process_stops_and_saves_the_job(tiny_experiment, tmp_pa
     assert re.search(r"stopped by SIGTERM; saved\. To resume: python -m mnist_cnn.main", out)
 
 
+@pytest.mark.slow
 def test_processes_agree_on_the_group_that_fits_the_smallest_of_their_devices(
     tiny_experiment, tmp_path
 ):

@@ -41,6 +41,7 @@ def test_networks_trained_together_agree_with_those_alone_over_five_steps(build,
     assert sha256(alone.variables([0])[0]) == sha256(in_turn.variables([1])[0])
 
 
+@pytest.mark.slow
 def test_groups_are_sized_before_any_of_them_is_in_memory(build, monkeypatch):
     """On a device with room for two of five."""
     made, make = [], Replicas._new_group
@@ -79,6 +80,7 @@ def test_groups_that_do_not_fit_an_accelerator_are_offloaded_to_the_host(build, 
 
 
 @pytest.mark.parametrize("model", [Linear(), pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_program_does_not_grow_with_the_number_of_replicas(build, model):
     def instructions(count):
         trained = build(num_seeds=count, replicas_at_once=count, model=model)

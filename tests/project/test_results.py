@@ -206,8 +206,12 @@ def test_the_documents_show_what_the_commands_printed():
                 continue
             start = line.partition(" ... ")[0]  # the rest depends on the machine
             assert any(one.startswith(start) for one in printed), (page, line)
-    (sentence, *_) = record["outputs"]["report --workdir runs/base runs/mlp --output runs/comparison.html"]
-    assert sentence in " ".join((ROOT / "docs" / "reports.md").read_text().replace("\n>", " ").split())
+    (sentence, *_) = record["outputs"][
+        "report --workdir runs/base runs/mlp --output runs/comparison.html"
+    ]
+    assert sentence in " ".join(
+        (ROOT / "docs" / "reports.md").read_text().replace("\n>", " ").split()
+    )
     page, found = text_of("docs/gpu-and-tpu.md"), {}
     for name in ("bfloat16", "float32"):
         (lines,) = (out for command, out in record["outputs"].items() if command.endswith(name))

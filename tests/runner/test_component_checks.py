@@ -170,6 +170,7 @@ MORE_ROWS = (MODEL, module("x = Net(40)(images)\nreturn x.reshape(-1, 10)"), "co
 @pytest.mark.parametrize(
     ("experiment", "smoke"), [(WRONG_LOSS, False), (WRONG_LOSS, True), (MORE_ROWS, False)]
 )
+@pytest.mark.slow
 def test_a_run_and_the_smoke_check_end_before_anything_is_written(experiment, smoke, tmp_path):
     fields, code, key = experiment
     path, line = write(tmp_path, fields, code)
@@ -222,12 +223,14 @@ def trained_by_train(hundred_images, tmp_path_factory):
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("training=False", "not training"),
-        ("is_training=False", "not is_training"),
         ("deterministic=True", "deterministic"),
-        ("*, deterministic", "deterministic"),
-        ("use_running_average=True", "use_running_average"),
-        ("train=False, deterministic=True", "deterministic or not train"),
+        pytest.param("training=False", "not training", marks=pytest.mark.slow),
+        pytest.param("is_training=False", "not is_training", marks=pytest.mark.slow),
+        pytest.param("*, deterministic", "deterministic", marks=pytest.mark.slow),
+        pytest.param("use_running_average=True", "use_running_average", marks=pytest.mark.slow),
+        pytest.param(
+            "train=False, deterministic=True", "deterministic or not train", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_modules_that_name_train_otherwise_train_to_the_same_bits(
@@ -256,6 +259,7 @@ def test_a_note_says_that_outputs_look_like_probabilities(last, tmp_path):
         assert notes == []
 
 
+@pytest.mark.slow
 def test_the_note_is_printed_before_the_first_step(small_mnist, tmp_path):
     fields = f"{MODEL}, manual_dir={str(small_mnist)!r}, num_steps=1, report=False"
     path, _ = write(tmp_path, fields, module("return nn.softmax(Net()(images))"))

@@ -219,6 +219,7 @@ def test_damaged_checkpoints_are_renamed_and_do_not_disturb_the_others(checkpoin
     assert {path.name for path in folder.iterdir()} == {"40.damaged", "40.damaged-2", "50"}
 
 
+@pytest.mark.slow
 def test_folder_of_checkpoints_that_cannot_be_read_is_not_an_empty_one(
     unfinished, tiny_experiment, monkeypatch
 ):
@@ -423,7 +424,12 @@ def test_second_run_on_a_directory_is_refused_while_the_first_is_alive(tiny_expe
     assert mnist_cnn.run(config, tmp_path)["steps"] == config.num_steps
 
 
-@pytest.mark.parametrize("change", ["renamed", "removed", "replaced"])
+SLOW = {"marks": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "change", ["renamed", pytest.param("removed", **SLOW), pytest.param("replaced", **SLOW)]
+)
 def test_directory_that_changes_during_the_run_ends_it_in_one_line(
     change, tiny_experiment, tmp_path
 ):
@@ -475,6 +481,7 @@ def test_file_system_without_locks_is_named_and_a_way_on(tmp_path):
             RunDirectory(tmp_path / "run").lock()
 
 
+@pytest.mark.slow
 def test_run_needs_no_home_directory_and_makes_nothing_beside_its_own(
     undisturbed, tiny_experiment, tmp_path
 ):

@@ -72,6 +72,7 @@ def test_run_directory_contains_config_environment_metrics_and_result(undisturbe
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["30", "40"]
 
 
+@pytest.mark.slow
 def test_a_run_under_a_changed_experiment_file_says_so(
     unfinished, tiny_experiment, tmp_path, capsys
 ):
@@ -111,6 +112,7 @@ def test_events_contain_the_metrics(undisturbed):
         assert value == pytest.approx(entry["loss"])
 
 
+@pytest.mark.slow
 def test_run_and_load_from_python_print_no_warnings_of_libraries_and_mute_none_of_the_caller(
     tiny_experiment, tmp_path
 ):

@@ -62,6 +62,7 @@ def test_every_signal_that_asks_to_stop_saves_and_a_doubled_one_is_the_same():
         assert (out, err) == (f"saved\nstopped by {number.name}\n", "")
 
 
+@pytest.mark.slow
 def test_signals_repeated_by_the_system_do_not_end_the_process_unsaved():
     """SIGXCPU comes every second from the soft limit to the hard one."""
     text = WAITING.format(then="time.sleep(2.2); os.kill(os.getpid(), stop.received)")
@@ -229,6 +230,7 @@ def test_interrupt_of_a_run_from_python_saves_and_says_how_to_resume(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_second_interrupt_from_python_is_a_keyboard_interrupt(python_handles_sigint):
     stop = StopRequest()
     raises = pytest.raises(KeyboardInterrupt, match="at once")
