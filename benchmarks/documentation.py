@@ -61,7 +61,13 @@ def main() -> None:
     for name, (page, width, height) in PAGES.items():
         screenshot((ROOT / RUNS / page).as_uri(), IMAGES / f"{name}.png", width, height)
     with tensorboard() as address:
-        screenshot(f"{address}#timeseries", IMAGES / "tensorboard.png", 1200, 560, seconds=8)
+        screenshot(
+            f"{address}?tagFilter=train#timeseries",
+            IMAGES / "tensorboard.png",
+            1200,
+            560,
+            seconds=8,
+        )
     pytest = [
         sys.executable,
         "-m",
