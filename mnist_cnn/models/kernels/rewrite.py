@@ -46,8 +46,13 @@ def _operations(program: core.Jaxpr, replaceable: bool = True) -> Iterator[tuple
         chosen_by_platform = equation.params.get("branches_platforms") is not None
         if equation.primitive.name not in _OWN_GRADIENTS and not chosen_by_platform:
             inner = replaceable and equation.primitive.name in _INLINED
-            for part in core.jaxprs_in_params(equation.params):
-                yield from _operations(part, inner)
+            for part in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+                if _is_program(part):
+                    yield from _operations(getattr(part, "jaxpr", part), inner)
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
 
 
 def _evaluate(program: core.Jaxpr, constants: Any, inputs: Any) -> list[Any]:
