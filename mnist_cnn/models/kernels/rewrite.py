@@ -46,9 +46,9 @@ def _operations(program: core.Jaxpr, replaceable: bool = True) -> Iterator[tuple
         chosen_by_platform = equation.params.get("branches_platforms") is not None
         if equation.primitive.name not in _OWN_GRADIENTS and not chosen_by_platform:
             inner = replaceable and equation.primitive.name in _INLINED
-            for part in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
-                if _is_program(part):
-                    yield from _operations(getattr(part, "jaxpr", part), inner)
+            values = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
+            for part in filter(_is_program, values):
+                yield from _operations(part.jaxpr if hasattr(part, "jaxpr") else part, inner)
 
 
 def _is_program(value: Any) -> bool:
