@@ -6,7 +6,6 @@ line of the experiment file, and no wrong gradient and no error at the end of th
 
 import contextlib
 import functools
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,21 +13,23 @@ from typing import Any
 import flax.errors
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
+from jax.extend import core
 
 from mnist_cnn.errors import ConfigError, users_line
-from mnist_cnn.models.apply import forward, init_variables, scale
+from mnist_cnn.models.apply import forward, scale
 from mnist_cnn.models.layers import DATA_AXIS
 from mnist_cnn.runner.experiment_file import where_made
-from mnist_cnn.training import components, rng
+from mnist_cnn.training import components
 from mnist_cnn.training.batches import Batch
 from mnist_cnn.training.components import Components
 from mnist_cnn.training.options import training_forward, training_loss
 from mnist_cnn.training.state import TrainState, initial_state, to_dict
 from mnist_cnn.training.step import step
 
+# Operations that change no value.
+_SHAPES = ("convert_element_type", "reshape", "squeeze", "broadcast_in_dim")
 _IMAGES = 7  # no other axis has this size, so that none is taken for it
 
 
@@ -56,6 +57,8 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
                 functools.partial(forward, model), state.variables, batch.images[:count]
             )
             _check_count(logits, count)
+        apply = functools.partial(forward, model)
+        outputs = jax.make_jaxpr(_over_mesh(apply))(state.variables, batch.images).jaxpr
         with nn.intercept_methods(functools.partial(_find_idle, idle)):
             train = functools.partial(training_forward, data_axis=None)
             logits, statistics = _trace(train, state, state.params, scale(batch.images))
@@ -74,41 +77,38 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
         after, _ = _trace(step, state, batch)
         if _specs(after) != _specs(state):
             raise ConfigError("its state or the parameters change shape or dtype at a step")
-    if not idle:
-        return []
-    return [
-        f"note: {_place(config, 'model', file)}: these layers work as in evaluation also during "
-        f"training: {', '.join(dict.fromkeys(idle))}; if that is not intended, give `__call__` an "
-        "argument `train` and pass it to them"
-    ]
+    place, notes = _place(config, "model", file), []
+    if idle:
+        notes.append(
+            f"note: {place}: these layers work as in evaluation also during training: "
+            f"{', '.join(dict.fromkeys(idle))}; if that is not intended, give `__call__` an "
+            "argument `train` and pass it to them"
+        )
+    if _is_probability(outputs):
+        notes.append(
+            f"note: {place}: its outputs are probabilities, but loss and predictions take them for "
+            "logits; leave out the softmax or sigmoid at its end"
+        )
+    return notes
 
 
-def check_outputs(config: Mapping[str, Any], file: str | None = None) -> list[str]:
-    """A note if the outputs of the config's own model look like probabilities, for any weights."""
-    model = config["model"]
-    if isinstance(model, str):
-        return []
-    generator = np.random.default_rng(0)
-
-    def weights(leaf: Any) -> Any:  # the model's own would take seconds to compile
-        scale = np.sqrt(max(1, math.prod(leaf.shape[:-1])))
-        return (generator.standard_normal(leaf.shape) / scale).astype(leaf.dtype)
-
-    shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
-    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
-    variables["params"] = jax.tree.map(weights, shapes["params"])
-    images = generator.integers(0, 256, (_IMAGES, 28, 28, 1), np.uint8)
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    program = jax.jit(_over_mesh(functools.partial(forward, model)), compiler_options=options)
-    logits = np.asarray(program(variables, images))[0]
-    sums_to_1 = np.allclose(logits.sum(-1), 1, atol=1e-3)
-    if not ((logits >= 0) & (logits <= 1)).all() or not (sums_to_1 or (logits % 1 > 0).all()):
-        return []
-    return [
-        f"note: {_place(config, 'model', file)}: its outputs look like probabilities (between 0 "
-        "and 1), but loss and predictions take them for logits; leave out the softmax or sigmoid "
-        "at its end"
-    ]
+def _is_probability(program: core.Jaxpr) -> bool:
+    """Whether the last operation of a program is a softmax or a sigmoid."""
+    made_by: dict[Any, Any] = {
+        variable: equation for equation in program.eqns for variable in equation.outvars
+    }
+    equation = made_by.get(program.outvars[0])
+    while equation and equation.primitive.name in _SHAPES:
+        equation = made_by.get(equation.invars[0])
+    if equation is None:
+        return False
+    for inner in equation.params.values():
+        if isinstance(inner, core.Jaxpr | core.ClosedJaxpr):
+            return _is_probability(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner)
+    numerator = made_by.get(equation.invars[0]) if equation.primitive.name == "div" else None
+    return equation.primitive.name == "logistic" or (
+        numerator is not None and numerator.primitive.name == "exp"
+    )
 
 
 def _new_state(config: Mapping[str, Any], parts: Components) -> TrainState:

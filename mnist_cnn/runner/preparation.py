@@ -126,7 +126,6 @@ def prepare(
     if processes.is_primary():
         directory.lock()
     with logger.clock("compile"), compile_cache():
-        notes += component_checks.check_outputs(config, config_file)
         replicas = Replicas(config, mesh, images, labels, init_variables)
         held_out = config["validation_split"]
         validate = _evaluator(replicas, logger, dataset, held_out) if held_out else None

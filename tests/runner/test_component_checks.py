@@ -11,7 +11,7 @@ import mnist_cnn
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.models.apply import as_logits, forward
 from mnist_cnn.runner.checkpoint import sha256
-from mnist_cnn.runner.component_checks import check_components, check_outputs
+from mnist_cnn.runner.component_checks import check_components
 from mnist_cnn.training import batches
 from mnist_cnn.training.state import create_state
 from mnist_cnn.training.step import train_step
@@ -250,11 +250,11 @@ def test_a_note_names_the_layers_that_never_train(tmp_path):
 
 
 @pytest.mark.parametrize("last", ["nn.softmax", "nn.sigmoid", "nn.log_softmax", "nn.relu", ""])
-def test_a_note_says_that_outputs_look_like_probabilities(last, tmp_path):
+def test_a_note_says_that_outputs_are_probabilities(last, tmp_path):
     path, line = write(tmp_path, MODEL, module(f"return {last}(Net()(images))"))
-    notes = check_outputs(config_of(path), str(path))
+    notes = check_components(config_of(path), str(path))
     if last in ("nn.softmax", "nn.sigmoid"):
-        assert len(notes) == 1 and f"({path}, line {line}): its outputs look like prob" in notes[0]
+        assert len(notes) == 1 and f"({path}, line {line}): its outputs are prob" in notes[0]
     else:
         assert notes == []
 
@@ -264,7 +264,7 @@ def test_the_note_is_printed_before_the_first_step(small_mnist, tmp_path):
     fields = f"{MODEL}, manual_dir={str(small_mnist)!r}, num_steps=1, report=False"
     path, _ = write(tmp_path, fields, module("return nn.softmax(Net()(images))"))
     out, _ = run("mnist_cnn.main", "--config", path, "--workdir", tmp_path / "run")
-    assert 0 < out.index("its outputs look like probabilities") < out.index("step 1")
+    assert 0 < out.index("its outputs are probabilities") < out.index("step 1")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_unusual_components_that_work_are_accepted(fields, tmp_path):
 def test_the_experiments_of_the_repository_give_no_notes():
     for path in sorted((ROOT / "experiments").glob("*.py")):
         config = config_of(path)
-        assert check_components(config) == [] and check_outputs(config) == [], path
+        assert check_components(config) == [], path
 
 
 def test_an_array_of_labels_is_no_logits():

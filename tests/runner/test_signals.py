@@ -261,6 +261,14 @@ def test_interrupt_handler_of_the_caller_and_other_threads_are_left_alone(python
     assert seen == [signal.default_int_handler]
 
 
+def reply_to(client, cell):
+    """The kernel's reply to a cell; one to an earlier request may come before it."""
+    while True:
+        message = client.get_shell_msg(timeout=60)
+        if message["parent_header"].get("msg_id") == cell:
+            return message["content"]
+
+
 @pytest.mark.slow
 def test_interrupt_of_a_cell_of_a_notebook_saves_and_the_next_cell_resumes(
     tiny_experiment, tmp_path
@@ -273,7 +281,7 @@ def test_interrupt_of_a_cell_of_a_notebook_saves_and_the_next_cell_resumes(
     client.start_channels()
     try:
         client.wait_for_ready(timeout=60)
-        client.execute(
+        cell = client.execute(
             "import mnist_cnn, runpy\n"
             f"config = runpy.run_path({str(tiny_experiment)!r})['get_config']()\n"
             "config.num_steps = 1_000_000\n"
@@ -281,12 +289,12 @@ def test_interrupt_of_a_cell_of_a_notebook_saves_and_the_next_cell_resumes(
         )
         wait_for(lambda: newest_step(tmp_path) >= 20)
         kernel.interrupt_kernel()
-        reply = client.get_shell_msg(timeout=60)["content"]
+        reply = reply_to(client, cell)
         assert reply["ename"] == "KeyboardInterrupt"
         resume = re.search(r"saved\. To resume: (.*)", reply["evalue"])[1]
         steps = newest_step(tmp_path) + 3
-        client.execute(f"config.num_steps = {steps}\n{resume}")
-        assert client.get_shell_msg(timeout=60)["content"]["status"] == "ok"
+        cell = client.execute(f"config.num_steps = {steps}\n{resume}")
+        assert reply_to(client, cell)["status"] == "ok"
     finally:
         client.stop_channels()
         kernel.shutdown_kernel(now=True)
