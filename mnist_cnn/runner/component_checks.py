@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.extend import core
 
 from mnist_cnn.errors import ConfigError, users_line
-from mnist_cnn.models.apply import forward, scale
+from mnist_cnn.models.apply import forward
 from mnist_cnn.models.layers import DATA_AXIS
 from mnist_cnn.runner.experiment_file import where_made
 from mnist_cnn.training import components
@@ -45,38 +45,25 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
         model = components.build_model(config)
     _, loss, optimizer = components.build_components(config)
     batch = Batch(
-        images=jnp.zeros((_IMAGES, 28, 28, 1), jnp.uint8),
-        labels=jnp.zeros(_IMAGES, jnp.int32),
-        weights=jnp.ones(_IMAGES),
+        images=_shape(jnp.uint8, _IMAGES, 28, 28, 1),
+        labels=_shape(jnp.int32, _IMAGES),
+        weights=_shape(jnp.float32, _IMAGES),
     )
     idle: list[str] = []
-    with named("model"):
-        state = _new_state(config, (model, loss, lambda hyper: optax.identity()))
-        for count in (1, _IMAGES):
-            logits = _trace(
-                functools.partial(forward, model), state.variables, batch.images[:count]
-            )
-            _check_count(logits, count)
-        apply = functools.partial(forward, model)
-        outputs = jax.make_jaxpr(_over_mesh(apply))(state.variables, batch.images).jaxpr
-        with nn.intercept_methods(functools.partial(_find_idle, idle)):
-            train = functools.partial(training_forward, data_axis=None)
-            logits, statistics = _trace(train, state, state.params, scale(batch.images))
-        _check_count(logits, _IMAGES)
-        if _specs(statistics) != _specs(state.batch_stats):
-            raise ConfigError("its batch_stats change their names or shapes in training")
-    with named("loss"):
-
-        def total(logits: Any, state: TrainState) -> Any:
-            return training_loss(state, logits, batch.labels).sum()
-
-        _trace(jax.grad(total), logits, state)
-    with named("optimizer"):
+    try:  # the whole step at once; the parts one by one only to name the one that fails
         state = _new_state(config, (model, loss, optimizer))
-        _trace(to_dict, state)
-        after, _ = _trace(step, state, batch)
-        if _specs(after) != _specs(state):
-            raise ConfigError("its state or the parameters change shape or dtype at a step")
+        with nn.intercept_methods(functools.partial(_find_idle, idle)):
+            after, _ = _trace(step, state, batch)
+        works = _specs(after) == _specs(state) and _trace(to_dict, state) is not None
+    except Exception:
+        works = False
+    if not works:
+        _name_the_fault(config, (model, loss, optimizer), batch, named)
+    with named("model"):
+        program, logits = jax.make_jaxpr(
+            _over_mesh(functools.partial(forward, model)), return_shape=True
+        )(state.variables, batch.images)
+        _check_count(_shape(logits.dtype, *logits.shape[1:]), _IMAGES)
     place, notes = _place(config, "model", file), []
     if idle:
         notes.append(
@@ -84,12 +71,45 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
             f"{', '.join(dict.fromkeys(idle))}; if that is not intended, give `__call__` an "
             "argument `train` and pass it to them"
         )
-    if _is_probability(outputs):
+    if _is_probability(program.jaxpr):
         notes.append(
             f"note: {place}: its outputs are probabilities, but loss and predictions take them for "
             "logits; leave out the softmax or sigmoid at its end"
         )
     return notes
+
+
+def _name_the_fault(
+    config: Mapping[str, Any], parts: Components, batch: Batch, named: Callable[[str], Any]
+) -> None:
+    """Raises ConfigError for the first of the parts that does not do what a step needs."""
+    model, loss, _ = parts
+    with named("model"):
+        state = _new_state(config, (model, loss, lambda hyper: optax.identity()))
+        for count in (1, _IMAGES):
+            images = _shape(jnp.uint8, count, 28, 28, 1)
+            _check_count(_trace(functools.partial(forward, model), state.variables, images), count)
+        train = functools.partial(training_forward, data_axis=None)
+        images = _shape(jnp.float32, _IMAGES, 28, 28, 1)
+        logits, statistics = _trace(train, state, state.params, images)
+        _check_count(logits, _IMAGES)
+        if _specs(statistics) != _specs(state.batch_stats):
+            raise ConfigError("its batch_stats change their names or shapes in training")
+    with named("loss"):
+
+        def total(logits: Any, state: TrainState, labels: Any) -> Any:
+            return training_loss(state, logits, labels).sum()
+
+        _trace(jax.grad(total), logits, state, batch.labels)
+    with named("optimizer"):
+        state = _new_state(config, parts)
+        _trace(to_dict, state)
+        _trace(step, state, batch)
+        raise ConfigError("its state or the parameters change shape or dtype at a step")
+
+
+def _shape(dtype: Any, *shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _is_probability(program: core.Jaxpr) -> bool:
