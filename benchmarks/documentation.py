@@ -5,7 +5,7 @@
 It runs the documented commands in runs/documentation, writes what they print to
 benchmarks/results/documentation.json, and the pictures to docs/images. It needs the extras `test`
 and `demo` and Chromium, and takes 10 minutes on 2 cores. A test compares the documents with the
-record; the benchmarks and `experiments/results` have records and pictures of their own.
+record. The pictures of the other records are drawn again from these.
 """
 
 import contextlib
@@ -22,10 +22,12 @@ from collections.abc import Iterator
 
 import jax
 
+from benchmarks import plot, results_plot
 from mnist_cnn.runner.environment import describe_environment
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "documentation.json"
+TRAINING = RECORD.with_name("training.json")
 IMAGES = ROOT / "docs" / "images"
 RUNS = "runs/documentation/"
 BASE = "main --config experiments/base.py"
@@ -80,6 +82,8 @@ def main() -> None:
     ]
     target = {"DEMO_SCREENSHOT": str(IMAGES / "demo.png")}
     subprocess.run(pytest, cwd=ROOT, env=os.environ | target, check=True)
+    results_plot.draw(results_plot.PATH)
+    plot.draw(json.loads(TRAINING.read_text()), IMAGES / "training.png")
     pictures = [sys.executable, "tests/pictures.py", str(IMAGES / "pictures.png")]
     subprocess.run(pictures, cwd=ROOT, check=True)
 

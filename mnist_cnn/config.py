@@ -13,7 +13,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_dict
 
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, one_line, shorten
 from mnist_cnn.files import local_path
 
 
@@ -114,6 +114,7 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "smoke": Field(bool, False, free_on_resume=True),
 }
 
+DEFAULTS = {key: field.default for key, field in FIELDS.items()}
 HYPERPARAMETERS = tuple(key for key, field in FIELDS.items() if field.sweepable)
 OFF_AT_ZERO = tuple(key for key in HYPERPARAMETERS if FIELDS[key].default == 0)
 FREE_ON_RESUME = tuple(key for key, field in FIELDS.items() if field.free_on_resume)
@@ -255,18 +256,7 @@ def describe(value: Any) -> Any:
         return f"{describe(value.func)}({', '.join(texts)})"
     if hasattr(value, "__qualname__"):
         return value.__qualname__
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
-
-
-def shorten(value: Any) -> str:
-    """`value` in an error: numbers, strings and lists as they are, an object by its type."""
-    if value is None or type(value) in (str, bool, int, float, list, tuple, dict):
-        text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
-        return text if len(text) <= 200 else f"{text[:200]}..."
-    if hasattr(value, "__qualname__"):
-        return describe(value)
-    shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else ""
-    return f"an object of type {type(value).__name__}{shape}"
+    return one_line(value)
 
 
 def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,7 +268,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What prevents `new` from resuming a run of `old`, both of `as_dict`: "KEY: was X, now Y"."""
     free = FREE_ON_RESUME + (LENGTH if new["schedule"] == "constant" else ())
     # A field that `old` lacks is newer than the run and counts as its default.
-    before = {key: old.get(key, field.default) for key, field in FIELDS.items()}
+    before = {**DEFAULTS, **old}
     changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
     return [f"{k}: {_contrast(before[k], new[k])}" for k in changed if k not in free]
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import pathlib
+import re
 import sysconfig
 import traceback
 import types
+from typing import Any
 
 
 class UserError(Exception):
@@ -37,6 +39,22 @@ def import_problem(error: ImportError, remedy: str) -> str:
 def printable(text: str) -> str:
     """`text` with control characters escaped, such as \\x1b: file names can contain them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(value: Any) -> str:
+    """The repr of `value` without line breaks and addresses."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
+
+
+def shorten(value: Any) -> str:
+    """`value` in an error: numbers, strings and lists as they are, an object by its type."""
+    if value is None or type(value) in (str, bool, int, float, list, tuple, dict):
+        text = one_line(value)
+        return text if len(text) <= 200 else f"{text[:200]}..."
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__
+    shape = f" of shape {list(value.shape)}" if hasattr(value, "shape") else ""
+    return f"an object of type {type(value).__name__}{shape}"
 
 
 def is_users(filename: str) -> bool:

@@ -56,7 +56,7 @@ def changes(arguments: list[str]) -> dict[str, Any]:
     dtype = "bfloat16" if "bfloat16" in arguments else "float32"
     for name, network in NETWORKS.items():
         if name in arguments:
-            return {"model": network(jnp.dtype(dtype))}
+            return {"model": network(dtype=jnp.dtype(dtype))}
     return {"compute_dtype": dtype}
 
 

@@ -1,34 +1,27 @@
 """Networks as a user of Flax would write them, with nothing of this package."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 
-class Tutorial(nn.Module):
+class Pooled(nn.Module):
+    """Two convolutions with max-pooling and two dense layers, as in the tutorial."""
+
+    size: int
+    hidden: int
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):  # type: ignore[no-untyped-def]
         for features in (32, 64):
-            x = nn.relu(nn.Conv(features, (5, 5), dtype=self.dtype)(x))
+            x = nn.relu(nn.Conv(features, (self.size, self.size), dtype=self.dtype)(x))
             x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = x.reshape((x.shape[0], -1))
-        x = nn.relu(nn.Dense(1024, dtype=self.dtype)(x))
-        return nn.Dense(10)(x)
-
-
-class Small(nn.Module):
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):  # type: ignore[no-untyped-def]
-        for features in (32, 64):
-            x = nn.relu(nn.Conv(features, (3, 3), dtype=self.dtype)(x))
-            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
-        x = x.reshape((x.shape[0], -1))
-        x = nn.relu(nn.Dense(128, dtype=self.dtype)(x))
+        x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(x))
         return nn.Dense(10)(x)
 
 
@@ -71,4 +64,9 @@ class Accurate(nn.Module):
         return nn.Dense(10)(x.reshape((x.shape[0], -1)))
 
 
-NETWORKS = {"tutorial": Tutorial, "small": Small, "mobile": Mobile, "accurate": Accurate}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "tutorial": functools.partial(Pooled, 5, 1024),
+    "small": functools.partial(Pooled, 3, 128),
+    "mobile": Mobile,
+    "accurate": Accurate,
+}

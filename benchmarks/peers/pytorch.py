@@ -4,7 +4,9 @@ The arguments: `channels_last` selects that memory format, `bfloat16` autocast, 
 torch.compile (on a GPU with CUDA graphs), and a name the network, as in `plain.py`.
 """
 
+import functools
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,19 +20,11 @@ if DEVICE == "cuda":
     torch.set_float32_matmul_precision("high")  # TF32, as JAX does by default
 
 
-def tutorial() -> list[nn.Module]:
+def pooled(size: int, hidden: int) -> list[nn.Module]:
     return [
-        *(nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(64 * 7 * 7, 1024), nn.ReLU(), nn.Linear(1024, 10)),
-    ]
-
-
-def small() -> list[nn.Module]:
-    return [
-        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10)),
+        *(nn.Conv2d(1, 32, size, padding=size // 2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, size, padding=size // 2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64 * 7 * 7, hidden), nn.ReLU(), nn.Linear(hidden, 10)),
     ]
 
 
@@ -62,7 +56,12 @@ def accurate() -> list[nn.Module]:
     ]
 
 
-NETWORKS = {"tutorial": tutorial, "small": small, "mobile": mobile, "accurate": accurate}
+NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
+    "tutorial": functools.partial(pooled, 5, 1024),
+    "small": functools.partial(pooled, 3, 128),
+    "mobile": mobile,
+    "accurate": accurate,
+}
 
 
 class Trainer:
@@ -72,7 +71,7 @@ class Trainer:
         self.images = pixels.to(DEVICE, memory_format=FORMAT)
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(DEVICE)
         self.batch_size = batch_size
-        make = next((NETWORKS[name] for name in sys.argv if name in NETWORKS), tutorial)
+        make = NETWORKS[next((name for name in sys.argv if name in NETWORKS), "tutorial")]
         self.model = nn.Sequential(*make()).to(DEVICE, memory_format=FORMAT)
         self.forward = self.model
         if "compiled" in sys.argv:

@@ -12,8 +12,6 @@ from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.errors import CheckpointError, printable
 from mnist_cnn.runner import predictions as predictions_lib, run_directory
 
-DEFAULTS = {key: field.default for key, field in config_lib.FIELDS.items()}
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -36,8 +34,8 @@ class Run:
         excluded = ("name", "seed", "num_seeds", "sweep", *config_lib.FREE_ON_RESUME)
         sweep = self.result.get("sweep")
         chosen = sweep["settings"][sweep["chosen"]]["setting"] if sweep else {}
-        fields = DEFAULTS | self.config | chosen
-        return {key: fields[key] for key in DEFAULTS if key not in excluded}
+        fields = config_lib.DEFAULTS | self.config | chosen
+        return {key: fields[key] for key in config_lib.DEFAULTS if key not in excluded}
 
     @property
     def replicas(self) -> slice:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from mnist_cnn import statistics
-from mnist_cnn.analysis import finished_runs, plots
-from mnist_cnn.analysis.finished_runs import DEFAULTS, Run, Setting
+from mnist_cnn import config as config_lib, statistics
+from mnist_cnn.analysis import finished_runs, mosaics, plots
+from mnist_cnn.analysis.finished_runs import Run, Setting
 from mnist_cnn.analysis.theme import DARK, LIGHT
 from mnist_cnn.errors import CheckpointError, printable
 from mnist_cnn.files import local_path, write_atomically
@@ -103,9 +103,9 @@ def _run_plots(run: Run) -> list[plots.Plot]:
         *(plots.error_over_sweep(sweep) if sweep else []),
         *plots.learning_curves(finished_runs.settings_of([run])),
         plots.confusion_matrix(run),
-        plots.worst_mistakes(run),
+        mosaics.worst_mistakes(run),
         plots.reliability_diagram(run),
-        *([plots.filters(kernels)] if len(kernels) else []),
+        *([mosaics.filters(kernels)] if len(kernels) else []),
     ]
 
 
@@ -158,7 +158,7 @@ def comparison_page(settings: Sequence[Setting]) -> str:
         rows.append([setting.label, ", ".join(map(str, accuracies)), accuracy])
     shown = [plots.differences(first.label, differences), *plots.error_across_settings(settings)]
     shown += plots.learning_curves(settings)
-    shown += [plots.changed_predictions(first, other) for other in others]
+    shown += [mosaics.changed_predictions(first, other) for other in others]
     return _page(
         " / ".join(setting.label for setting in settings),
         f"{', '.join(other.label for other in others)} compared with {first.label}",
@@ -187,7 +187,7 @@ def _sentence(first: Setting, other: Setting) -> str:
 
 def _provenance(run: Run) -> list[str]:
     """The fields that differ from the base experiment, the command, and the environment."""
-    fields = [[key, DEFAULTS.get(key), value] for key, value in run.config.items()]
+    fields = [[key, config_lib.DEFAULTS.get(key), value] for key, value in run.config.items()]
     changed = [row for row in fields if row[1] != row[2]]
     environment = dict(run.environment)
     command = shlex.join(map(str, environment.pop("command", None) or [])) or "(called from Python)"

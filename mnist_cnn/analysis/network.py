@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Float32, Float64, UInt8
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.errors import CheckpointError
+from mnist_cnn.errors import CheckpointError, shorten
 from mnist_cnn.models.apply import Variables, init_variables, make_variables
 from mnist_cnn.parallel.devices import find_devices
 from mnist_cnn.runner import experiment_file
@@ -114,7 +114,9 @@ def load(
     # Shapes only: nothing is initialized or compiled.
     shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
     axis = (len(replicas),) if len(replicas) > 1 else ()
-    expected = jax.tree.map(lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), shapes)
+    expected = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(axis + leaf.shape, leaf.dtype), shapes
+    )
     if specs(variables) != specs(expected):
         raise CheckpointError(
             f"{directory.checkpoints}: checkpoint {step} is of another network than the experiment "
@@ -139,7 +141,7 @@ def _complete_config(
             objects[key] = config[key]
         elif key == "model":
             raise CheckpointError(
-                f"{directory.path}: its model is {config_lib.shorten(saved.get(key))}, from an "
+                f"{directory.path}: its model is {shorten(saved.get(key))}, from an "
                 "experiment file; give that experiment as well: --config EXPERIMENT, in Python "
                 "load(.., config)"
             )

@@ -4,8 +4,17 @@ import contextlib
 import os
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
+from mnist_cnn import config as config_lib
 from mnist_cnn.errors import UserError
+from mnist_cnn.parallel.mesh import on_cpu
+from mnist_cnn.training.batches import Split
+from mnist_cnn.training.state import create_state
 
 # A checkpoint holds the states again, for a moment, in the snapshot that is written, in the next
 # one, in Orbax's own copy and in the files' buffers. The peak of the base experiment with 8 and 24
@@ -13,7 +22,22 @@ from mnist_cnn.errors import UserError
 _COPIES = 4.0
 
 
-def check_memory(
+def check_memory(config: Mapping[str, Any], mesh: Mesh, data: Split) -> None:
+    """Raises UserError if this machine's memory is too small for the networks of a run.
+
+    `data` is the training split, as NumPy arrays.
+    """
+    state = jax.eval_shape(lambda: create_state(config, len(data.labels)))
+    check_sizes(
+        len(config_lib.replicas(config)),
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+        sum(array.nbytes for array in jax.tree.leaves(data)),
+        states_on_host=on_cpu(mesh),
+        processes=jax.process_count(),
+    )
+
+
+def check_sizes(
     replicas: int, state_bytes: int, data_bytes: int, *, states_on_host: bool, processes: int
 ) -> None:
     """Raises UserError if the networks of a run need more memory than this process can have.

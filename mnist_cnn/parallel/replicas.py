@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Integer, UInt8
 from mnist_cnn import config as config_lib
 from mnist_cnn.models.apply import Variables
 from mnist_cnn.models.kernels.compiler import compiler_options
-from mnist_cnn.parallel import memory
 from mnist_cnn.parallel.mesh import BY_BATCH, BY_REPLICA, DATA, REPLICA, REPLICATED, on_cpu, shard
 from mnist_cnn.parallel.plan import make_plan
 from mnist_cnn.parallel.processes import allgather_max, gather
@@ -25,14 +24,7 @@ from mnist_cnn.training import batches, scoring
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.components import build_components, build_hyperparameters
 from mnist_cnn.training.metrics import Metrics
-from mnist_cnn.training.state import (
-    TrainState,
-    create_state,
-    from_dict,
-    initial_state,
-    is_finite,
-    to_dict,
-)
+from mnist_cnn.training.state import TrainState, from_dict, initial_state, is_finite, to_dict
 
 # (split, replicas) -> logits float32 [R, N, 10], losses float32 [R, N]
 Score = Callable[[Split, Sequence[int]], tuple[np.ndarray, np.ndarray]]
@@ -289,18 +281,3 @@ def checkpoint_template(state: TrainState, sums: Metrics, num_replicas: int) -> 
     """
     axis, tree = (num_replicas,) if num_replicas > 1 else (), _to_dicts(state, sums)
     return jax.tree.map(lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), tree)
-
-
-def check_memory(config: Mapping[str, Any], mesh: Mesh, data: Split) -> None:
-    """Raises UserError if this machine's memory is too small for the networks of a run.
-
-    `data` is the training split, as NumPy arrays.
-    """
-    state = jax.eval_shape(lambda: create_state(config, len(data.labels)))
-    memory.check_memory(
-        len(config_lib.replicas(config)),
-        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
-        data.images.nbytes + data.labels.nbytes,
-        states_on_host=on_cpu(mesh),
-        processes=jax.process_count(),
-    )

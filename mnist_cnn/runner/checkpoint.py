@@ -192,9 +192,10 @@ def _arrays(tree: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def specs(tree: Tree) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and dtype of each array of a tree, by its path."""
-    return {path: (array.shape, array.dtype) for path, array in _arrays(tree).items()}
+def specs(tree: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of each array of a tree, or of what has them, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
 
 
 def _orbax() -> Any:

@@ -20,6 +20,7 @@ from jax.extend import core
 from mnist_cnn.errors import ConfigError, users_line
 from mnist_cnn.models.apply import forward
 from mnist_cnn.models.layers import DATA_AXIS
+from mnist_cnn.runner.checkpoint import specs
 from mnist_cnn.runner.experiment_file import where_made
 from mnist_cnn.training import components
 from mnist_cnn.training.batches import Batch
@@ -54,7 +55,7 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
         state = _new_state(config, (model, loss, optimizer))
         with nn.intercept_methods(functools.partial(_find_idle, idle)):
             after, _ = _trace(step, state, batch)
-        works = _specs(after) == _specs(state) and _trace(to_dict, state) is not None
+        works = specs(after) == specs(state) and _trace(to_dict, state) is not None
     except Exception:
         works = False
     if not works:
@@ -93,7 +94,7 @@ def _name_the_fault(
         images = _shape(jnp.float32, _IMAGES, 28, 28, 1)
         logits, statistics = _trace(train, state, state.params, images)
         _check_count(logits, _IMAGES)
-        if _specs(statistics) != _specs(state.batch_stats):
+        if specs(statistics) != specs(state.batch_stats):
             raise ConfigError("its batch_stats change their names or shapes in training")
     with named("loss"):
 
@@ -164,11 +165,6 @@ def _find_idle(
         if (getattr(layer, name) if given is None else given) is True:
             found.append("/".join(layer.path))
     return call(*args, **kwargs)
-
-
-def _specs(tree: Any) -> Any:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
 
 
 def _place(config: Mapping[str, Any], key: str, file: str | None) -> str:

@@ -78,8 +78,7 @@ def join(
 
 def _read(workdir: str | os.PathLike[str], report: Callable[[str], None]) -> _Part:
     directory = RunDirectory(workdir)
-    defaults = {key: field.default for key, field in config_lib.FIELDS.items()}
-    config = defaults | directory.read_config()
+    config = config_lib.DEFAULTS | directory.read_config()
     if config["sweep"]:
         raise CheckpointError(f"{directory}: a sweep; only seeds of one setting can be joined")
     named = lambda line: report(f"{directory}: {line}")  # noqa: E731

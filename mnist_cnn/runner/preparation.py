@@ -17,8 +17,9 @@ from mnist_cnn.models.kernels.compiler import compiler_note
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.devices import find_devices, unused_gpu
+from mnist_cnn.parallel.memory import check_memory
 from mnist_cnn.parallel.mesh import make_mesh
-from mnist_cnn.parallel.replicas import Replicas, check_memory
+from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner import checks, component_checks, experiment_file
 from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint
 from mnist_cnn.runner.console import Console

@@ -21,8 +21,9 @@ from mnist_cnn.data.dataset import open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.models.kernels.compiler import compiler_note
 from mnist_cnn.parallel.devices import find_devices, unused_gpu
+from mnist_cnn.parallel.memory import check_memory
 from mnist_cnn.parallel.mesh import make_mesh
-from mnist_cnn.parallel.replicas import Replicas, check_memory
+from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner import component_checks
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.console import Console

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.cnn import CNN
 from mnist_cnn.training.batches import HostOrDeviceArray
 
@@ -46,7 +46,7 @@ def build_components(config: Mapping[str, Any]) -> Components:
         made = optimizer(hyper["learning_rate"] if varies else config["learning_rate"])
         if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
             raise ConfigError(
-                f"config.optimizer: returned {config_lib.shorten(made)}, expected an "
+                f"config.optimizer: returned {shorten(made)}, expected an "
                 "optax.GradientTransformation, such as optax.sgd(learning_rate)"
             )
         return made
@@ -68,12 +68,12 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
     if isinstance(model, str):
         return MODELS[model](dtype=config["compute_dtype"])
     if not isinstance(model, nn.Module):
-        got = config_lib.shorten(model)
+        got = shorten(model)
         raise ConfigError(f"config.model: got {got}, expected an object of a flax.linen module")
     if (field := _unhashable_field(model)) is not None:
         raise ConfigError(
             f"config.model: the field {field} of {type(model).__name__} is "
-            f"{config_lib.shorten(getattr(model, field))}, which cannot be hashed; give it tuples "
+            f"{shorten(getattr(model, field))}, which cannot be hashed; give it tuples "
             "instead of lists, dicts and arrays, and make arrays within the module"
         )
     return model
@@ -102,7 +102,7 @@ def apply_loss(
     if shape == labels.shape and jnp.issubdtype(dtype, jnp.floating):
         return losses
     if shape is None:
-        got = config_lib.shorten(losses)
+        got = shorten(losses)
     else:
         got = f"{dtype} {list(shape)} for logits {list(logits.shape)}"
     raise ConfigError(

@@ -12,7 +12,7 @@ from conftest import imported_by, metrics_of, read_idx, run
 
 import mnist_cnn
 from mnist_cnn import report, statistics
-from mnist_cnn.analysis import finished_runs, html_report, plots
+from mnist_cnn.analysis import finished_runs, html_report, mosaics, plots
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import predictions
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -132,7 +132,7 @@ def test_varied_field_is_plotted_against_validation_error(trained, monkeypatch):
     calls, original = [], plots.error_over_field
     monkeypatch.setattr(plots, "error_over_field", lambda *a: calls.append(a) or original(*a))
     monkeypatch.setattr(plots, "learning_curves", lambda settings: [])  # the others take time
-    monkeypatch.setattr(plots, "changed_predictions", lambda *_: plots.Plot("", "", b"", b""))
+    monkeypatch.setattr(mosaics, "changed_predictions", lambda *_: plots.Plot("", "", b"", b""))
     assert "<h2>Error over learning_rate</h2>" in html_report.comparison_page(settings)
     ((name, lines, split),) = calls
     assert (name, list(lines), split) == ("learning_rate", [""], "validation")
@@ -211,7 +211,7 @@ def test_shared_seeds_are_paired_and_single_seeds_compared_over_images(trained):
 
 def test_changed_predictions_show_the_images_that_changed(trained):
     first, other = settings_of(trained[1e-3, 1], trained[1e-4, 1])
-    lost = plots.corrected_digits(other, 1, first, 1, "lost")
+    lost = mosaics.corrected_digits(other, 1, first, 1, "lost")
     images = read_idx("t10k-images-idx3-ubyte")[:250, :, :, 0]
     changed = np.flatnonzero(first.correct(1) & ~other.correct(1))
     assert len(lost) == len(changed) > 0

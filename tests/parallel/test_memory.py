@@ -92,5 +92,5 @@ def test_networks_that_fit_are_trained_and_one_more_is_refused(
     result = mnist_cnn.run(config_of(tiny_experiment, num_seeds=3, **changes), tmp_path / "run")
     assert len(result["seeds"]) == 3
     with pytest.raises(UserError):
-        memory.check_memory(11, 100_000, 396_000, states_on_host=True, processes=1)
-    memory.check_memory(11, 100_000, 396_000, states_on_host=False, processes=1)
+        memory.check_sizes(11, 100_000, 396_000, states_on_host=True, processes=1)
+    memory.check_sizes(11, 100_000, 396_000, states_on_host=False, processes=1)
