@@ -136,6 +136,7 @@ QUICK = [(1, 6, 10, 3), (1, 6, 10, 8)]  # in polyphase components, and by the Fo
 @pytest.mark.parametrize(
     "shape", [pytest.param(s, marks=() if s in QUICK else pytest.mark.slow) for s in SIZES]
 )
+@pytest.mark.slow
 def test_conv_max_pool_rounds_as_finely_as_flax(shape):
     images, kernel = normal(0, shape), normal(1, (5, 5, shape[-1], 64))
     with jax.enable_x64(True):

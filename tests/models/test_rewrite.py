@@ -101,6 +101,7 @@ class Plain(nn.Module):
         return nn.Dense(10)(x.reshape(x.shape[0], -1))
 
 
+@pytest.mark.slow
 def test_state_and_random_numbers_of_a_module_are_what_they_were():
     images, keys = normal(1, 4, 28, 28, 1), {"dropout": jax.random.key(3)}
     variables = Plain().init(jax.random.key(0), images)

@@ -124,7 +124,11 @@ def on_eight_devices(program, *arguments):
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module", params=["linear", pytest.param("base", marks=pytest.mark.slow)])
+# Among the quick tests, two processes share a batch in test_processes.py.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "base")],
+)
 def measured(request, small_mnist):
     return on_eight_devices(MEASURE, str(small_mnist), request.param) | {"model": request.param}
 

@@ -91,6 +91,7 @@ def test_a_lost_process_ends_the_other_with_one_line_and_the_job_resumes(
     assert result_of(tmp_path)["steps"] == newest + 10
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_and_saves_the_job(tiny_experiment, tmp_path):
     processes = job(tiny_experiment, tmp_path, "--config.num_steps=1000000")
     wait_for_step_20(tmp_path, processes)
