@@ -11,6 +11,7 @@ import os
 import pathlib
 import platform
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -35,18 +36,19 @@ _STALE_SECONDS = 3600.0  # a killed process left a work folder of this age
 def compile_cache() -> Iterator[None]:
     """Within it, programs are read from the user's cache folder, or compiled and stored there.
 
-    The folder is `$XDG_CACHE_HOME/mnist_cnn` or `~/.cache/mnist_cnn`. If the user has set JAX's
+    The folder is `$XDG_CACHE_HOME/mnist_cnn` or `~/.cache/mnist_cnn`; without a home directory one
+    in the temporary folder, that belongs to the user alone. If the user has set JAX's
     own cache (`JAX_COMPILATION_CACHE_DIR`), that one is used instead.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         yield
         return
     try:
-        home = local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME")
+        home = _cache_home()
         store = home / "mnist_cnn" / "compiled" / _processor_digest()
         store.mkdir(parents=True, exist_ok=True)
         work = pathlib.Path(tempfile.mkdtemp(prefix="work-", dir=store))
-    except (OSError, ConfigError):  # a run works without a cache, and without a home directory
+    except (OSError, ConfigError):  # a run works without a cache
         yield
         return
     with contextlib.suppress(OSError):
@@ -68,6 +70,19 @@ def compile_cache() -> Iterator[None]:
             for path in sorted(entries, key=lambda path: path.stat().st_mtime)[:-_MAX_ENTRIES]:
                 path.unlink(missing_ok=True)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _cache_home() -> pathlib.Path:
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return local_path(chosen, "XDG_CACHE_HOME")
+    with contextlib.suppress(ConfigError):
+        return local_path("~/.cache", "XDG_CACHE_HOME")
+    folder = pathlib.Path(tempfile.gettempdir(), f"mnist_cnn-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not this user's own")  # others could put programs there
+    return folder
 
 
 def _configure(values: Mapping[str, Any]) -> None:

@@ -38,7 +38,8 @@ from kills import end_of, run_until_it_ends
 import mnist_cnn
 from mnist_cnn import command_line as command_lib, config as config_lib
 from mnist_cnn.analysis.evaluation import evaluate
-from mnist_cnn.errors import CheckpointError, DataError, UserError, printable
+from mnist_cnn.errors import CheckpointError, ConfigError, DataError, UserError, printable
+from mnist_cnn.parallel import compile_cache as cache_lib
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.runner import checkpoint
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
@@ -492,14 +493,41 @@ def test_run_needs_no_home_directory_and_makes_nothing_beside_its_own(
     command += ["--ambient-caps=+dac_override", sys.executable, "-m", "mnist_cnn.main"]
     hidden = ("HOME", "TFDS_DATA_DIR", "XDG_CACHE_HOME")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    (tmp_path / "here").mkdir()
+    (tmp_path / "tmp").mkdir()
     process = subprocess.run(
-        [*command, "--config", tiny_experiment, "--workdir=run"],
-        cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        [*command, "--config", tiny_experiment, "--workdir=run"], cwd=tmp_path / "here",
+        env=environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True, text=True,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert process.stderr.startswith("note: the data is used from memory; there is no home")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    same_end(tmp_path / "run", undisturbed[0])
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["run"]
+    (cache,) = (tmp_path / "tmp").iterdir()
+    assert cache.name == "mnist_cnn-54321" and cache.stat().st_mode & 0o777 == 0o700
+    assert_entries_are_valid(cache)
+    same_end(tmp_path / "here" / "run", undisturbed[0])
+
+
+@pytest.mark.parametrize("planted", ["open to others", "a link"])
+def test_cache_in_the_temporary_folder_is_used_only_if_nobody_else_can_write_it(
+    planted, tmp_path, monkeypatch
+):
+    def no_home(path, name):
+        raise ConfigError(name)
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache_lib, "local_path", no_home)
+    monkeypatch.setattr(cache_lib.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = tmp_path / f"mnist_cnn-{os.getuid()}"
+    assert cache_lib._cache_home() == cache_lib._cache_home() == folder
+    if planted == "a link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.chmod(0o777)
+    with pytest.raises(PermissionError):
+        cache_lib._cache_home()
 
 
 # Divergence.
