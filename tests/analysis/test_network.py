@@ -91,6 +91,7 @@ def own_optimizer(small_mnist, tmp_path_factory):
     return workdir, config
 
 
+@pytest.mark.slow
 def test_a_built_in_network_needs_no_experiment_for_its_loss_and_optimizer(own_optimizer, tmp_path):
     workdir, config = own_optimizer
     network, same = mnist_cnn.load(workdir), mnist_cnn.load(workdir, config)

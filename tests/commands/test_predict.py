@@ -79,6 +79,7 @@ def check_recognition(network, files):
     assert pictures.mean() >= mnist.mean() - 0.015
 
 
+@pytest.mark.slow
 def test_pictures_are_recognized_as_well_as_mnists_own_images(network, files):
     check_recognition(network, files)
 
@@ -206,6 +207,7 @@ def test_mnists_own_images_are_answered_exactly_as_by_the_network(network, tmp_p
     assert found == network(images).argmax(-1).tolist()
 
 
+@pytest.mark.slow
 def test_predict_imports_neither_plots_nor_datasets_nor_pages(trained_base, files):
     names = imported_by("mnist_cnn.predict", "--workdir", trained_base, files[0])
     assert not {"matplotlib", "tensorflow_datasets", "gradio", "tensorflow", "pandas"} & names

@@ -62,7 +62,7 @@ def normal(seed, *shape):
 
 
 # The others are among the slow ones.
-QUICK = ("same", "strides, valid", "depthwise", "1x1, strides", "transposed")
+QUICK = ("strides, valid", "depthwise", "1x1, strides", "transposed")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def wait_for_step_20(workdir, processes):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does_and_only_the_first_writes_and_prints(
     tiny_experiment, tmp_path
 ):

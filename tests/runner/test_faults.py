@@ -336,9 +336,8 @@ def small_disk(folder, size):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize(
-    "sizes", [(40_000, 400_000), pytest.param((4096, 200_000), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(40_000, 400_000), (4096, 200_000)])
 def test_full_disk_is_one_line_and_the_run_resumes_when_there_is_space(
     sizes, undisturbed, tiny_experiment, tmp_path
 ):
@@ -687,6 +686,7 @@ def assert_entries_are_valid(cache):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name.rpartition(".")[2]
 
 
+@pytest.mark.slow
 def test_valid_damaged_and_missing_compile_caches_give_the_same_bits(
     undisturbed, tiny_experiment, tmp_path, monkeypatch
 ):

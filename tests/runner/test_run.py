@@ -177,6 +177,7 @@ def test_terminal_shows_a_progress_bar(tiny_experiment, tmp_path):
     assert len(list((tmp_path / "runs").glob("tiny-*/result.json"))) == 1
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_bits_in_any_surroundings(
     undisturbed, tiny_experiment, tmp_path
 ):
@@ -202,37 +203,38 @@ def test_killed_run_ends_with_the_same_bits(undisturbed, tiny_experiment, tmp_pa
     same_end(tmp_path, undisturbed[0])
 
 
-def test_stopped_run_prints_the_command_that_resumes_it_to_the_same_bits(tiny_experiment, tmp_path):
-    statuses = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGXCPU: 152}
-    processes = {
-        number: start(
-            "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path / number.name,
-            "--config.num_steps=1000000", "--config.log_every=1000000",
-        )
-        for number in statuses
-    }  # fmt: skip
-    for number, process in processes.items():
-        workdir = tmp_path / number.name
-        wait_for(lambda w=workdir, p=process: newest_step(w) >= 100 or p.poll() is not None)
-        process.send_signal(number)
-    for number, process in processes.items():
-        workdir = tmp_path / number.name
-        out, _ = finish(process, statuses[number])
-        stopped, command = re.search(r"stopped by (\w+); saved\. To resume: (.*)", out).groups()
-        assert stopped == number.name
-        assert command == (
-            f"python -m mnist_cnn.main --config {tiny_experiment} --workdir {workdir} "
-            "--config.num_steps=1000000 --config.log_every=1000000"
-        )
-        length = newest_step(workdir) + 5
-        arguments = command.replace("num_steps=1000000", f"num_steps={length}").split()[2:]
-        if number == signal.SIGTERM:  # the others take the same path
-            run(*arguments)
-            straight = mnist_cnn.run(
-                config_of(tiny_experiment, num_steps=length, checkpoint_every=length),
-                tmp_path / "straight",
-            )
-            assert result_of(workdir)["params_sha256"] == straight["params_sha256"]
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGXCPU, 152, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_run_prints_the_command_that_resumes_it_to_the_same_bits(
+    number, status, tiny_experiment, tmp_path
+):
+    workdir = tmp_path / "run"
+    process = start(
+        "mnist_cnn.main", "--config", tiny_experiment, "--workdir", workdir,
+        "--config.num_steps=1000000", "--config.log_every=1000000",
+    )  # fmt: skip
+    wait_for(lambda: newest_step(workdir) >= 100 or process.poll() is not None)
+    process.send_signal(number)
+    out, _ = finish(process, status)
+    stopped, command = re.search(r"stopped by (\w+); saved\. To resume: (.*)", out).groups()
+    assert stopped == number.name
+    assert command == (
+        f"python -m mnist_cnn.main --config {tiny_experiment} --workdir {workdir} "
+        "--config.num_steps=1000000 --config.log_every=1000000"
+    )
+    length = newest_step(workdir) + 5
+    run(*command.replace("num_steps=1000000", f"num_steps={length}").split()[2:])
+    straight = mnist_cnn.run(
+        config_of(tiny_experiment, num_steps=length, checkpoint_every=length),
+        tmp_path / "straight",
+    )
+    assert result_of(workdir)["params_sha256"] == straight["params_sha256"]
 
 
 def test_finished_run_says_so_and_changes_nothing(undisturbed, tiny_experiment, capsys):
@@ -401,6 +403,7 @@ def test_validation_is_logged_and_the_test_split_read_once_at_the_end(
     assert result == result_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_optimizer_state_of_any_dtype_is_restored(tiny_experiment, tmp_path):
     """Moments in bfloat16, a Boolean and counters."""
 
@@ -445,6 +448,7 @@ def test_experiment_may_define_its_own_network_and_optimizer(tmp_path, small_mni
     assert result["test_mean"]["accuracy"] > 0.75
 
 
+@pytest.mark.slow
 def test_tensorflow_is_neither_imported_nor_installed(tiny_experiment, tmp_path):
     names = imported_by("mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path)
     assert "tensorflow" not in names and "tensorflow_datasets" in names

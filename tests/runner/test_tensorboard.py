@@ -50,6 +50,7 @@ def request(board, path, body=None):
         return json.load(response)
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_scalars_by_split(board):
     def tags():
         found = request(board, "data/plugin/scalars/tags")
@@ -67,6 +68,7 @@ def test_tensorboard_shows_the_scalars_by_split(board):
         assert [point[2] for point in points] == pytest.approx([e["loss"] for e in written])
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_hyperparameters_with_the_final_metric(board):
     body = {
         "experimentName": "",

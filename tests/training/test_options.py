@@ -75,6 +75,7 @@ def on_host(tree):
 # A whole run.
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_all_options_ends_with_the_same_bits(experiment, finished, tmp_path):
     command = ("mnist_cnn.main", "--config", experiment, "--workdir", tmp_path)
     process = start(*command)
