@@ -26,6 +26,8 @@ CONVOLUTIONS = {
     "1x1, strides": (nn.Conv(8, (1, 1), strides=2), SHAPE),
     "7x7": (nn.Conv(8, (7, 7), strides=2), SHAPE),
     "one channel": (nn.Conv(8, (5, 5)), GREY),
+    "5x5, one channel": (nn.Conv(8, (5, 5)), (4, 14, 12, 1)),
+    "5x5, many channels": (nn.Conv(8, (5, 5)), (4, 14, 12, 9)),
     "transposed": (nn.ConvTranspose(8, (3, 3), strides=(2, 2)), SHAPE),
     "transposed, valid": (nn.ConvTranspose(8, (4, 4), strides=(2, 3), padding="VALID"), SHAPE),
     "circular": (nn.Conv(8, (3, 3), padding="CIRCULAR"), SHAPE),
@@ -80,6 +82,55 @@ def test_any_convolution_of_flax_keeps_its_values_and_gradients(name):
 def test_any_pooling_of_flax_keeps_its_values_and_gradients(pool, name):
     images = jnp.round(2 * normal(1, *SHAPE))  # with ties
     check(lambda images: pool(images, *POOLINGS[name]), images)
+
+
+def test_a_dense_layer_of_flax_keeps_its_values_and_gradients():
+    images, module = normal(1, 4, 1024), nn.Dense(512)
+    check(module.apply, module.init(jax.random.key(0), images), images)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv(8, (3, 3), strides=2, dtype=jnp.bfloat16),
+        nn.Conv(12, (3, 3), feature_group_count=6, dtype=jnp.bfloat16),
+        nn.Conv(8, (5, 5), dtype=jnp.bfloat16),
+        nn.Dense(512, dtype=jnp.bfloat16),
+    ],
+)
+def test_bfloat16_is_kept_and_rounded_no_more_than_by_xla(layer):
+    """The error against float32, of values and gradients, is at most XLA's own by half."""
+
+    def network(layer):
+        def loss(kernel, images):
+            x = layer.apply({"params": {"kernel": kernel, "bias": bias}}, images)
+            x = x.reshape(x.shape[0], -1) if isinstance(layer, nn.Dense) else pool(x)
+            assert x.dtype == layer.dtype
+            return (x.astype(jnp.float32) ** 2).mean()
+
+        return loss
+
+    def pool(x):
+        return nn.avg_pool(nn.max_pool(x, (2, 2), (2, 2)), (2, 2), (1, 1))
+
+    images = normal(1, 4, 1024) if isinstance(layer, nn.Dense) else normal(1, 4, 14, 14, 6)
+    variables = layer.init(jax.random.key(0), images)["params"]
+    kernel, bias = variables["kernel"], variables["bias"]
+
+    def gradient(layer, apply=lambda function, *arguments: function(*arguments)):
+        exact = network(layer)
+        return jax.jit(jax.value_and_grad(lambda *arguments: apply(exact, *arguments)))(
+            kernel, images
+        )
+
+    exact = gradient(layer.clone(dtype=jnp.float32), fast_on_cpu)
+    for found, expected, true in zip(
+        gradient(layer, fast_on_cpu), gradient(layer), exact, strict=True
+    ):
+        error, allowed = (
+            jnp.linalg.norm(x - true) / jnp.linalg.norm(true) for x in (found, expected)
+        )
+        assert 0 < error <= max(1.5 * allowed, 2**-9)
 
 
 @pytest.mark.slow

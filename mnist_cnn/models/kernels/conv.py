@@ -13,10 +13,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from mnist_cnn.models.kernels import fourier, polyphase
+
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 PaddingLike = str | Sequence[tuple[int, int]]  # "SAME", "VALID" or as Padding
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+FOURIER_CHANNELS = 8  # the number of input channels from which the Fourier transform is faster
+_FOURIER_SIZE = 32  # the largest height and width for it
 _FEW_INPUTS = 32  # values that a filter sees, up to which patches and one product are faster
 
 
@@ -77,6 +81,9 @@ def cpu_conv(
 ) -> Float[Array, "B rows columns out"]:
     """Any convolution in the form that is fastest on a CPU; groups follow from the shapes."""
     groups, depth = images.shape[-1] // kernel.shape[2], kernel.shape[2]
+    plain = groups == 1 and window == Window((1, 1), window.padding)
+    if plain and takes_fewer_products(images, kernel, window.padding):
+        return _with_fewer_products(images, kernel)
     if groups > 1 and depth > 1:
         parts = zip(jnp.split(images, groups, -1), jnp.split(kernel, groups, -1), strict=True)
         return jnp.concatenate([cpu_conv(*part, window) for part in parts], -1)
@@ -89,12 +96,32 @@ def cpu_conv(
     return _conv(images, kernel, window)
 
 
+def takes_fewer_products(images: Array, kernel: Array, padding: Padding) -> bool:
+    """Whether a convolution of stride 1 is one for which `polyphase` or `fourier` is faster."""
+    _, height, width, channels = images.shape
+    return (
+        (kernel.shape[:2], padding) == ((5, 5), ((2, 2), (2, 2)))
+        and (height % 2, width % 2) == (0, 0)
+        and images.dtype in (jnp.float32, jnp.bfloat16)
+        and (channels < FOURIER_CHANNELS or max(height, width) <= _FOURIER_SIZE)
+    )
+
+
+def _with_fewer_products(images: Array, kernel: Array) -> Array:
+    moved = images.transpose(1, 2, 0, 3)  # as both forms take them
+    if images.shape[-1] >= FOURIER_CHANNELS:
+        return fourier.convolve(moved, kernel).transpose(2, 0, 1, 3)
+    blocks = polyphase.space_to_depth_conv(moved, kernel)
+    return blocks.transpose(2, 0, 3, 1, 4, 5).reshape(*images.shape[:3], -1)
+
+
 def _depthwise(images: Array, kernel: Array, window: Window) -> Array:
     """Each filter sees one channel: the shifted images times the kernel's values, added up."""
     repeated = jnp.repeat(images, kernel.shape[-1] // images.shape[-1], -1)
     values = kernel.reshape(-1, kernel.shape[-1])
     images_at = shifted(repeated, kernel.shape[:2], window, 0)
-    return sum((x * value for x, value in zip(images_at, values, strict=True)), start=jnp.zeros(()))
+    products = [x * value for x, value in zip(images_at, values, strict=True)]
+    return sum(products[1:], start=products[0])
 
 
 def shifted(

@@ -5,11 +5,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mnist_cnn.models.kernels import fourier, polyphase
-from mnist_cnn.models.kernels.conv import PaddingLike, conv, explicit_padding
+from mnist_cnn.models.kernels.conv import (
+    FOURIER_CHANNELS,
+    PaddingLike,
+    conv,
+    explicit_padding,
+    takes_fewer_products,
+)
 from mnist_cnn.models.kernels.pool import max_pool, window_max
-
-_FOURIER_CHANNELS = 8  # the number of input channels from which the Fourier transform is faster
-_FOURIER_SIZE = 32  # the largest height and width for it
 
 
 def conv_max_pool(
@@ -17,35 +20,31 @@ def conv_max_pool(
 ) -> Float[Array, "B rows columns out"]:
     """`max_pool(conv(images, kernel, padding), (2, 2))`.
 
-    On a CPU, "same" 5 x 5 convolutions of float32 images of even size take fewer multiplications:
-    with few channels as one wide matrix product, else by Fourier transforms. Their rounding errors
+    On a CPU, "same" 5 x 5 convolutions of images of even size take fewer multiplications: with few
+    channels as one wide matrix product, else by Fourier transforms, both in float32, whose result
+    is rounded to the images' dtype. Their rounding errors
     differ, by less than 1e-6 of the largest value. The transform can therefore break ties: of
     values that should be equal, another than the first may take the gradient. The result is
     exactly 0 where the kernel sees only zeros.
     """
-    _, height, width, channels = images.shape
     padding = explicit_padding(images, kernel, padding)
 
     def reference(images: Array, kernel: Array) -> Array:
         return max_pool(conv(images, kernel, padding), (2, 2))
 
-    if (
-        (kernel.shape[:2], padding) != ((5, 5), ((2, 2), (2, 2)))
-        or (height % 2, width % 2) != (0, 0)
-        or images.dtype != jnp.float32
-        or (channels >= _FOURIER_CHANNELS and max(height, width) > _FOURIER_SIZE)
-    ):
+    if not takes_fewer_products(images, kernel, padding):
         return reference(images, kernel)
     return lax.platform_dependent(images, kernel, cpu=_fast, default=reference)
 
 
 def _fast(images: Array, kernel: Array) -> Array:
+    dtype, kernel = images.dtype, kernel.astype(jnp.float32)
     # With the batch behind rows and columns, these can be split and merged without a copy.
-    images = images.transpose(1, 2, 0, 3)
-    if images.shape[-1] < _FOURIER_CHANNELS:
+    images = images.astype(jnp.float32).transpose(1, 2, 0, 3)
+    if images.shape[-1] < FOURIER_CHANNELS:
         pooled = window_max(polyphase.space_to_depth_conv(images, kernel), (3, 4))
     else:
         convolved = fourier.convolve(images, kernel)
         height, width, *rest = convolved.shape
         pooled = window_max(convolved.reshape(height // 2, 2, width // 2, 2, *rest), (1, 3))
-    return pooled.transpose(2, 0, 1, 3)
+    return pooled.transpose(2, 0, 1, 3).astype(dtype)

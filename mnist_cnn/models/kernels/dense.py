@@ -15,11 +15,11 @@ def dot_general(
     special = any(value is not None for value in options.values())
     if special or inputs.ndim != 2 or dimensions != (((1,), (0,)), ((), ())):
         return lax.dot_general(inputs, kernel, dimensions, **options)
-    return _matmul(inputs, kernel)
+    return matmul(inputs, kernel)
 
 
 @jax.custom_vjp
-def _matmul(inputs: Array, kernel: Array) -> Array:
+def matmul(inputs: Array, kernel: Array) -> Array:
     return inputs @ kernel
 
 
@@ -35,7 +35,7 @@ def _matmul_backward(saved: tuple[Array, Array | None], gradient: Array) -> Any:
     return lax.platform_dependent(*saved, gradient, cpu=_cpu_gradients, default=_plain_gradients)
 
 
-_matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
+matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
 
 
 def _plain_gradients(inputs: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
