@@ -28,6 +28,8 @@ CONVOLUTIONS = {
     "one channel": (nn.Conv(8, (5, 5)), GREY),
     "5x5, one channel": (nn.Conv(8, (5, 5)), (4, 14, 12, 1)),
     "5x5, many channels": (nn.Conv(8, (5, 5)), (4, 14, 12, 9)),
+    "3x3, one channel": (nn.Conv(8, (3, 3)), (4, 14, 12, 1)),
+    "3x3, many channels": (nn.Conv(8, (3, 3)), (4, 14, 12, 33)),
     "transposed": (nn.ConvTranspose(8, (3, 3), strides=(2, 2)), SHAPE),
     "transposed, valid": (nn.ConvTranspose(8, (4, 4), strides=(2, 3), padding="VALID"), SHAPE),
     "circular": (nn.Conv(8, (3, 3), padding="CIRCULAR"), SHAPE),
@@ -64,7 +66,14 @@ def normal(seed, *shape):
 
 
 # The others are among the slow ones.
-QUICK = ("strides, valid", "depthwise", "1x1, strides", "transposed")
+QUICK = (
+    "strides, valid",
+    "3x3, one channel",
+    "3x3, many channels",
+    "depthwise",
+    "1x1, strides",
+    "transposed",
+)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,11 @@ Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right
 PaddingLike = str | Sequence[tuple[int, int]]  # "SAME", "VALID" or as Padding
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-FOURIER_CHANNELS = 8  # the number of input channels from which the Fourier transform is faster
-_FOURIER_SIZE = 32  # the largest height and width for it
+# The number of input channels, by the kernel's size, from which the Fourier transform is faster,
+# and below which the polyphase components are.
+FOURIER_CHANNELS = {3: 32, 5: 8}
+_POLYPHASE_CHANNELS = {3: 4, 5: 8}
+_FOURIER_SIZE = 32  # the largest height and width for the transform
 _FEW_INPUTS = 32  # values that a filter sees, up to which patches and one product are faster
 
 
@@ -99,17 +102,22 @@ def cpu_conv(
 def takes_fewer_products(images: Array, kernel: Array, padding: Padding) -> bool:
     """Whether a convolution of stride 1 is one for which `polyphase` or `fourier` is faster."""
     _, height, width, channels = images.shape
+    size, pad = len(kernel), len(kernel) // 2
     return (
-        (kernel.shape[:2], padding) == ((5, 5), ((2, 2), (2, 2)))
+        size in FOURIER_CHANNELS
+        and (kernel.shape[1], padding) == (size, ((pad, pad), (pad, pad)))
         and (height % 2, width % 2) == (0, 0)
         and images.dtype in (jnp.float32, jnp.bfloat16)
-        and (channels < FOURIER_CHANNELS or max(height, width) <= _FOURIER_SIZE)
+        and (
+            channels < _POLYPHASE_CHANNELS[size]
+            or (channels >= FOURIER_CHANNELS[size] and max(height, width) <= _FOURIER_SIZE)
+        )
     )
 
 
 def _with_fewer_products(images: Array, kernel: Array) -> Array:
     moved = images.transpose(1, 2, 0, 3)  # as both forms take them
-    if images.shape[-1] >= FOURIER_CHANNELS:
+    if images.shape[-1] >= FOURIER_CHANNELS[len(kernel)]:
         return fourier.convolve(moved, kernel).transpose(2, 0, 1, 3)
     blocks = polyphase.space_to_depth_conv(moved, kernel)
     return blocks.transpose(2, 0, 3, 1, 4, 5).reshape(*images.shape[:3], -1)
