@@ -14,10 +14,10 @@ from benchmarks import record, training
 from benchmarks.peer import PEERS, Peer
 
 STEPS = {  # network of peers/plain.py -> batch size -> steps per round
-    "tutorial": {32: 96, 128: 32},
-    "accurate": {125: 24},
-    "small": {64: 96},
-    "mobile": {64: 96},
+    "tutorial": {32: 48, 128: 16},
+    "accurate": {125: 12},
+    "small": {64: 48},
+    "mobile": {64: 48},
 }
 _TORCH = next(peer for peer in PEERS if peer.program == ("pytorch",))
 _PRECISIONS = ("float32", "bfloat16")
@@ -27,6 +27,8 @@ _FORMS = ("contiguous", "channels_last", "channels_last compiled")
 def peers(network: str) -> list[Peer]:
     """This package in both precisions, PyTorch in all its forms, and the plain Flax loop."""
     ours = [Peer(f"mnist_cnn, {name}", ("ours", network, name)) for name in _PRECISIONS]
+    if network == "tutorial":
+        ours += [Peer(f"mnist_cnn, base, {name}", ("ours", name)) for name in _PRECISIONS]
     torch = [
         Peer(
             f"PyTorch, {form}, {name}", ("pytorch", network, *form.split(), name),
