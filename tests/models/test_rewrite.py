@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from mnist_cnn.models import layers
 from mnist_cnn.models.cnn import CNN
 from mnist_cnn.models.kernels.rewrite import fast_on_cpu, slow_operations
 from mnist_cnn.models.summary import unoptimized
@@ -105,6 +106,8 @@ def test_a_dense_layer_of_flax_keeps_its_values_and_gradients():
         nn.Conv(12, (3, 3), feature_group_count=6, dtype=jnp.bfloat16),
         nn.Conv(8, (5, 5), dtype=jnp.bfloat16),
         nn.Dense(512, dtype=jnp.bfloat16),
+        layers.Conv(8, (3, 3), dtype=jnp.bfloat16),
+        layers.ConvMaxPool(8, (5, 5), dtype=jnp.bfloat16),
     ],
 )
 def test_bfloat16_is_kept_and_rounded_no_more_than_by_xla(layer):

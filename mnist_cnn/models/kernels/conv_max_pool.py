@@ -1,6 +1,5 @@
 """A convolution together with the 2 x 2 max-pool that follows it."""
 
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -10,6 +9,7 @@ from mnist_cnn.models.kernels.conv import (
     PaddingLike,
     conv,
     explicit_padding,
+    in_float32,
     takes_fewer_products,
 )
 from mnist_cnn.models.kernels.pool import max_pool, window_max
@@ -34,17 +34,16 @@ def conv_max_pool(
 
     if len(kernel) != 5 or not takes_fewer_products(images, kernel, padding):
         return reference(images, kernel)
-    return lax.platform_dependent(images, kernel, cpu=_fast, default=reference)
+    return lax.platform_dependent(images, kernel, cpu=in_float32(_fast), default=reference)
 
 
 def _fast(images: Array, kernel: Array) -> Array:
-    dtype, kernel = images.dtype, kernel.astype(jnp.float32)
     # With the batch behind rows and columns, these can be split and merged without a copy.
-    images = images.astype(jnp.float32).transpose(1, 2, 0, 3)
+    images = images.transpose(1, 2, 0, 3)
     if images.shape[-1] < FOURIER_CHANNELS[5]:
         pooled = window_max(polyphase.space_to_depth_conv(images, kernel), (3, 4))
     else:
         convolved = fourier.convolve(images, kernel)
         height, width, *rest = convolved.shape
         pooled = window_max(convolved.reshape(height // 2, 2, width // 2, 2, *rest), (1, 3))
-    return pooled.transpose(2, 0, 1, 3).astype(dtype)
+    return pooled.transpose(2, 0, 1, 3)

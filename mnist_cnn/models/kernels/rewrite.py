@@ -15,7 +15,7 @@ from jax import lax
 from jax.extend import core
 from jaxtyping import Array
 
-from mnist_cnn.models.kernels.conv import Window, cpu_conv, shifted
+from mnist_cnn.models.kernels.conv import Window, cpu_conv, in_float32, shifted
 from mnist_cnn.models.kernels.dense import matmul
 from mnist_cnn.models.kernels.pool import first_max, max_pool
 
@@ -84,22 +84,11 @@ def _operation(equation: Any, operands: list[Any]) -> Any:
         return equation.primitive.bind(*functions, *operands, **options)
 
     form = _FORMS[name](equation) if name in _FORMS else None
-    if form and operands[0].dtype == jnp.bfloat16:
-        form = _in_float32(form)
-    results = lax.platform_dependent(*operands, cpu=form, default=bind) if form else bind(*operands)
+    if form is None:
+        results = bind(*operands)
+    else:
+        results = lax.platform_dependent(*operands, cpu=in_float32(form), default=bind)
     return results if equation.primitive.multiple_results else [results]
-
-
-def _in_float32(form: Form) -> Form:
-    """The form for bfloat16 operands: rounded once, at its end.
-
-    A CPU moves and rounds bfloat16 more slowly than it computes in float32.
-    """
-
-    def wide(*operands: Array) -> Array:
-        return form(*(x.astype(jnp.float32) for x in operands)).astype(operands[0].dtype)
-
-    return wide
 
 
 def _conv_form(equation: Any) -> Form | None:
