@@ -37,8 +37,6 @@ COMMANDS = (  # of the package, in this order
     "report --workdir runs/base runs/mlp --output runs/comparison.html",
     "evaluate --workdir runs/base",
     f"{BASE} --config.num_steps=100 --config.profile=True --workdir runs/profile",
-    f"{BASE} --config.num_seeds=3 --workdir runs/float32",
-    f"{BASE} --config.num_seeds=3 --config.compute_dtype=bfloat16 --workdir runs/bfloat16",
     "main --config experiments/learning_rate_sweep.py --config.num_steps=300 --workdir runs/sweep",
 )
 PAGES = {  # picture -> (page, width, height)

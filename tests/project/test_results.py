@@ -10,7 +10,9 @@ import scipy.stats
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import results_plot, results_table, training
+from benchmarks import networks, results_plot, results_table, training
+
+PRECISIONS = ("float32", "bfloat16")
 
 RECORDS = {path.stem: json.loads(path.read_text()) for path in results_table.RESULTS.glob("*.json")}
 
@@ -186,6 +188,50 @@ def test_the_speed_page_quotes_the_times_of_the_speedrun():
     assert cost in text_of("experiments/speedrun.py")
 
 
+def test_the_speed_page_quotes_the_rates_of_plain_networks():
+    page, record = text_of("docs/speed.md"), benchmark_record("networks")
+    in_float32, in_bfloat16, of_base = [], [], {precision: [] for precision in PRECISIONS}
+    for network, sizes in networks.STEPS.items():
+        parts = record[network]["batch_sizes"]
+        assert list(parts) == [str(size) for size in sizes]
+        for size, part in parts.items():
+            rates = part["images_per_second"]
+            median = {title: np.median(rates[title]) for title in rates}
+            ratio = {title: np.median(training.ratios(part, rates[title])) for title in rates}
+            row = [f"{network}, {size}", *(f"{median[f'mnist_cnn, {p}']:,.0f}" for p in PRECISIONS)]
+            for precision, ratios in zip(PRECISIONS, (in_float32, in_bfloat16), strict=True):
+                torch = [t for t in rates if t.startswith("PyTorch") and t.endswith(precision)]
+                best = max(torch, key=median.get)
+                row.append(f"{median[best]:,.0f} ({ratio[best]:.2f})")
+                ratios.append(f"{ratio[best]:.2f}")
+                if network == "tutorial":
+                    base = np.divide(rates[f"mnist_cnn, base, {precision}"], rates[best])
+                    of_base[precision].append(f"{np.median(base):.2f}")
+            flax = "plain Flax loop"
+            row.append(f"{median[flax]:,.0f} ({ratio[flax]:.2f})")
+            assert f"| {' | '.join(row)} |" in page
+    for ratios, precision in ((in_float32, "float32"), (in_bfloat16, "bfloat16")):
+        quote = f"{min(ratios)} to {max(ratios)} times PyTorch's best in {precision}"
+        assert quote in page and quote in text_of("README.md")
+    for precision, ratios in of_base.items():
+        quote = f"{' and '.join(ratios)} times"
+        assert f"{quote} PyTorch's best in {precision}" in page
+        assert f"{quote} as fast as PyTorch's best in {precision}" in text_of("README.md")
+
+
+def test_the_gpu_page_quotes_the_accuracy_in_bfloat16():
+    bfloat16, float32 = benchmark_record("bfloat16"), RECORDS["seeds"]
+    assert "--config.compute_dtype=bfloat16" in bfloat16["environment"]["command"]
+    means = [record["result"]["test_mean"] for record in (bfloat16, float32)]
+    assert abs(means[0]["accuracy"] - means[1]["accuracy"]) < means[1]["ci95"]
+    count = len(bfloat16["result"]["seeds"])
+    assert bfloat16["result"]["seeds"] == float32["result"]["seeds"]
+    ours, theirs = (f"{100 * m['accuracy']:.2f} ± {100 * m['ci95']:.2f} %" for m in means)
+    assert f"{count} seeds of the base experiment reach {ours} with it and {theirs} without" in (
+        text_of("docs/gpu-and-tpu.md")
+    )
+
+
 def words_of(line):
     """A line without the borders of its table, which differ on a terminal."""
     return " ".join(re.sub(r"[|+─━ -]+", " ", line).split())
@@ -212,10 +258,3 @@ def test_the_documents_show_what_the_commands_printed():
     assert sentence in " ".join(
         (ROOT / "docs" / "reports.md").read_text().replace("\n>", " ").split()
     )
-    page, found = text_of("docs/gpu-and-tpu.md"), {}
-    for name in ("bfloat16", "float32"):
-        (lines,) = (out for command, out in record["outputs"].items() if command.endswith(name))
-        found[name] = re.search(r"accuracy ([\d.]+) \+- ([\d.]+) %", "\n".join(lines))
-    means, halves = ([f"{float(found[n][i]):.2f}" for n in found] for i in (1, 2))
-    assert "reached {} % with it and {} % without".format(*means) in page
-    assert "95 % intervals ± {} and ± {} points".format(*halves) in page
