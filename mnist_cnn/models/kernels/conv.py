@@ -19,11 +19,11 @@ Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right
 PaddingLike = str | Sequence[tuple[int, int]]  # "SAME", "VALID" or as Padding
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-# The number of input channels, by the kernel's size, from which the Fourier transform is faster,
-# and below which the polyphase components are.
+# By the kernel's size: the number of input channels from which the Fourier transform is faster, the
+# largest height and width for it, and the number of channels below which polyphase components are.
 FOURIER_CHANNELS = {3: 32, 5: 8}
+_FOURIER_SIZE = {3: 16, 5: 32}
 _POLYPHASE_CHANNELS = {3: 4, 5: 8}
-_FOURIER_SIZE = 32  # the largest height and width for the transform
 _FEW_INPUTS = 32  # values that a filter sees, up to which patches and one product are faster
 
 
@@ -110,7 +110,7 @@ def takes_fewer_products(images: Array, kernel: Array, padding: Padding) -> bool
         and images.dtype in (jnp.float32, jnp.bfloat16)
         and (
             channels < _POLYPHASE_CHANNELS[size]
-            or (channels >= FOURIER_CHANNELS[size] and max(height, width) <= _FOURIER_SIZE)
+            or (channels >= FOURIER_CHANNELS[size] and max(height, width) <= _FOURIER_SIZE[size])
         )
     )
 
