@@ -7,6 +7,7 @@ import os
 import pathlib
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,9 @@ typechecker.install()
 
 # Some claims hold for CPUs only: the same bits alone and among others, eight devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# `nohup` ignores it, and the tests' processes would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # One hidden layer: trains in a second, for claims that do not depend on the network.
 TINY_EXPERIMENT = """
