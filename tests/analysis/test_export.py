@@ -69,7 +69,11 @@ def expected(trained_base):
 
 
 @pytest.mark.parametrize(
-    "kind", ["stablehlo", "onnx", pytest.param("safetensors", marks=pytest.mark.slow)]
+    "kind",
+    [
+        "onnx",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("stablehlo", "safetensors")),
+    ],
 )
 def test_process_without_this_package_gives_the_same_answers(kind, expected, tmp_path):
     network, images, logits = expected

@@ -74,7 +74,6 @@ def best(page):
     return page.locator("#bars h2").inner_text(timeout=20_000).strip()
 
 
-@pytest.mark.slow
 def test_drawn_digits_are_recognized_and_nothing_leaves_the_machine(open_page):
     page, requests = open_page(1080, 620)
     draw(page, [(0.52, 0.2), (0.48, 0.78)])
@@ -101,7 +100,6 @@ def test_drawn_digits_are_recognized_and_nothing_leaves_the_machine(open_page):
     assert {urlparse(url).hostname for url in requests if urlparse(url).hostname} == {"127.0.0.1"}
 
 
-@pytest.mark.slow
 def test_page_fits_the_width_of_a_phone(open_page):
     page, _ = open_page(320, 640)
     box = page.locator("#canvas canvas").bounding_box()

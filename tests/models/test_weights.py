@@ -87,8 +87,8 @@ def computed(state, batch):
     return compute(state.params)
 
 
-@pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
 @pytest.mark.slow
+@pytest.mark.parametrize("data_format", FORMATS)
 def test_weights_convert_both_ways_and_logits_loss_and_gradients_are_the_same(
     data_format, state, batch, computed
 ):

@@ -13,16 +13,17 @@ import pytest
 from conftest import ROOT, metrics_of, result_of, run, start, wait_for
 
 
-def job(experiment, workdir, *more, device_count=2):
-    """Starts two processes of two devices each."""
+def job(experiment, workdir, *more, device_count=2, batch_size=32):
+    """Starts two processes of that many devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     return [
         start(
             "mnist_cnn.main", "--config", experiment, "--workdir", workdir,
-            "--config.batch_size=32", f"--coordinator=localhost:{port}", "--num_processes=2",
-            f"--process_id={process}", *more, JAX_NUM_CPU_DEVICES=str(device_count),
+            f"--config.batch_size={batch_size}", f"--coordinator=localhost:{port}",
+            "--num_processes=2", f"--process_id={process}", *more,
+            JAX_NUM_CPU_DEVICES=str(device_count),
         )
         for process in range(2)
     ]  # fmt: skip
@@ -39,6 +40,17 @@ def wait_for_step_20(workdir, processes):
             or any(process.poll() is not None for process in processes)
         )
     )
+
+
+def test_two_processes_share_each_batch_and_train_what_one_does(
+    undisturbed, tiny_experiment, tmp_path
+):
+    two = job(tiny_experiment, tmp_path, device_count=1, batch_size=30)
+    assert [status for *_, status in ends(two)] == [0, 0]
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["mesh"] == {"replica": 1, "data": 2} and environment["processes"] == 2
+    for ours, theirs in zip(metrics_of(tmp_path), metrics_of(undisturbed[0]), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
 
 
 @pytest.mark.slow

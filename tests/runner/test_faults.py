@@ -336,8 +336,9 @@ def small_disk(folder, size):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(40_000, 400_000), (4096, 200_000)])
+@pytest.mark.parametrize(
+    "sizes", [(40_000, 400_000), pytest.param((4096, 200_000), marks=pytest.mark.slow)]
+)
 def test_full_disk_is_one_line_and_the_run_resumes_when_there_is_space(
     sizes, undisturbed, tiny_experiment, tmp_path
 ):

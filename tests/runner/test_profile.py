@@ -80,6 +80,7 @@ def test_resumed_run_may_be_profiled_and_a_short_one_says_why_not(
     assert len(found) == 5
 
 
+@pytest.mark.slow
 def test_work_of_a_step_is_the_count_made_by_hand(base_replicas, monkeypatch):
     # Multiply-adds of an image.
     conv1 = 14 * 14 * 36 * 4 * 32  # blocks of 2 x 2 pixels to those of results

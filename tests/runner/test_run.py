@@ -328,7 +328,9 @@ def test_run_that_cannot_begin_leaves_no_directory(tiny_experiment, tmp_path, mo
     assert not list((tmp_path / "runs").iterdir())
 
 
-@pytest.mark.parametrize("layer", ["nn.Dense(17)", "nn.Dense(16, use_bias=False)"])
+@pytest.mark.parametrize(
+    "layer", ["nn.Dense(17)", pytest.param("nn.Dense(16, use_bias=False)", marks=pytest.mark.slow)]
+)
 def test_changed_network_is_not_reported_as_a_damaged_checkpoint(
     layer, unfinished, tiny_experiment, tmp_path
 ):
@@ -511,6 +513,7 @@ def test_speed_is_that_of_training_without_validations_and_checkpoints(tiny_expe
     assert found == pytest.approx(seconds["train"], abs=0.002)
 
 
+@pytest.mark.slow
 def test_prolonged_run_keeps_its_tests_and_deletes_what_the_shorter_one_ended_with(
     tiny_experiment, tmp_path
 ):

@@ -50,7 +50,6 @@ def request(board, path, body=None):
         return json.load(response)
 
 
-@pytest.mark.slow
 def test_tensorboard_shows_the_scalars_by_split(board):
     def tags():
         found = request(board, "data/plugin/scalars/tags")
