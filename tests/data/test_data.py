@@ -225,6 +225,7 @@ def test_official_files_share_one_prepared_folder(mnist):
     assert dataset.official and dataset.directory == mnist.directory
 
 
+@pytest.mark.slow
 def test_unpacked_official_files_are_official_unless_a_pixel_differs(tmp_path, data_dir, mnist):
     for name in download.FILES:
         (tmp_path / name).write_bytes(gzip.decompress((MNIST / f"{name}.gz").read_bytes()))

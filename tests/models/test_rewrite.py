@@ -67,7 +67,7 @@ def normal(seed, *shape):
 
 
 # The others are among the slow ones.
-QUICK = ("strides, valid", "3x3, one channel", "depthwise", "1x1, strides", "transposed")
+QUICK = ("strides, valid", "3x3, one channel", "depthwise", "transposed")
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,7 @@ def test_extended_run_equals_one_long_run(undisturbed, tiny_experiment, tmp_path
     assert extended["seconds"]["total"] > sum(extended["seconds"].values()) / 2
 
 
+@pytest.mark.slow
 def test_extended_run_that_was_stopped_resumes(undisturbed, tiny_experiment, tmp_path):
     shutil.copytree(undisturbed[0], tmp_path / "run")
     config, stop = config_of(tiny_experiment, num_steps=55), StopRequest()

@@ -56,6 +56,7 @@ def test_result_has_the_mean_its_t_interval_and_the_ensemble(three_seeds):
     assert result["ensemble"]["loss"] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_report_and_result_have_the_same_calibration_error(three_seeds, tmp_path):
     workdir, result = three_seeds
     error = result["test_mean"]["expected_calibration_error"]

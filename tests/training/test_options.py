@@ -105,6 +105,7 @@ def test_the_averaged_network_is_tested_loaded_and_exported(experiment, finished
     assert sha256(saved["params"]) != sha256(network.params)
 
 
+@pytest.mark.slow
 def test_exported_weights_return_with_their_batch_statistics(experiment, finished, tmp_path):
     network = mnist_cnn.load(finished, config_of(experiment))
     path = tmp_path / "weights.safetensors"
@@ -136,6 +137,7 @@ def test_a_run_is_not_prolonged_if_its_schedule_depends_on_its_length(experiment
 # The model.
 
 
+@pytest.mark.slow
 def test_a_module_may_require_the_argument_train(batch):
     class Requiring(nn.Module):
         @nn.compact
