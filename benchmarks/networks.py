@@ -11,7 +11,7 @@ from typing import Any
 import rich.console
 
 from benchmarks import record, training
-from benchmarks.peer import PEERS, Peer
+from benchmarks.peer import PRECISIONS, Peer, torch_peers
 
 STEPS = {  # network of peers/plain.py -> batch size -> steps per round
     "tutorial": {32: 48, 128: 16},
@@ -19,25 +19,12 @@ STEPS = {  # network of peers/plain.py -> batch size -> steps per round
     "small": {64: 48},
     "mobile": {64: 48},
 }
-_TORCH = next(peer for peer in PEERS if peer.program == ("pytorch",))
-_PRECISIONS = ("float32", "bfloat16")
-_FORMS = ("contiguous", "channels_last", "channels_last compiled")
 
 
 def peers(network: str) -> list[Peer]:
     """This package in both precisions, PyTorch in all its forms, and the plain Flax loop."""
-    ours = [Peer(f"mnist_cnn, {name}", ("ours", network, name)) for name in _PRECISIONS]
-    if network == "tutorial":
-        ours += [Peer(f"mnist_cnn, base, {name}", ("ours", name)) for name in _PRECISIONS]
-    torch = [
-        Peer(
-            f"PyTorch, {form}, {name}", ("pytorch", network, *form.split(), name),
-            _TORCH.environment, _TORCH.packages,
-        )
-        for name in _PRECISIONS
-        for form in _FORMS
-    ]  # fmt: skip
-    return [*ours, *torch, Peer("plain Flax loop", ("flax_loop", network))]
+    ours = [Peer(f"mnist_cnn, {name}", ("ours", network, name)) for name in PRECISIONS]
+    return [*ours, *torch_peers(network), Peer("plain Flax loop", ("flax_loop", network))]
 
 
 def main() -> None:

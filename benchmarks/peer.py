@@ -34,11 +34,25 @@ class Peer:
 
 # glibc otherwise returns large blocks to the system at each free: half of PyTorch's speed on a CPU.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
-_TORCH = "pytorch", ("torch==2.13.0", "numpy")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def torch_peers(network: str = "tutorial") -> list[Peer]:
+    """PyTorch in all its forms: two layouts, the faster one also compiled, and both precisions."""
+    forms = ("contiguous", "channels_last", "channels_last compiled")
+    return [
+        Peer(
+            f"PyTorch, {form}, {precision}", ("pytorch", network, *form.split(), precision),
+            "pytorch", ("torch==2.13.0", "numpy"),
+        )
+        for precision in PRECISIONS
+        for form in forms
+    ]  # fmt: skip
+
+
 PEERS = (
-    Peer("mnist_cnn", ("ours",)),
-    Peer("PyTorch, contiguous", ("pytorch",), *_TORCH),
-    Peer("PyTorch, channels_last", ("pytorch", "channels_last"), *_TORCH),
+    *(Peer(f"mnist_cnn, {precision}", ("ours", precision)) for precision in PRECISIONS),
+    *torch_peers(),
     Peer("Keras on TensorFlow", ("keras_fit", "tensorflow"), "keras-tensorflow",
          ("keras==3.15.0", "tensorflow-cpu==2.21.0")),
     Peer("Keras on JAX", ("keras_fit", "jax"), "keras-jax", ("keras", "jax")),

@@ -16,9 +16,9 @@ _OURS, _PEER, _LIMIT = "#0072b2", "#b8bfc8", "#d55e00"
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:
     """Draws peers and limit, one panel per batch size, and below them the scaling."""
     compared, measured = result["peers"]["batch_sizes"], result["growth"]
-    figure = Figure(figsize=(11, 7.2), layout="constrained")
+    figure = Figure(figsize=(11, 8.4), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.1))
+    above, below = figure.subfigures(2, 1, height_ratios=(1.5, 1.1))
     panels = above.subplots(1, len(compared), sharey=True, squeeze=False)[0]
     for axes, (batch_size, part) in zip(panels, compared.items(), strict=True):
         _peers(axes, batch_size, part)
@@ -43,7 +43,7 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
     )
     environment = result["environment"]
     figure.suptitle(
-        f"{environment['processor']}, {environment['cpu_count']} cores, float32; median and range "
+        f"{environment['processor']}, {environment['cpu_count']} cores; median and range "
         "of the rounds of one run", fontsize=10,
     )  # fmt: skip
     figure.savefig(path, dpi=140)
@@ -51,15 +51,15 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
 
 def _peers(axes: Axes, batch_size: str, part: dict[str, Any]) -> None:
     titles = list(part["images_per_second"])
-    for place, rates in enumerate(part["images_per_second"].values()):
-        median = statistics.median(rates)
+    for place, (title, rates) in enumerate(part["images_per_second"].items()):
+        median, ours = statistics.median(rates), title.startswith("mnist_cnn")
         axes.barh(
-            place, median, color=_PEER if place else _OURS, height=0.7,
+            place, median, color=_OURS if ours else _PEER, height=0.7,
             xerr=[[median - min(rates)], [max(rates) - median]], ecolor="#555555",
         )  # fmt: skip
         axes.text(
             median / 2, place, f"{median:,.0f}", va="center", ha="center",
-            color="black" if place else "white",
+            color="white" if ours else "black",
         )  # fmt: skip
     limit = statistics.median(part["limit"])
     axes.axvline(limit, color=_LIMIT, linestyle="--")

@@ -34,7 +34,7 @@ def test_peers_are_compared_and_plotted_and_the_scaling_is_measured(tmp_path, mo
         assert len(rates) == 2 and min(rates) > 0
     assert all(0 < loss < 2.5 for loss in part["loss"].values())
     assert compared["versions"]["plain Flax loop"]["jax"] == jax.__version__
-    assert training.ratios(part, part["images_per_second"]["mnist_cnn"]) == [1, 1]
+    assert training.ratios(part, part["images_per_second"]["mnist_cnn, float32"]) == [1, 1]
     assert training.table(compared).row_count == 3
 
     found = {
@@ -72,7 +72,7 @@ def test_the_accelerator_benchmark_writes_its_record(tmp_path, monkeypatch, caps
     assert record["environment"]["devices"][0]["platform"] == jax.default_backend()
     assert record["replicas"]["replicas"] == [1, 2]
     rates = record["peers"]["batch_sizes"]["16"]["images_per_second"]
-    assert rates.keys() == {"mnist_cnn", "plain Flax loop"}
+    assert rates.keys() == {"mnist_cnn, float32", "plain Flax loop"}
     out = capsys.readouterr().out
     assert "cost of a replica" in out and "limit" not in out
 
