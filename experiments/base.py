@@ -47,6 +47,10 @@ def get_config():
         zoom=0.0,  # height and width, each up to this fraction larger or smaller
         shear=0.0,  # up to this many columns for each row from the center
         shift=0.0,  # up to this many pixels, vertically and horizontally
+        augment=None,  # or a function (key, images in 0..1) -> images, after these four
+        #
+        # The step itself: a function (state, batch, data_axis) -> (state, metrics)
+        train_step=None,  # None: gradient descent on the mean loss of the batch
         #
         # Length
         batch_size=32,  # images per step; the last batch of an epoch may be smaller

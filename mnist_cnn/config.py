@@ -36,13 +36,15 @@ class Field(NamedTuple):
 
     def expected(self) -> str:
         """The legal values in words, for an error."""
-        text = " or ".join(", ".join(self.choices).rsplit(", ", 1)) or _KINDS[self.kind]
+        text = " or ".join(", ".join(self.choices).rsplit(", ", 1))
+        if self.or_object:
+            text += f"{', or ' * bool(text)}in an experiment file {self.or_object}"
+        text = text or _KINDS[self.kind]
         text += f" of the form {self.pattern}" if self.pattern else ""
         has_upper = self.max is not None or self.exclusive_max is not None
         limits = {"above": self.exclusive_min, "from" if has_upper else "of at least": self.min}
         limits |= {"to": self.max, "to below": self.exclusive_max}
         text += "".join(f" {word} {limit:,}" for word, limit in limits.items() if limit is not None)
-        text += f", or in an experiment file {self.or_object}" if self.or_object else ""
         return text + (", or None" if self.optional else "")
 
     def accepts(self, value: Any) -> bool:
@@ -57,7 +59,7 @@ class Field(NamedTuple):
             and isinstance(value, bool) == (self.kind is bool)  # Python's True is an int as well
             and (self.kind is not float or math.isfinite(value))
             and (self.kind is not dict or bool(value))
-            and (not self.choices or value in self.choices)
+            and (value in self.choices if self.choices else not self.or_object)
             and (self.pattern is None or re.fullmatch(self.pattern, value) is not None)
             and (self.min is None or value >= self.min)
             and (self.exclusive_min is None or value > self.exclusive_min)
@@ -71,6 +73,8 @@ _KINDS[dict] = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
 _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
+_AUGMENT = "a function (key, images [B, 28, 28, 1]) -> images"
+_STEP = "a function (state, batch, data_axis) -> (state, metrics)"
 
 FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a comment on each
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
@@ -99,6 +103,8 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "zoom": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
     "shear": Field(float, 0.0, min=0, max=1, sweepable=True),
     "shift": Field(float, 0.0, min=0, max=28, sweepable=True),
+    "augment": Field(str, None, optional=True, or_object=_AUGMENT),
+    "train_step": Field(str, None, optional=True, or_object=_STEP),
     "batch_size": Field(int, 32, min=1, max=2**20),
     "num_epochs": Field(int, 1, min=1, max=10**6),
     "num_steps": Field(int, None, min=1, max=_MAX_INT, optional=True),
@@ -114,6 +120,7 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "smoke": Field(bool, False, free_on_resume=True),
 }
 
+OBJECTS = tuple(key for key, field in FIELDS.items() if field.or_object)
 DEFAULTS = {key: field.default for key, field in FIELDS.items()}
 HYPERPARAMETERS = tuple(key for key, field in FIELDS.items() if field.sweepable)
 OFF_AT_ZERO = tuple(key for key in HYPERPARAMETERS if FIELDS[key].default == 0)

@@ -23,7 +23,7 @@ from mnist_cnn.runner import experiment_file
 from mnist_cnn.runner.checkpoint import read_newest, specs
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training import rng
-from mnist_cnn.training.components import LOSSES, MODELS, OPTIMIZERS, build_model
+from mnist_cnn.training.components import build_model
 from mnist_cnn.training.scoring import compute_logits
 
 
@@ -134,8 +134,8 @@ def _complete_config(
 ) -> Mapping[str, Any]:
     """The run's configuration, with the objects of `config` for those that it only names."""
     saved, objects, named = directory.read_config(), {}, {}
-    for key, known in (("model", MODELS), ("loss", LOSSES), ("optimizer", OPTIMIZERS)):
-        if saved.get(key) in known:
+    for key in config_lib.OBJECTS:
+        if config_lib.FIELDS[key].accepts(saved.get(key, config_lib.DEFAULTS[key])):
             continue
         if config is not None:
             objects[key] = config[key]
@@ -145,7 +145,7 @@ def _complete_config(
                 "experiment file; give that experiment as well: --config EXPERIMENT, in Python "
                 "load(.., config)"
             )
-        elif key in saved:  # a network needs neither loss nor optimizer: their names are kept
+        elif key in saved:  # a network needs nothing but the model: other names are kept
             named[key] = saved[key]
     complete = config_lib.experiment(**{k: v for k, v in saved.items() if k not in named} | objects)
     with complete.ignore_type():

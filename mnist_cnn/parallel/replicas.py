@@ -181,7 +181,7 @@ class Replicas:
 
     def compile_scoring(self, num_examples: int) -> Score:
         """Compiles the evaluation of a split of `num_examples` images."""
-        model, loss, _ = self._components
+        model, loss = self._components.model, self._components.loss
 
         def score(variables: Variables, split: Split) -> Any:
             batch_size = self._config["eval_batch_size"]

@@ -50,7 +50,7 @@ def run(
       config: a complete configuration (`mnist_cnn.experiment`).
       workdir: the run directory; None makes runs/<experiment>-<time>.
       command: what the user typed, for the record.
-      config_file: the experiment file; None: that of its own model, loss or optimizer, if any.
+      config_file: the experiment file; None: that of its own objects, if any.
       stop: the signals to obey, if the caller handles any.
       write_report: writes report.html at the end, if the config asks for it.
 

@@ -1,14 +1,14 @@
-"""From a configuration to the model, the loss, the optimizer and their hyperparameters."""
+"""From a configuration to the model, the loss, the other functions and their hyperparameters."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError, shorten
@@ -18,7 +18,18 @@ from mnist_cnn.training.batches import HostOrDeviceArray
 Hyperparameters = dict[str, Float[HostOrDeviceArray, ""]]
 Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
 Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
-Components = tuple[nn.Module, Loss, Optimizer]
+Step = Callable[..., Any]  # (TrainState, Batch, data_axis) -> (TrainState, Metrics)
+Augment = Callable[[Key[Array, ""], Array], Array]  # (key, images [B, 28, 28, 1]) -> images
+
+
+class Components(NamedTuple):
+    """The code of a training."""
+
+    model: nn.Module
+    loss: Loss
+    optimizer: Optimizer
+    augment: Augment | None = None
+    train_step: Step | None = None  # None: `step.step`
 
 
 def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -34,7 +45,7 @@ OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
 
 def build_components(config: Mapping[str, Any]) -> Components:
-    """The model, the loss and the optimizer that a configuration names or contains.
+    """The objects that a configuration names or contains.
 
     ConfigError if the model is not usable, or (when it is called) the optimizer.
     """
@@ -51,10 +62,12 @@ def build_components(config: Mapping[str, Any]) -> Components:
             )
         return made
 
-    return (
-        build_model(config),
-        LOSSES[loss] if isinstance(loss, str) else loss,
-        OPTIMIZERS[optimizer] if isinstance(optimizer, str) else custom_optimizer,
+    return Components(
+        model=build_model(config),
+        loss=LOSSES[loss] if isinstance(loss, str) else loss,
+        optimizer=OPTIMIZERS[optimizer] if isinstance(optimizer, str) else custom_optimizer,
+        augment=config["augment"],
+        train_step=config["train_step"],
     )
 
 

@@ -8,8 +8,11 @@ state, sums = train_steps(state, sums, split, order, start, stop)  # many, one p
 
 Both donate the state that they receive: its arrays are deleted, and the new state may use their
 memory. To keep it, as for comparing two steps from one state, call `jax.jit(step)` instead.
+
+An experiment's own `train_step` has the signature of `step` and is made of the same pieces.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +27,8 @@ from mnist_cnn.training.batches import Batch, Split
 from mnist_cnn.training.metrics import Metrics
 from mnist_cnn.training.state import TrainState
 
+Losses = tuple[Array, Array, Any]  # losses [B], logits [B, 10], batch statistics
+
 
 def step(
     state: TrainState, batch: Batch, data_axis: str | None = None
@@ -35,13 +40,32 @@ def step(
     several devices share the batch, each has a part of it, and `data_axis` is their mesh axis:
     gradients and metrics are summed over it.
     """
-    examples = _psum_if(batch.weights.sum(), data_axis)
     images = options.augment_images(state, scale(batch.images), data_axis)
 
-    def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array, Any]]:
+    def losses(params: Any) -> Losses:
         logits, batch_stats = options.training_forward(state, params, images, data_axis)
-        losses = options.training_loss(state, logits, batch.labels) * batch.weights
-        return losses.sum() / examples, (losses.sum(), logits, batch_stats)
+        return options.training_loss(state, logits, batch.labels), logits, batch_stats
+
+    return descend(state, batch, losses, data_axis)
+
+
+def descend(
+    state: TrainState,
+    batch: Batch,
+    losses: Callable[[Any], Losses],
+    data_axis: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """The optimizer's step on the mean of `losses`, and what else changes with a step.
+
+    `losses` receives the parameters and returns the loss of each image [B], its logits [B, 10] and
+    the new batch statistics. The losses of missing images do not count.
+    """
+    examples = _psum_if(batch.weights.sum(), data_axis)
+
+    def mean_loss(params: Any) -> tuple[Array, Losses]:
+        of_images, logits, batch_stats = losses(params)
+        total = (of_images * batch.weights).sum()
+        return total / examples, (total, logits, batch_stats)
 
     gradients, (loss, logits, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
     correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
@@ -82,9 +106,11 @@ def steps(
     therefore cannot change its bits. `train_steps`, the compiled form, donates `state`.
     """
 
+    take_step = state.train_step or step
+
     def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
-        state, metrics = step(state, batches.take(split, order[index]), data_axis)
+        state, metrics = take_step(state, batches.take(split, order[index]), data_axis)
         return state, sums + metrics
 
     return lax.fori_loop(start, stop, body, (state, sums))
