@@ -57,6 +57,10 @@ def get_config():
         num_epochs=1,  # passes over the training images
         num_steps=None,  # the number of steps, instead of num_epochs
         #
+        # Metrics besides loss and accuracy
+        metrics=None,  # {"top2": function (logits [B, 10], labels [B]) -> [B]}, shown with accuracy
+        norms=False,  # log the norms of gradient, update and parameters
+        #
         # Output, in steps
         log_every=100,  # log the mean training loss and accuracy since the last time
         eval_every=None,  # evaluate on validation_split; None: after every epoch

@@ -5,12 +5,16 @@
     network = mnist_cnn.load("runs/mine")
     logits = network(images)  # uint8 [N, 28, 28, 1] -> float32 [N, 10]
 
+The pieces of a training, for an experiment's own step or a loop of one's own, are
+mnist_cnn.create_state, train_step, descend and the others of `_PIECES`.
+
 Importing the package loads no JAX: each function imports what it needs when it is called.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,7 +26,33 @@ if TYPE_CHECKING:
 
     from mnist_cnn.analysis.network import Network
 
-__all__ = ["__version__", "experiment", "load", "run"]
+# Public names of modules that import JAX: in the package they are loaded at their first use.
+_PIECES = {
+    "random_key": "training.rng:key",
+    "Split": "training.batches:Split",  # images and labels of a whole split
+    "epoch_order": "training.batches:epoch_order",
+    "take": "training.batches:take",  # a batch of a split
+    "scale": "models.apply:scale",
+    "create_state": "training.state:create_state",
+    "train_step": "training.step:train_step",
+    "train_steps": "training.step:train_steps",
+    "augment_images": "training.options:augment_images",
+    "training_forward": "training.options:training_forward",
+    "training_loss": "training.options:training_loss",
+    "descend": "training.step:descend",
+    "Metrics": "training.metrics:Metrics",
+    "score": "training.scoring:score",
+    "summarize": "training.metrics:summarize",
+}
+
+__all__ = ["__version__", "experiment", "load", "run", *_PIECES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PIECES:
+        raise AttributeError(f"module 'mnist_cnn' has no attribute {name!r}")
+    module, _, attribute = _PIECES[name].partition(":")
+    return getattr(importlib.import_module(f"mnist_cnn.{module}"), attribute)
 
 
 def experiment(**changes: Any) -> ConfigDict:

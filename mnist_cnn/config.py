@@ -51,6 +51,8 @@ class Field(NamedTuple):
         """Whether `value` has the right type and is legal."""
         if value is None:
             return self.optional
+        if self.or_object and self.kind is dict:
+            return isinstance(value, Mapping) and all(map(callable, value.values())) and bool(value)
         if self.or_object and not isinstance(value, str):
             return callable(value)
         types: Any = {float: (int, float), dict: Mapping}.get(self.kind, self.kind)
@@ -74,7 +76,16 @@ _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
 _AUGMENT = "a function (key, images [B, 28, 28, 1]) -> images"
+_METRICS = "functions (logits [B, 10], labels [B]) -> [B] by name, such as {'top2': top2}"
 _STEP = "a function (state, batch, data_axis) -> (state, metrics)"
+
+# Names that are in use in metrics.jsonl and result.json.
+_METRIC_NAME = r"[A-Za-z][A-Za-z0-9_]{0,29}"
+_OWN_METRICS = (
+    *("step", "epoch", "split", "examples", "correct", "accuracy", "loss", "ci95", "metrics"),
+    *("expected_calibration_error", "images_per_second", "learning_rate"),
+    *("gradient_norm", "update_norm", "parameter_norm"),
+)
 
 FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a comment on each
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
@@ -105,6 +116,8 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "shift": Field(float, 0.0, min=0, max=28, sweepable=True),
     "augment": Field(str, None, optional=True, or_object=_AUGMENT),
     "train_step": Field(str, None, optional=True, or_object=_STEP),
+    "metrics": Field(dict, None, optional=True, or_object=_METRICS, free_on_resume=True),
+    "norms": Field(bool, False, free_on_resume=True),
     "batch_size": Field(int, 32, min=1, max=2**20),
     "num_epochs": Field(int, 1, min=1, max=10**6),
     "num_steps": Field(int, None, min=1, max=_MAX_INT, optional=True),
@@ -132,7 +145,7 @@ def experiment(**changes: Any) -> ml_collections.ConfigDict:
     """The base experiment with `changes`, as a complete and locked configuration."""
     config = ml_collections.ConfigDict()
     for key, field in FIELDS.items():
-        kind = object if field.kind is dict else field.kind
+        kind = object if field.kind is dict or field.or_object else field.kind
         config[key] = config_dict.placeholder(kind) if field.optional else field.default
     for key, value in changes.items():
         check_value(key, value)
@@ -203,6 +216,9 @@ def validate(config: Mapping[str, Any]) -> None:
             "config.sweep: expected a validation_split as well, to choose the best setting by, "
             "such as train_split='train[:55000]', validation_split='train[55000:]'"
         )
+    for name in config["metrics"] or {}:
+        if not re.fullmatch(_METRIC_NAME, name) or name in _OWN_METRICS:
+            raise _illegal("metrics", name, f"a new name of the form {_METRIC_NAME}")
     if config["schedule"] == "constant" and config["warmup_steps"]:
         expected = "0 for a constant schedule; for a warm-up set schedule='cosine'"
         raise _illegal("warmup_steps", config["warmup_steps"], expected)
@@ -255,7 +271,7 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
-        return {key: list(values) for key, values in value.items()}
+        return {key: describe(v) if callable(v) else list(v) for key, v in value.items()}
     if isinstance(value, functools.partial):
         named = [("", argument) for argument in value.args]
         named += [(f"{key}=", argument) for key, argument in sorted(value.keywords.items())]

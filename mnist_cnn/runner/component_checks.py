@@ -23,7 +23,7 @@ from mnist_cnn.models.apply import forward
 from mnist_cnn.models.layers import DATA_AXIS
 from mnist_cnn.runner.checkpoint import specs
 from mnist_cnn.runner.experiment_file import where_made
-from mnist_cnn.training import components
+from mnist_cnn.training import components, metrics
 from mnist_cnn.training.batches import Batch
 from mnist_cnn.training.components import Components
 from mnist_cnn.training.metrics import Metrics
@@ -56,7 +56,7 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
     try:  # the whole step at once; the parts one by one only to name the one that fails
         state = _new_state(config, parts)
         with nn.intercept_methods(functools.partial(_find_idle, idle)):
-            _take_step(state, batch)
+            _take_step(state, batch, parts)
         works = _trace(to_dict, state) is not None
     except Exception:
         works = False
@@ -87,7 +87,7 @@ def _name_the_fault(
 ) -> None:
     """Raises ConfigError for the first of the parts that does not do what a step needs."""
     with named("model"):
-        model, plain = parts.model, parts._replace(augment=None, train_step=None)
+        model, plain = parts.model, parts._replace(augment=None, train_step=None, metrics=())
         state = _new_state(config, plain._replace(optimizer=lambda hyper: optax.identity()))
         for count in (1, _IMAGES):
             images = _shape(jnp.uint8, count, 28, 28, 1)
@@ -107,17 +107,22 @@ def _name_the_fault(
     with named("optimizer"):
         state = _new_state(config, plain)
         _trace(to_dict, state)
-        _take_step(state, batch)
-    with named("augment"):
-        _take_step(_new_state(config, parts._replace(train_step=None)), batch)
-    with named("train_step"):
-        _take_step(_new_state(config, parts), batch)
+        _take_step(state, batch, plain)
+    more: list[tuple[str, dict[str, Any]]] = [
+        ("augment", {"train_step": None, "metrics": ()}),
+        ("metrics", {"train_step": None}),
+        ("train_step", {}),
+    ]
+    for key, rest in more:
+        with named(key):
+            some = parts._replace(**rest)
+            _take_step(_new_state(config, some), batch, some)
 
 
-def _take_step(state: TrainState, batch: Batch) -> None:
+def _take_step(state: TrainState, batch: Batch, parts: Components) -> None:
     """Traces a step; ConfigError if it does not return a state like `state` and metrics."""
     returned = _trace(state.train_step or step, state, batch)
-    expected: Any = jax.tree.structure((state, Metrics.zero()))
+    expected: Any = jax.tree.structure((state, Metrics.zero(metrics.names(parts))))
     if jax.tree.structure(returned) != expected:
         raise ConfigError(
             f"returned {shorten(returned)}, expected (state, metrics), as `descend` in "

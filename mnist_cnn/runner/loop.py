@@ -142,6 +142,8 @@ def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
             this.check_finite(step)
             seconds = this.logger.seconds()["train"]  # without validation and checkpoints
             rate = (step - logged) * images_per_step / (seconds - logged_seconds)
+            if config["schedule"] != "constant":
+                metrics["learning_rate"] = this.replicas.learning_rates(step - 1)
             this.log(step, "train", metrics, images_per_second=rate)
             this.replicas.clear_sums()
             logged, logged_seconds = step, seconds

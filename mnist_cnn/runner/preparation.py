@@ -73,9 +73,11 @@ class Run:
     def save(self, step: int) -> None:
         self.check_finite(step)
         tree = self.replicas.snapshot()  # the states, and the sums since the last logged line
+        others = self.replicas.other_sums()
         if self.checkpoints is not None:
             self.directory.check_lock()
-            self.checkpoints.save(step, tree, {"step": step, "seconds": self.logger.seconds()})
+            extra = {"step": step, "seconds": self.logger.seconds()}
+            self.checkpoints.save(step, tree, extra | ({"metrics": others} if others else {}))
 
     def check_finite(self, step: int) -> None:
         """Ends a run that diverged; a sweep continues while one of its settings is finite."""
@@ -144,7 +146,7 @@ def prepare(
         for operation in summary.unoptimized(model):
             console.line(
                 f"note: {operation} has no fast form, and its gradient can take 30 times as long "
-                "as another convolution's; docs/change-something.md names the fast ones"
+                "as another convolution's; docs/change-anything.md names the fast ones"
             )
     console.plan(config, environment)
 
@@ -166,7 +168,7 @@ def prepare(
         # Deletes the lines of metrics after `step`: they will be written again.
         logger.begin(environment, old_environment, step, total)
     if extra := processes.broadcast(extra):  # None: there is no checkpoint
-        replicas.restore(processes.broadcast_arrays(tree))
+        replicas.restore(processes.broadcast_arrays(tree), extra.get("metrics", {}))
         logger.add_seconds(extra["seconds"])
     return Run(
         config=config,
@@ -207,7 +209,8 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
         laid_out, images, labels = read()
         with logger.clock("evaluate"):
             logits, losses = score(laid_out, members)
-            metrics = [summarize(*one, labels) for one in zip(logits, losses, strict=True)]
+            networks = zip(logits, losses, strict=True)
+            metrics = [summarize(*one, labels, replicas.components.metrics) for one in networks]
         return metrics, logits, labels, images
 
     return evaluate

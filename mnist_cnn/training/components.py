@@ -18,6 +18,7 @@ from mnist_cnn.training.batches import HostOrDeviceArray
 Hyperparameters = dict[str, Float[HostOrDeviceArray, ""]]
 Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
 Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
+Metric = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> values [B]
 Step = Callable[..., Any]  # (TrainState, Batch, data_axis) -> (TrainState, Metrics)
 Augment = Callable[[Key[Array, ""], Array], Array]  # (key, images [B, 28, 28, 1]) -> images
 
@@ -30,6 +31,8 @@ class Components(NamedTuple):
     optimizer: Optimizer
     augment: Augment | None = None
     train_step: Step | None = None  # None: `step.step`
+    metrics: tuple[tuple[str, Metric], ...] = ()  # of an experiment, by name
+    norms: bool = False  # whether those of gradient, update and parameters are metrics as well
 
 
 def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -68,6 +71,8 @@ def build_components(config: Mapping[str, Any]) -> Components:
         optimizer=OPTIMIZERS[optimizer] if isinstance(optimizer, str) else custom_optimizer,
         augment=config["augment"],
         train_step=config["train_step"],
+        metrics=tuple((config["metrics"] or {}).items()),
+        norms=config["norms"],
     )
 
 
@@ -110,16 +115,28 @@ def apply_loss(
     loss: Loss, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
 ) -> Float[Array, "B"]:
     """The loss of each image; ConfigError if it returns something else."""
-    losses: Any = loss(logits, labels)
-    shape, dtype = getattr(losses, "shape", None), getattr(losses, "dtype", np.dtype(object))
-    if shape == labels.shape and jnp.issubdtype(dtype, jnp.floating):
-        return losses
-    if shape is None:
-        got = shorten(losses)
-    else:
-        got = f"{dtype} {list(shape)} for logits {list(logits.shape)}"
+    return _for_each_image("loss", loss(logits, labels), labels, "a float", jnp.floating)
+
+
+def apply_metric(
+    name: str, metric: Metric, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+) -> Float[Array, "B"]:
+    """A metric of each image as float32; ConfigError if it returns something else."""
+    values, kinds = metric(logits, labels), (jnp.floating, jnp.integer, jnp.bool_)
+    found = _for_each_image(f"metrics: {name}", values, labels, "a number", *kinds)
+    return found.astype(jnp.float32)
+
+
+def _for_each_image(key: str, values: Any, labels: Array, expected: str, *kinds: Any) -> Array:
+    """`values`, if they are an array [B] of one of the kinds; ConfigError otherwise."""
+    shape, dtype = getattr(values, "shape", None), getattr(values, "dtype", np.dtype(object))
+    if shape == labels.shape and any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        return values
+    got = shorten(values)
+    if shape is not None:
+        got = f"{dtype} {list(shape)} for logits {[len(labels), 10]}"
     raise ConfigError(
-        f"config.loss: returned {got}, expected a float for each image, {list(labels.shape)}, "
+        f"config.{key}: returned {got}, expected {expected} for each image, {list(labels.shape)}, "
         "without a mean or a sum over the images"
     )
 

@@ -17,6 +17,7 @@ from mnist_cnn.training.components import (
     Components,
     Hyperparameters,
     Loss,
+    Metric,
     Optimizer,
     Step,
 )
@@ -37,6 +38,8 @@ class TrainState(struct.PyTreeNode):
     optimizer: Optimizer = struct.field(pytree_node=False)
     augment: Augment | None = struct.field(pytree_node=False)
     train_step: Step | None = struct.field(pytree_node=False)
+    metrics: tuple[tuple[str, Metric], ...] = struct.field(pytree_node=False)
+    norms: bool = struct.field(pytree_node=False)
 
     @property
     def variables(self) -> Variables:

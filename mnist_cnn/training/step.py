@@ -24,7 +24,8 @@ from jaxtyping import Array, Int
 from mnist_cnn.models.apply import scale
 from mnist_cnn.training import batches, options, schedule
 from mnist_cnn.training.batches import Batch, Split
-from mnist_cnn.training.metrics import Metrics
+from mnist_cnn.training.components import apply_metric
+from mnist_cnn.training.metrics import NORMS, Metrics
 from mnist_cnn.training.state import TrainState
 
 Losses = tuple[Array, Array, Any]  # losses [B], logits [B, 10], batch statistics
@@ -74,7 +75,15 @@ def descend(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     first_bad_step = jnp.where(jnp.isfinite(loss), -1, state.step + 1)
-    metrics = Metrics(loss, correct, examples.astype(jnp.int32), first_bad_step)
+    others = {
+        name: (apply_metric(name, metric, logits, batch.labels) * batch.weights).sum()
+        for name, metric in state.metrics
+    }
+    others = _psum_if(others, data_axis)
+    if state.norms:  # of the step, and so of each of its images
+        trees = zip(NORMS, (gradients, updates, state.params), strict=True)
+        others |= {name: examples * optax.global_norm(tree) for name, tree in trees}
+    metrics = Metrics(loss, correct, examples.astype(jnp.int32), first_bad_step, others)
     state = state.replace(
         step=state.step + 1,
         params=params,
