@@ -3,6 +3,7 @@
 import ast
 import difflib
 import functools
+import inspect
 import itertools
 import math
 import re
@@ -75,6 +76,7 @@ _KINDS[dict] = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
 _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
+_SCHEDULE = "a function step -> factor, or (step, total_steps) -> factor, of the learning rate"
 _AUGMENT = "a function (key, images [B, 28, 28, 1]) -> images"
 _METRICS = "functions (logits [B, 10], labels [B]) -> [B] by name, such as {'top2': top2}"
 _STEP = "a function (state, batch, data_axis) -> (state, metrics)"
@@ -107,8 +109,8 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "eps": Field(float, 1e-8, exclusive_min=0, sweepable=True, used_by="optimizer"),
     "weight_decay": Field(float, 0.0, min=0, sweepable=True, used_by="optimizer"),
     "label_smoothing": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True, used_by="loss"),
-    "schedule": Field(str, "constant", choices=("constant", "cosine")),
-    "warmup_steps": Field(int, 0, min=0, max=_MAX_INT),
+    "schedule": Field(str, "constant", choices=("constant", "cosine"), or_object=_SCHEDULE),
+    "warmup_steps": Field(int, 0, min=0, max=_MAX_INT, used_by="schedule"),
     "ema": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
     "rotation": Field(float, 0.0, min=0, max=180, sweepable=True),
     "zoom": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
@@ -138,7 +140,7 @@ DEFAULTS = {key: field.default for key, field in FIELDS.items()}
 HYPERPARAMETERS = tuple(key for key, field in FIELDS.items() if field.sweepable)
 OFF_AT_ZERO = tuple(key for key in HYPERPARAMETERS if FIELDS[key].default == 0)
 FREE_ON_RESUME = tuple(key for key, field in FIELDS.items() if field.free_on_resume)
-LENGTH = ("num_epochs", "num_steps")  # free on resume, too, unless the schedule depends on them
+LENGTH = ("num_epochs", "num_steps")  # free on resume, too, unless a schedule depends on them
 
 
 def experiment(**changes: Any) -> ml_collections.ConfigDict:
@@ -267,6 +269,7 @@ def describe(value: Any) -> Any:
     """`value` as config.json keeps it: a number or string as it is, an object by its name.
 
     The name is without the module, which depends on how the experiment is loaded, and the address.
+    That of a function of the length says so.
     """
     if value is None or isinstance(value, str | int | float):
         return value
@@ -278,8 +281,16 @@ def describe(value: Any) -> Any:
         texts = [name + (describe(v) if callable(v) else repr(v)) for name, v in named]
         return f"{describe(value.func)}({', '.join(texts)})"
     if hasattr(value, "__qualname__"):
-        return value.__qualname__
+        return value.__qualname__ + ("(total_steps)" if takes_total_steps(value) else "")
     return one_line(value)
+
+
+def takes_total_steps(value: Any) -> bool:
+    """Whether a schedule or an optimizer depends on the length of the training, as it declares."""
+    try:
+        return "total_steps" in inspect.signature(value).parameters
+    except (TypeError, ValueError):  # not a function, or one without a signature
+        return False
 
 
 def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,7 +300,8 @@ def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What prevents `new` from resuming a run of `old`, both of `as_dict`: "KEY: was X, now Y"."""
-    free = FREE_ON_RESUME + (LENGTH if new["schedule"] == "constant" else ())
+    of_length = new["schedule"] == "cosine" or any("(total_steps)" in str(new[k]) for k in OBJECTS)
+    free = FREE_ON_RESUME + (() if of_length else LENGTH)
     # A field that `old` lacks is newer than the run and counts as its default.
     before = {**DEFAULTS, **old}
     changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]

@@ -75,6 +75,7 @@ def run_page(run: Run) -> str:
     means = [
         [f"mean {name}", _number(found["mean"], found["ci95"])]
         for name, found in run.result["test_mean"].get("metrics", {}).items()
+        if len(run.seeds) > 1
     ]
     calibration_error = f"expected calibration error{plots.mean_of_seeds_note(run)}"
     overall = [
@@ -94,7 +95,7 @@ def run_page(run: Run) -> str:
         [
             *([_sweep_table(sweep), "<h2>Test of the chosen setting</h2>"] if sweep else []),
             _table([["seed", "correct", "test loss", *others], *per_seed], kind="numbers"),
-            _table([*overall, *means], kind="numbers"),
+            _table([*means, *overall], kind="numbers"),
             _grid(_run_plots(run)),
             "<h2>Metrics per digit</h2>",
             _table(per_class, ["digit", "precision", "recall", "images"], "numbers"),

@@ -59,7 +59,8 @@ class Replicas:
         self._config, self._mesh, self._device = config, mesh, mesh.devices.flat[0]
         self._members = config_lib.replicas(config)
         self._num_examples = len(labels)
-        self.components = build_components(config)
+        self._total_steps = batches.total_steps(config, self._num_examples)
+        self.components = build_components(config, self._total_steps)
         self._split = shard(Split(images, labels), mesh, REPLICATED)
         self._epoch = 0
         # These programs run rarely: optimized code takes up to 3 s more to compile on a CPU and
@@ -68,7 +69,8 @@ class Replicas:
         program = functools.partial(make_program, mesh, compiler_options=options)
         initial = functools.partial(initial_state, self.components, init_variables=init_variables)
         self._initial = program(initial, (BY_REPLICA, BY_REPLICA))
-        self._schedule = jax.jit(jax.vmap(schedule.scheduled, (0, None)))
+        own = functools.partial(schedule.scheduled, own=self.components.schedule)
+        self._schedule = jax.jit(jax.vmap(own, (0, None)))
         self._epoch_order = program(self._order_of_device, (BY_REPLICA, REPLICATED), ORDER)
         smallest = mesh.shape[REPLICA]
         chosen = config["replicas_at_once"]
@@ -115,8 +117,8 @@ class Replicas:
     def _initial_arguments(self, replicas: tuple[int, ...]) -> tuple[Any, Any]:
         """The seeds uint32 [G] and hyperparameters [G] of a group."""
         members = [self._members[replica] for replica in replicas]
-        steps = batches.total_steps(self._config, self._num_examples)
-        hyper = [build_hyperparameters(self._config, member.setting, steps) for member in members]
+        total = self._total_steps
+        hyper = [build_hyperparameters(self._config, member.setting, total) for member in members]
         stacked = {name: np.array([one[name] for one in hyper]) for name in hyper[0]}
         seeds = np.array([member.seed for member in members], np.uint32)
         return seeds, stacked

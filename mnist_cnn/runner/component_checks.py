@@ -87,7 +87,10 @@ def _name_the_fault(
 ) -> None:
     """Raises ConfigError for the first of the parts that does not do what a step needs."""
     with named("model"):
-        model, plain = parts.model, parts._replace(augment=None, train_step=None, metrics=())
+        model, plain = (
+            parts.model,
+            parts._replace(schedule=None, augment=None, train_step=None, metrics=()),
+        )
         state = _new_state(config, plain._replace(optimizer=lambda hyper: optax.identity()))
         for count in (1, _IMAGES):
             images = _shape(jnp.uint8, count, 28, 28, 1)
@@ -109,7 +112,8 @@ def _name_the_fault(
         _trace(to_dict, state)
         _take_step(state, batch, plain)
     more: list[tuple[str, dict[str, Any]]] = [
-        ("augment", {"train_step": None, "metrics": ()}),
+        ("augment", {"schedule": None, "train_step": None, "metrics": ()}),
+        ("schedule", {"train_step": None, "metrics": ()}),
         ("metrics", {"train_step": None}),
         ("train_step", {}),
     ]

@@ -1,6 +1,7 @@
 """From a configuration to the model, the loss, the other functions and their hyperparameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from mnist_cnn.training.batches import HostOrDeviceArray
 Hyperparameters = dict[str, Float[HostOrDeviceArray, ""]]
 Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
 Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
+Schedule = Callable[[Array], Any]  # the number of steps taken -> factor of the learning rate
 Metric = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> values [B]
 Step = Callable[..., Any]  # (TrainState, Batch, data_axis) -> (TrainState, Metrics)
 Augment = Callable[[Key[Array, ""], Array], Array]  # (key, images [B, 28, 28, 1]) -> images
@@ -29,6 +31,7 @@ class Components(NamedTuple):
     model: nn.Module
     loss: Loss
     optimizer: Optimizer
+    schedule: Schedule | None = None  # None: `schedule.scheduled` reads the hyperparameters alone
     augment: Augment | None = None
     train_step: Step | None = None  # None: `step.step`
     metrics: tuple[tuple[str, Metric], ...] = ()  # of an experiment, by name
@@ -47,12 +50,18 @@ LOSSES: dict[str, Loss] = {"cross_entropy": optax.softmax_cross_entropy_with_int
 OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
 
-def build_components(config: Mapping[str, Any]) -> Components:
-    """The objects that a configuration names or contains.
+def build_components(config: Mapping[str, Any], total_steps: int = 1) -> Components:
+    """The objects that a configuration names or contains, for a training of that length.
 
     ConfigError if the model is not usable, or (when it is called) the optimizer.
     """
-    loss, optimizer = config["loss"], config["optimizer"]
+    loss = config["loss"]
+
+    def of_length(function: Any) -> Any:
+        takes_it = config_lib.takes_total_steps(function)
+        return functools.partial(function, total_steps=total_steps) if takes_it else function
+
+    optimizer, schedule = of_length(config["optimizer"]), of_length(config["schedule"])
     varies = config["schedule"] != "constant" or "learning_rate" in (config["sweep"] or {})
 
     def custom_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -69,6 +78,7 @@ def build_components(config: Mapping[str, Any]) -> Components:
         model=build_model(config),
         loss=LOSSES[loss] if isinstance(loss, str) else loss,
         optimizer=OPTIMIZERS[optimizer] if isinstance(optimizer, str) else custom_optimizer,
+        schedule=None if isinstance(schedule, str) else schedule,
         augment=config["augment"],
         train_step=config["train_step"],
         metrics=tuple((config["metrics"] or {}).items()),

@@ -19,6 +19,7 @@ from mnist_cnn.training.components import (
     Loss,
     Metric,
     Optimizer,
+    Schedule,
     Step,
 )
 
@@ -36,6 +37,7 @@ class TrainState(struct.PyTreeNode):
     model: nn.Module = struct.field(pytree_node=False)
     loss: Loss = struct.field(pytree_node=False)
     optimizer: Optimizer = struct.field(pytree_node=False)
+    schedule: Schedule | None = struct.field(pytree_node=False)
     augment: Augment | None = struct.field(pytree_node=False)
     train_step: Step | None = struct.field(pytree_node=False)
     metrics: tuple[tuple[str, Metric], ...] = struct.field(pytree_node=False)
@@ -75,7 +77,7 @@ def create_state(config: Mapping[str, Any], num_examples: int = 60_000) -> Train
     """
     seed, length = jnp.asarray(config["seed"], jnp.uint32), total_steps(config, num_examples)
     hyper = components_lib.build_hyperparameters(config, total_steps=length)
-    components = components_lib.build_components(config)
+    components = components_lib.build_components(config, length)
     return jax.jit(initial_state, static_argnums=0)(components, seed, hyper)
 
 

@@ -71,7 +71,7 @@ def descend(
     gradients, (loss, logits, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
     correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
     gradients, loss, correct = _psum_if((gradients, loss, correct.sum(dtype=jnp.int32)), data_axis)
-    optimizer = state.optimizer(schedule.scheduled(state.hyper, state.step))
+    optimizer = state.optimizer(schedule.scheduled(state.hyper, state.step, state.schedule))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     first_bad_step = jnp.where(jnp.isfinite(loss), -1, state.step + 1)

@@ -128,7 +128,7 @@ def test_an_own_metric_is_exact_and_shown_wherever_accuracy_is(examples, tmp_pat
         assert all(value > 0 for value in train[norm])
     assert train["learning_rate"][0] < 1e-4  # at the end of the cosine
     page = (tmp_path / "report.html").read_text()
-    assert "<th>top2</th>" in page and f"{right[0]:.4f}" in page and "mean top2" in page
+    assert "top2<" in page and f"{right[0]:.4f}" in page and "mean top2" in page
     tags = b"".join(path.read_bytes() for path in tmp_path.glob("events*"))
     for tag in (b"train/top2", b"validation/top2", b"test/top2", b"train/gradient_norm"):
         assert tag in tags
@@ -150,7 +150,42 @@ def test_metrics_do_not_change_the_training_nor_a_checkpoint(examples, tmp_path)
     assert whole["params_sha256"] == extended["params_sha256"]
 
 
+def test_a_schedule_of_ones_own_sets_the_rate_and_declares_its_length(examples, tmp_path):
+    config = config_of(examples["linear"])
+    result = mnist_cnn.run(config, tmp_path)
+    rates = [line["learning_rate"] for line in metrics_of(tmp_path) if line["split"] == "train"]
+    after = np.array([7, 14, 21, 28, 35, 40]) - 1  # the last step before each line
+    np.testing.assert_allclose(rates, 1e-3 * np.minimum(1, (40 - after) / 8), rtol=1e-6)
+    config.num_steps = 50
+    with pytest.raises(ConfigError, match="num_steps: was 40, now 50"):
+        mnist_cnn.run(config, tmp_path)
+    assert result_of(tmp_path) == result
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_an_optimizer_that_declares_the_length_is_not_prolonged(declared, examples, tmp_path):
+    seen = []
+
+    def of_length(learning_rate, total_steps):
+        seen.append(total_steps)
+        return optax.sgd(optax.linear_schedule(learning_rate, 0, total_steps))
+
+    def plain(learning_rate):
+        return optax.sgd(learning_rate)
+
+    config = config_of(examples["mine"], optimizer=of_length if declared else plain, num_steps=10)
+    mnist_cnn.run(config, tmp_path)
+    config.num_steps = 12
+    if not declared:
+        assert mnist_cnn.run(config, tmp_path)["steps"] == 12
+        return
+    assert seen[-1] == 10
+    with pytest.raises(ConfigError, match="num_steps: was 10, now 12"):
+        mnist_cnn.run(config, tmp_path)
+
+
 REFUSED = {
+    "a factor for each digit": ("schedule", lambda step: jnp.ones(10), "for a step, expected a"),
     "not for each image": ("metrics", {"mean": lambda logits, labels: logits.mean()},
                            "returned float32 [] for logits [7, 10], expected a number for each"),
     "other images": ("augment", lambda key, images: images[:, ::2],
