@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.version import __version__
@@ -62,20 +62,30 @@ def experiment(**changes: Any) -> ConfigDict:
     return config.experiment(**changes)
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+def run(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str] | None = None,
+    *,
+    quiet: bool = False,
+    on_log: Callable[[dict[str, Any]], object] | None = None,
+) -> dict[str, Any]:
     """Trains and evaluates a network, or resumes the run in `workdir` (see `runner.loop.run`).
 
+    It prints nothing if `quiet`. `on_log` is called with each line of metrics.jsonl, as an object.
     Ctrl-C, also in a notebook, saves and raises a KeyboardInterrupt that says how to resume, unless
     the caller handles SIGINT. A second one, some seconds later, does not wait for that.
     """
     with _quiet_libraries():
         from mnist_cnn import report
-        from mnist_cnn.runner import loop, signals
+        from mnist_cnn.runner import console, loop, signals
 
         stop = signals.StopRequest()
         try:
             with stop.keyboard_interrupts():
-                return loop.run(config, workdir, stop=stop, write_report=report.write)
+                return loop.run(
+                    config, workdir, console=console.Console(quiet=True) if quiet else None,
+                    stop=stop, write_report=report.write, on_log=on_log,
+                )  # fmt: skip
         except signals.Stopped as stopped:
             resume = f"mnist_cnn.run(config, {stopped.run_directory!r})"
         raise KeyboardInterrupt(f"stopped by SIGINT; saved. To resume: {resume}")

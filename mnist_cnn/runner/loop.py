@@ -21,6 +21,7 @@ from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.preparation import ReplicaMetrics, Run, prepare
 from mnist_cnn.runner.run_directory import RunDirectory, new_run_path
+from mnist_cnn.runner.run_logger import OnLog
 from mnist_cnn.runner.signals import Stopped, StopRequest
 
 # The progress bar and signals wait for a call to end, so it takes about this long.
@@ -41,6 +42,7 @@ def run(
     console: Console | None = None,
     stop: StopRequest | None = None,
     write_report: WriteReport | None = None,
+    on_log: OnLog | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates `config`; resumes from the last good checkpoint in `workdir`, if any.
 
@@ -53,6 +55,7 @@ def run(
       config_file: the experiment file; None: that of its own objects, if any.
       stop: the signals to obey, if the caller handles any.
       write_report: writes report.html at the end, if the config asks for it.
+      on_log: called with each line of metrics.jsonl, as an object, when it is written.
 
     Raises:
       ConfigError, DataError: before anything is trained.
@@ -80,7 +83,7 @@ def run(
             if write_report and not (directory.path / "report.html").exists():  # killed before it
                 _report(config, directory, console, write_report)
             return result
-        this = prepare(config, directory, console, stop, command, config_file)
+        this = prepare(config, directory, console, stop, command, config_file, on_log)
         try:
             with stop.stops(str(directory)):
                 result = processes.broadcast(_finish(this, _train(this)))

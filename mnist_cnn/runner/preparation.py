@@ -25,7 +25,7 @@ from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.environment import describe_environment
 from mnist_cnn.runner.run_directory import RunDirectory
-from mnist_cnn.runner.run_logger import RunLogger
+from mnist_cnn.runner.run_logger import OnLog, RunLogger
 from mnist_cnn.runner.signals import StopRequest
 from mnist_cnn.training import batches, components, state as state_lib
 from mnist_cnn.training.metrics import summarize
@@ -104,9 +104,10 @@ def prepare(
     stop: StopRequest,
     command: Sequence[str],
     config_file: str | None = None,
+    on_log: OnLog | None = None,
 ) -> Run:
     """Checks, reads, compiles and restores everything that the first step needs."""
-    logger = RunLogger(config, directory)
+    logger = RunLogger(config, directory, on_log)
     notes = component_checks.check_components(config, config_file)
     model = components.build_model(config)
     source = experiment_file.read(config, config_file)

@@ -1,5 +1,6 @@
 """The examples of docs/change-anything.md do what they say, and resume to the same bits."""
 
+import json
 import re
 import shutil
 import signal
@@ -160,6 +161,33 @@ def test_a_schedule_of_ones_own_sets_the_rate_and_declares_its_length(examples, 
     with pytest.raises(ConfigError, match="num_steps: was 40, now 50"):
         mnist_cnn.run(config, tmp_path)
     assert result_of(tmp_path) == result
+
+
+def test_a_quiet_run_prints_nothing_and_hands_out_each_line(examples, tmp_path, capfd):
+    lines = []
+    config = config_of(examples["mine"], num_steps=15)
+    result = mnist_cnn.run(config, tmp_path, quiet=True, on_log=lines.append)
+    assert capfd.readouterr() == ("", "") and result["steps"] == 15
+    written = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines == [json.loads(line) for line in written] and lines[-1]["split"] == "test"
+
+
+def test_the_public_pieces_make_a_loop(hundred_images):
+    (code,) = [code for code in CODES if "m.create_state(config)" in code]
+    code = code.replace('open_dataset("mnist").read', "(lambda split: few)").replace("[:100]", "")
+    few = np.asarray(hundred_images.images), np.asarray(hundred_images.labels)
+    code = code.replace("batch_size=128", "batch_size=20, model=Linear(), learning_rate=0.01")
+    names = {"few": few, "Linear": Linear, "print": lambda accuracy: names.update(found=accuracy)}
+    exec(code, names)
+    state = create_state(names["config"])
+    order = batches.epoch_order(jnp.uint32(1337), jnp.int32(0), 100, 20)
+    for rows in order:
+        state, _ = jax.jit(step)(state, batches.take(hundred_images, rows))
+    assert sha256(jax.device_get(names["state"].params)) == sha256(jax.device_get(state.params))
+    assert 0.3 < names["found"] < 1
+    assert set(mnist_cnn._PIECES) <= set(mnist_cnn.__all__)
+    for name in mnist_cnn.__all__:
+        assert getattr(mnist_cnn, name) is not None
 
 
 @pytest.mark.parametrize("declared", [False, True])
