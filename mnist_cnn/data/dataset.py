@@ -139,8 +139,8 @@ def open_dataset(name: Any, manual_dir: str | os.PathLike[str] | None = None) ->
 def is_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two results of `Dataset.describe` are of the same images and labels.
 
-    How the files are compressed and named makes no difference. Those of versions before 0.3 have
-    no `content_sha256`: then the files must be the same, whatever their names.
+    How the files are compressed and named makes no difference. Older run directories have no
+    `content_sha256`: then the files must be the same, whatever their names.
     """
     if "content_sha256" in one and "content_sha256" in other:
         return one["content_sha256"] == other["content_sha256"]
