@@ -89,6 +89,31 @@ def make_small_mnist(folder):
     return folder
 
 
+def repack(source, folder, form):
+    """Copies a manual_dir to `folder`: "zipped" (with a header of its own), or "renamed"."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if form == "renamed":
+            shutil.copy(path, folder / path.name.replace("-idx", ".idx"))
+            continue
+        with (
+            open(folder / f"{path.name}.gz", "wb") as file,
+            gzip.GzipFile("another name", "wb", 1, file, mtime=12345) as packed,
+        ):
+            packed.write(path.read_bytes())
+    return folder
+
+
+def with_another_pixel(source, folder):
+    """Copies a manual_dir of uncompressed files, and changes a pixel of a training image by 1."""
+    shutil.copytree(source, folder)
+    path = folder / "train-images-idx3-ubyte"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_experiment(small_mnist, tmp_path_factory):
     """An experiment file of 40 steps."""

@@ -37,10 +37,11 @@ def evaluate(
     folder = trained.config["manual_dir"] if own_data else manual_dir
     source = data.open_dataset(dataset or trained.config["dataset"], folder)
     environment = RunDirectory(workdir).read("environment.json") or {}
-    if own_data and environment.get("data", {}).get("sha256") not in (None, source.files):
+    before = environment.get("data")
+    if own_data and before and not data.is_same_data(before, source.describe()):
         raise DataError(
-            f"{workdir}: the run had other data files than {source.origin} has now; "
-            "give the folder of the files to score: --manual_dir=FOLDER"
+            f"{workdir}: the run had other images or labels than {source.origin} has now; "
+            "give the folder of those to score: --manual_dir=FOLDER"
         )
     images, labels = source.read(split)
     loss: Any = trained.config["loss"]

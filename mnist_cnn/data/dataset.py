@@ -12,7 +12,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,17 @@ class Dataset:
     name: str  # one of `download.DATASETS`
     origin: str  # "the package", "tfds download" or the absolute path of `manual_dir`
     official: bool  # the published examples: for mnist by unpacked content, otherwise by the files
-    files: dict[str, str]  # the names of the four source files -> their SHA-256
+    files: dict[str, str]  # the names of the four source files -> their SHA-256, in their order
+    contents: dict[str, str]  # the names of the splits -> the SHA-256 of their pixels and labels
     num_examples: dict[str, int]  # the names of the splits -> their sizes
     directory: Path | None  # the prepared folder; None: there is no home directory for it
     _sources: dict[Path, str] = dataclasses.field(repr=False)
     # Of all splits, if the folder cannot be written.
     _examples: dict[str, tfds_builder.Examples] | None = dataclasses.field(repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        """The data's identity, as environment.json contains it."""
+        return {"origin": self.origin, "sha256": self.files, "content_sha256": self.contents}
 
     def rows(self, split: Any) -> list[tuple[str, int, int]]:
         """The slices that tfds reads for `split`: (name, start, stop), start < stop.
@@ -123,11 +128,24 @@ def open_dataset(name: Any, manual_dir: str | os.PathLike[str] | None = None) ->
         origin,
         metadata["official"],
         files,
+        metadata["sha256"],
         metadata["num_examples"],
         directory,
         sources,
         examples,
     )
+
+
+def is_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two results of `Dataset.describe` are of the same images and labels.
+
+    How the files are compressed and named makes no difference. Older run directories have no
+    `content_sha256`: then the files must be the same, whatever their names.
+    """
+    if "content_sha256" in one and "content_sha256" in other:
+        return one["content_sha256"] == other["content_sha256"]
+    files, others = (list((data.get("sha256") or {}).values()) for data in (one, other))
+    return files == others
 
 
 def _data_root() -> Path | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.data.dataset import Dataset
+from mnist_cnn.data.dataset import Dataset, is_same_data, open_dataset
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training.batches import total_steps
@@ -13,19 +13,25 @@ from mnist_cnn.training.batches import total_steps
 def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result, if the directory contains this run and it is finished, else None.
 
-    Raises ConfigError if the directory contains a run of another configuration.
+    Raises ConfigError if the directory contains a run of another configuration, or
+    CheckpointError if the run is finished, and `manual_dir` names another folder with other data.
     """
     old = directory.read("config.json")
     if old is None:
         return None
-    if differences := config_lib.differences(old, config_lib.as_dict(config)):
+    moved = {"manual_dir": config["manual_dir"]}  # the data is compared by its content
+    if differences := config_lib.differences(old | moved, config_lib.as_dict(config)):
         raise ConfigError(
             f"{directory} belongs to another configuration ({'; '.join(differences)}); "
             "give another --workdir, or that configuration"
         )
     result = directory.read("result.json") or {}
     same_length = all(old.get(key) == config[key] for key in config_lib.LENGTH)
-    return result if result.get("status") == "finished" and same_length else None
+    if result.get("status") != "finished" or not same_length:
+        return None
+    if old.get("manual_dir") != config["manual_dir"]:
+        _check_data(directory, open_dataset(config["dataset"], config["manual_dir"]))
+    return result
 
 
 def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
@@ -66,15 +72,21 @@ def check_resumption(
     Returns the directory's environment.json, {} if there is none. Raises CheckpointError or
     ConfigError if the run cannot resume from the checkpoint of `step`.
     """
-    before = directory.read("environment.json")
-    if before is not None and before.get("data", {}).get("sha256") != dataset.files:
-        raise CheckpointError(
-            f"{directory}: the run began with other data files than {dataset.origin} "
-            "has now; give those, or another --workdir"
-        )
+    before = _check_data(directory, dataset)
     if step > total:
         raise ConfigError(
             f"{directory} has reached step {step:,}, but the configuration ends at {total:,}; a "
             "run can be prolonged, not shortened"
+        )
+    return before
+
+
+def _check_data(directory: RunDirectory, dataset: Dataset) -> dict[str, Any]:
+    """The directory's environment.json, {} without; CheckpointError if the run had other data."""
+    before = directory.read("environment.json")
+    if before is not None and not is_same_data(before.get("data", {}), dataset.describe()):
+        raise CheckpointError(
+            f"{directory}: the run began with other images or labels than {dataset.origin} has "
+            "now; give those, or another --workdir"
         )
     return before or {}

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 
 from mnist_cnn import config as config_lib
+from mnist_cnn.data.dataset import is_same_data
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.files import local_path
 from mnist_cnn.parallel.devices import find_devices
 from mnist_cnn.runner.checkpoint import Checkpoints, Tree, read_newest
 from mnist_cnn.runner.run_directory import RunDirectory
 
-_MAY_DIFFER = ("name", "seed", "num_seeds", "manual_dir")  # data files are compared by SHA-256
+_MAY_DIFFER = ("name", "seed", "num_seeds", "manual_dir")  # data is compared by SHA-256
 _SHARED_METRICS = ("step", "epoch", "split", "examples")  # the others have a value for each seed
 
 
@@ -94,9 +95,8 @@ def _check_same_experiment(part: _Part, first: _Part) -> None:
     """Raises CheckpointError if experiment, data or step differ."""
     comparable = part.config | {key: first.config[key] for key in _MAY_DIFFER}
     differences = config_lib.differences(first.config, comparable)
-    data, first_data = (one.environment.get("data", {}).get("sha256") for one in (part, first))
-    if data != first_data:
-        differences.append("the data files differ")
+    if not is_same_data(*(one.environment.get("data", {}) for one in (part, first))):
+        differences.append("their images or labels differ")
     if differences:
         raise CheckpointError(
             f"{first.directory} and {part.directory} do not belong together "

@@ -138,7 +138,7 @@ def prepare(
         "mesh": dict(mesh.shape),
         "processes": jax.process_count(),
         "replicas_at_once": replicas.plan.group_size,
-        "data": {"origin": dataset.origin, "sha256": dataset.files},
+        "data": dataset.describe(),
     }
     for note in [*notes, *compiler_note(devices[0].platform)]:
         console.line(note)

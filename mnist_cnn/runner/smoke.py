@@ -27,10 +27,11 @@ from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner import component_checks
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.console import Console
+from mnist_cnn.runner.gradient_check import check_gradient
 from mnist_cnn.training.batches import Split, steps_per_epoch
 from mnist_cnn.training.metrics import summarize
 
-_PARTS = ("device", "data", "compile", "train", "save", "restore", "evaluate")
+_PARTS = ("device", "data", "compile", "gradient", "train", "save", "restore", "evaluate")
 _STEPS = 3
 _SCORED = 1000  # training images: only the final evaluation of a run reads the test split
 
@@ -81,6 +82,8 @@ def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]
     check_memory(config, mesh, Split(images, labels))
     replicas = Replicas(config, mesh, images, labels)
     yield "the training program"
+
+    yield f"of a small network, within {check_gradient():.0e} of a float64 reference"
 
     steps = min(_STEPS, steps_per_epoch(len(labels), config["batch_size"]))
     sums = replicas.advance(0, 0, steps)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import config_of, read_idx, result_of, run, start
+from conftest import config_of, read_idx, repack, result_of, run, start, with_another_pixel
 
 from mnist_cnn import statistics
 from mnist_cnn.analysis.evaluation import evaluate
@@ -72,21 +72,32 @@ def test_custom_module_is_required_and_then_used(undisturbed, tiny_experiment):
     assert own_metrics(undisturbed[0]).items() <= metrics.items()
 
 
-def test_changed_data_files_are_refused(undisturbed, tiny_experiment, small_mnist, tmp_path):
-    changed = tmp_path / "changed"
-    shutil.copytree(small_mnist, changed)
-    path = changed / "t10k-labels-idx1-ubyte"
-    content = bytearray(path.read_bytes())
-    content[-1] = (content[-1] + 1) % 10
-    path.write_bytes(content)
-    moved = tmp_path / "run"
-    shutil.copytree(undisturbed[0], moved)
-    saved = json.loads((moved / "config.json").read_text())
-    (moved / "config.json").write_text(json.dumps(saved | {"manual_dir": str(changed)}))
+def moved_to(run_directory, folder, workdir):
+    """A copy of a run directory whose data is in another folder."""
+    shutil.copytree(run_directory, workdir)
+    saved = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps(saved | {"manual_dir": str(folder)}))
+    return workdir
+
+
+def test_changed_data_is_refused(undisturbed, tiny_experiment, small_mnist, tmp_path):
+    changed = with_another_pixel(small_mnist, tmp_path / "changed")
+    moved = moved_to(undisturbed[0], changed, tmp_path / "run")
     config = config_of(tiny_experiment)
-    with pytest.raises(DataError, match=r"other data files .* --manual_dir"):
+    with pytest.raises(DataError, match=r"other images or labels .* --manual_dir") as error:
         evaluate(moved, config=config)
+    assert "\n" not in str(error.value)
     assert evaluate(moved, manual_dir=str(changed), config=config)["examples"] == 250
+
+
+@pytest.mark.parametrize("form", ["zipped", "renamed"])
+def test_same_images_in_other_files_are_the_runs_data(
+    form, undisturbed, tiny_experiment, small_mnist, tmp_path
+):
+    folder = repack(small_mnist, tmp_path / "data", form)
+    moved = moved_to(undisturbed[0], folder, tmp_path / "run")
+    metrics = evaluate(moved, config=config_of(tiny_experiment))
+    assert own_metrics(undisturbed[0]).items() <= metrics.items()
 
 
 def test_errors_of_evaluate_are_one_line(tmp_path):

@@ -391,6 +391,21 @@ def test_each_prepared_file_is_hashed_once_when_all_is_read(manual, monkeypatch)
     assert sorted(hashed) == sorted(names - {"SHA256SUMS"})
 
 
+def test_content_is_known_although_each_source_file_is_read_once(manual, tmp_path, monkeypatch):
+    dataset = data.open_dataset("mnist", manual)
+    for split, sha256 in dataset.contents.items():
+        images, labels = dataset.read(split)
+        content = images.tobytes() + labels.astype(np.uint8).tobytes()
+        assert hashlib.sha256(content).hexdigest() == sha256
+    names, read_file = [], data._read_file
+    monkeypatch.setattr(data, "_read_file", lambda p: names.append(p.name) or read_file(p))
+    assert data.open_dataset("mnist", manual).contents == dataset.contents
+    assert sorted(names) == sorted(path.name for path in manual.iterdir())
+    unpacked = data.open_dataset("mnist", write_files(tmp_path / "unpacked", suffix=""))
+    assert unpacked.contents == dataset.contents and unpacked.files != dataset.files
+    assert data.is_same_data(unpacked.describe(), dataset.describe())
+
+
 @pytest.mark.parametrize("which", [0, 1, 2, 3])
 def test_file_in_the_place_of_a_folder_is_noted_or_replaced(which, manual, data_dir, capfd):
     dataset = data.open_dataset("mnist", manual)

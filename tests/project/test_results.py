@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -228,6 +229,22 @@ def test_the_gpu_page_quotes_the_accuracy_in_bfloat16():
     assert f"{count} seeds of the base experiment reach {ours} with it and {theirs} without" in (
         text_of("docs/gpu-and-tpu.md")
     )
+
+
+def test_the_results_page_quotes_the_run_with_newer_versions():
+    page, record = text_of("docs/results.md"), benchmark_record("newest_versions")
+    environment, result, seeds = record["environment"], record["result"], RECORDS["seeds"]["result"]
+    versions = environment["versions"]
+    names = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax"))
+    assert f"Python {environment['python']}, {names} and numpy {versions['numpy']}" in page
+    assert f"jax=={versions['jax']}\n" not in (ROOT / "constraints.txt").read_text()
+    (accuracy,), (loss,) = result["test"]["accuracy"], result["test"]["loss"]
+    assert f"has {100 * accuracy:.2f} % test accuracy and a loss of {loss:.4f}" in page
+    assert f"begins with `{result['params_sha256'][0][:8]}`" in page
+    low, high = (100 * function(seeds["test"]["accuracy"]) for function in (min, max))
+    assert f"`seeds.py` have {low:.2f} to {high:.2f} %" in page
+    assert result["experiment"] == "base" and result["steps"] == 1875
+    assert shlex.join(environment["command"]) in page and environment["git"]["dirty"] is False
 
 
 def words_of(line):

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import config_of, metrics_of, result_of, run
+from conftest import config_of, metrics_of, repack, result_of, run, with_another_pixel
 
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner.console import Console
@@ -110,17 +110,28 @@ def test_join_needs_good_checkpoints_and_overwrites_nothing(
     del config["shear"]  # a field that older runs lack
     (other / "config.json").write_text(json.dumps(config | {"seed": 1338}))
     join([undisturbed[0], other], tmp_path / "joined")
-    environment = json.loads((other / "environment.json").read_text())
-    environment["data"]["sha256"]["t10k-labels-idx1-ubyte"] = "0" * 64
-    (other / "environment.json").write_text(json.dumps(environment))
-    with pytest.raises(CheckpointError, match="the data files differ"):
-        join([undisturbed[0], other], tmp_path / "out")
-    shutil.copy(undisturbed[0] / "environment.json", other)
     shutil.rmtree(other / "checkpoints" / "40" / "tree")
     with pytest.raises(CheckpointError, match=r"at step 40, .*other at 30; resume the shorter"):
         join([undisturbed[0], other], tmp_path / "out")
     assert "other: checkpoint 40 is damaged" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["zipped", "renamed"])
+def test_runs_of_the_same_images_in_other_files_are_joined(
+    form, undisturbed, tiny_experiment, small_mnist, tmp_path
+):
+    folder = repack(small_mnist, tmp_path / "data", form)
+    train(tiny_experiment, tmp_path / "other", seed=1338, manual_dir=str(folder))
+    assert join([undisturbed[0], tmp_path / "other"], tmp_path / "joined")["num_seeds"] == 2
+
+
+def test_runs_of_other_images_are_not_joined(undisturbed, tiny_experiment, small_mnist, tmp_path):
+    folder = with_another_pixel(small_mnist, tmp_path / "data")
+    train(tiny_experiment, tmp_path / "other", seed=1338, manual_dir=str(folder))
+    with pytest.raises(CheckpointError, match=r"their images or labels differ.*; give runs") as got:
+        join([undisturbed[0], tmp_path / "other"], tmp_path / "joined")
+    assert "\n" not in str(got.value) and not (tmp_path / "joined").exists()
 
 
 @pytest.mark.parametrize(

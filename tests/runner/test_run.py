@@ -24,11 +24,13 @@ from conftest import (
     metrics_of,
     newest_step,
     read_idx,
+    repack,
     result_of,
     run,
     same_end,
     start,
     wait_for,
+    with_another_pixel,
 )
 
 import mnist_cnn
@@ -381,6 +383,49 @@ def test_invalid_data_is_refused_before_anything_is_written(
         mnist_cnn.run(config_of(tiny_experiment, **{field: value}), tmp_path / "new")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("form", ["zipped", "renamed"])
+def test_run_resumes_with_the_same_images_in_other_files(
+    form, unfinished, undisturbed, tiny_experiment, small_mnist, tmp_path
+):
+    shutil.rmtree(unfinished / "checkpoints" / "40")
+    config = config_of(tiny_experiment, manual_dir=str(repack(small_mnist, tmp_path / "a", form)))
+    mnist_cnn.run(config, unfinished)
+    same_end(unfinished, undisturbed[0])
+    config.manual_dir = str(repack(small_mnist, tmp_path / "b", form))
+    mnist_cnn.run(config, unfinished)  # finished: nothing is left to do
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_run_never_resumes_with_other_images(
+    finished, unfinished, undisturbed, tiny_experiment, small_mnist, tmp_path
+):
+    other = with_another_pixel(small_mnist, tmp_path / "other")
+    if finished:
+        shutil.copy(undisturbed[0] / "result.json", unfinished)
+    before = {path: path.stat().st_mtime_ns for path in unfinished.rglob("*.json")}
+    with pytest.raises(
+        CheckpointError, match=r"other images or labels than .*; give those,"
+    ) as got:
+        mnist_cnn.run(config_of(tiny_experiment, manual_dir=str(other)), unfinished)
+    assert "\n" not in str(got.value)
+    assert {path: path.stat().st_mtime_ns for path in unfinished.rglob("*.json")} == before
+
+
+def test_older_run_resumes_with_its_files_alone(
+    unfinished, undisturbed, tiny_experiment, small_mnist, tmp_path
+):
+    """Older versions recorded the digests of the files, not those of their content."""
+    environment = json.loads((unfinished / "environment.json").read_text())
+    del environment["data"]["content_sha256"]
+    (unfinished / "environment.json").write_text(json.dumps(environment))
+    others = repack(small_mnist, tmp_path / "zipped", "zipped")
+    with pytest.raises(CheckpointError, match="other images or labels"):
+        mnist_cnn.run(config_of(tiny_experiment, manual_dir=str(others)), unfinished)
+    renamed = repack(small_mnist, tmp_path / "renamed", "renamed")
+    mnist_cnn.run(config_of(tiny_experiment, manual_dir=str(renamed)), unfinished)
+    same_end(unfinished, undisturbed[0])
 
 
 def test_refused_command_prints_one_line_and_exits_with_status_2(tiny_experiment, tmp_path):

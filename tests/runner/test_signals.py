@@ -41,11 +41,11 @@ DEADLOCK = "import ctypes; lock = ctypes.CDLL(None).pthread_mutex_lock; "
 DEADLOCK += "mutex = ctypes.create_string_buffer(64); lock(mutex); lock(mutex)"
 
 
-def program(text, **options):
+def program(text, *prefix):
     """Starts a Python program and returns when it has printed a line."""
     process = subprocess.Popen(
-        [sys.executable, "-c", text], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        [*prefix, sys.executable, "-c", text], cwd=ROOT, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n", process.communicate()
     return process
@@ -83,8 +83,7 @@ def test_second_signal_ends_the_process_in_one_line_also_in_a_call_that_does_not
 
 
 def test_hangup_is_ignored_under_nohup():
-    text = WAITING.format(then="pass")
-    process = program(text, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = program(WAITING.format(then="pass"), "nohup")
     process.send_signal(signal.SIGHUP)
     time.sleep(0.2)
     assert process.poll() is None

@@ -8,9 +8,10 @@ import pytest
 from conftest import config_of, finish, run, start
 
 import mnist_cnn
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.models.kernels import dense, pool
 from mnist_cnn.parallel.compile_cache import compile_cache
-from mnist_cnn.runner import checkpoint, smoke
+from mnist_cnn.runner import checkpoint, gradient_check, smoke
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,7 +20,7 @@ def compiled_once():
         yield
 
 
-PARTS = ["device", "data", "compile", "train", "save", "restore", "evaluate"]
+PARTS = ["device", "data", "compile", "gradient", "train", "save", "restore", "evaluate"]
 
 
 def test_check_prints_a_tick_for_each_part_and_leaves_nothing_behind(tiny_experiment, tmp_path):
@@ -64,11 +65,22 @@ def full_disk(*arguments):
     raise OSError(28, "No space left on device")
 
 
+def scaled(inputs, kernel, gradient):
+    """The gradients of a dense layer, the kernel's wrong by a thousandth."""
+    return gradient @ kernel.T, 1.001 * inputs.T @ gradient
+
+
+def to_the_last(values, largest, gradient):
+    """The last of the values in a window takes the gradient."""
+    return [*map(jnp.zeros_like, values[:-1]), gradient]
+
+
 @pytest.mark.parametrize(
     ("broken", "part", "text"),
     [
         ((smoke, "find_devices", no_devices), "device", "RuntimeError: Unable to initialize"),
         ((smoke, "make_mesh", no_devices), "compile", "RuntimeError: Unable"),
+        ((dense, "_cpu_gradients", scaled), "gradient", "dense2.kernel: a compiled training step"),
         ((checkpoint.Checkpoints, "save", full_disk), "save", "No space left on device"),
         ((smoke, "Checkpoints", Inexact), "restore", "the restored state is not the saved one"),
         ((smoke, "summarize", lambda *_: {"loss": float("nan")}), "evaluate", "not finite"),
@@ -86,6 +98,39 @@ def test_training_that_is_not_finite_is_a_cross(tiny_experiment, capsys):
     config = config_of(tiny_experiment, loss=lambda logits, _: logits[:, 0] * jnp.nan)
     assert smoke.check(config) is False
     assert "the loss or the parameters are not finite after 3 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("module", "fault", "name"),
+    [
+        (dense, {"_cpu_gradients": scaled}, "dense2.kernel"),
+        (pool, {"route_to_first_max": to_the_last}, "conv2.kernel"),
+        (pool, {"route_to_first_max": lambda *a: [x * jnp.nan for x in a[0]]}, "conv2.kernel"),
+    ],
+    ids=["a thousandth", "another of a window's values", "not a number"],
+)
+def test_wrong_gradient_is_found_and_named(module, fault, name, monkeypatch):
+    monkeypatch.setattr(module, *fault.popitem())
+    with pytest.raises(UserError, match=f"^{name}: .* install the versions") as error:
+        gradient_check.check_gradient()
+    assert "\n" not in str(error.value)
+
+
+def test_no_rounding_decides_the_gradient_that_is_compared():
+    """Else a correct compiler would be accused where float32 and float64 choose differently."""
+    params, images, labels = gradient_check.example()
+    margins, found = [], gradient_check.compiled_gradient(params, images, labels)
+    x = images / 255
+    for layer in ("conv1", "conv2"):
+        z = gradient_check._conv(x, params[f"{layer}.kernel"]) + params[f"{layer}.bias"]
+        values = np.sort(gradient_check._windows(np.maximum(z, 0)))
+        differences = values[..., 3] - values[..., 2]
+        margins += [abs(z).min(), differences[values[..., 3] > 0].min()]
+        x = values[..., 3]
+    assert min(margins) > 1e-4
+    for name, value in gradient_check.reference_gradient(params, images, labels).items():
+        difference = abs(found[name] - value).max() / abs(value).max()
+        assert difference < gradient_check.TOLERANCE / 5, name
 
 
 def test_check_takes_no_workdir_and_is_not_a_run(tiny_experiment, tmp_path):
