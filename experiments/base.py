@@ -61,6 +61,10 @@ def get_config():
         metrics=None,  # {"top2": function (logits [B, 10], labels [B]) -> [B]}, shown with accuracy
         norms=False,  # log the norms of gradient, update and parameters
         #
+        # Which step's network is tested and kept; None: the last one's
+        keep_best=None,  # that of the best validation by "accuracy", "loss" or an own metric
+        patience=None,  # end after this number of validations without a better one
+        #
         # Output, in steps
         log_every=100,  # log the mean training loss and accuracy since the last time
         eval_every=None,  # evaluate on validation_split; None: after every epoch

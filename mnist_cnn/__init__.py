@@ -92,17 +92,21 @@ def run(
 
 
 def load(
-    workdir: str | os.PathLike[str], config: ConfigDict | None = None, seed: int | None = None
+    workdir: str | os.PathLike[str],
+    config: ConfigDict | None = None,
+    seed: int | None = None,
+    step: int | None = None,
 ) -> Network:
     """The trained network of a run directory, a callable on uint8 images [N, 28, 28, 1].
 
     `config` is needed only if the experiment brings its own model; `seed` chooses among the
-    networks of a run that trained several, by default the first.
+    networks of a run that trained several, by default the first. `step` is that of a checkpoint;
+    by default the network is the one that was tested.
     """
     with _quiet_libraries():
         from mnist_cnn.analysis import network
 
-        return network.load(workdir, config, seed)
+        return network.load(workdir, config, seed, step)
 
 
 @contextlib.contextmanager

@@ -127,6 +127,8 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "eval_every": Field(int, None, min=1, max=_MAX_INT, optional=True, free_on_resume=True),
     "eval_batch_size": Field(int, 250, min=1, max=2**20, free_on_resume=True),
     "checkpoint_every": Field(int, 500, min=1, max=_MAX_INT, free_on_resume=True),
+    "keep_best": Field(str, None, optional=True),
+    "patience": Field(int, None, min=1, max=_MAX_INT, optional=True),
     "keep": Field(int, 2, min=2, max=10**6, free_on_resume=True),
     "report": Field(bool, True, free_on_resume=True),
     "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True, free_on_resume=True),
@@ -221,6 +223,16 @@ def validate(config: Mapping[str, Any]) -> None:
     for name in config["metrics"] or {}:
         if not re.fullmatch(_METRIC_NAME, name) or name in _OWN_METRICS:
             raise _illegal("metrics", name, f"a new name of the form {_METRIC_NAME}")
+    kept = ("accuracy", "loss", *(config["metrics"] or {}))
+    if config["keep_best"] not in (None, *kept):
+        raise _illegal("keep_best", config["keep_best"], f"{', '.join(kept)} or None")
+    if config["keep_best"] and config["validation_split"] is None:
+        raise ConfigError(
+            "config.keep_best: expected a validation_split as well, to choose the step by, such as "
+            "train_split='train[:55000]', validation_split='train[55000:]'"
+        )
+    if config["patience"] and not config["keep_best"]:
+        raise ConfigError("config.patience: expected keep_best as well, such as 'accuracy'")
     if config["schedule"] == "constant" and config["warmup_steps"]:
         expected = "0 for a constant schedule; for a warm-up set schedule='cosine'"
         raise _illegal("warmup_steps", config["warmup_steps"], expected)

@@ -138,6 +138,9 @@ def _summary(run: Run) -> str:
             f"{interval}. Ensemble of all {seeds}: "
             f"{_percent(run.result['ensemble']['accuracy'])}."
         )
+    if best := run.result.get("best"):
+        steps = ", ".join(f"{step:,}" for step in best["step"])
+        text += f" Tested is the network of the best validation {best['metric']}: step {steps}."
     if sweep := run.result.get("sweep"):
         setting = results.setting_label(sweep["settings"][sweep["chosen"]]["setting"])
         text += f" Setting with the best validation accuracy: {setting}."

@@ -93,8 +93,12 @@ def load(
     workdir: str | os.PathLike[str],
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    step: int | None = None,
 ) -> Network:
-    """The network of the newest good checkpoint in `workdir`; of a sweep, of the chosen setting.
+    """The network that was tested, or that of the newest good checkpoint if it is not yet.
+
+    Of a sweep it is that of the chosen setting; if the run keeps the best, that is it. With `step`
+    it is the last one of that checkpoint, if it is kept.
 
     `config` is needed if the experiment brings its own model, because nothing in a run directory is
     executed; nothing but its objects is used. Of several seeds, the first by default.
@@ -108,9 +112,11 @@ def load(
     index = _replica_index(directory, config, seed)
     model = build_model(config)
     report = functools.partial(print, f"{directory}:", file=sys.stderr)
-    step, tree, _ = read_newest(directory.checkpoints, None, report)
-    state = tree["state"]
+    found, tree, _ = read_newest(directory.checkpoints, None, report, step)
+    state, best = tree["state"], tree.get("best") if step is None else None
     variables = state.get("averaged") or make_variables(state["params"], state.get("batch_stats"))
+    if best:
+        variables, found = best["variables"], int(np.atleast_1d(best["step"])[index])
     # Shapes only: nothing is initialized or compiled.
     shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
     axis = (len(replicas),) if len(replicas) > 1 else ()
@@ -126,7 +132,7 @@ def load(
     variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))
     if len(replicas) > 1:
         variables = jax.tree.map(lambda leaf: leaf[index], variables)
-    return Network(config, jax.device_put(variables), model, step, replicas[index].seed)
+    return Network(config, jax.device_put(variables), model, found, replicas[index].seed)
 
 
 def _complete_config(

@@ -198,6 +198,16 @@ class Replicas:
             group.sums = shard(sums, self._mesh, BY_REPLICA)
         self._epoch = -1
 
+    def set_variables(self, variables: Variables) -> None:
+        """Sets what is evaluated to variables [R, ...]; the rest of the states is kept."""
+        for group in self._groups:
+            own = jax.tree.map(operator.itemgetter(np.array(group.replicas)), variables)
+            own = shard(own, self._mesh, BY_REPLICA)
+            changes = {"params": own["params"], "batch_stats": own.get("batch_stats", {})}
+            if group.state.ema_variables:
+                changes = {"ema_variables": own}
+            group.state = self._off_device(self._on_device(group.state).replace(**changes))
+
     def lay_out(
         self, images: UInt8[np.ndarray, "N 28 28 1"], labels: Integer[np.ndarray, "N"]
     ) -> Split:

@@ -153,6 +153,9 @@ class Console:
                 ),
             ]
         title = f"{result['experiment']}, {result['steps']:,} steps"
+        if best := result.get("best"):
+            steps = ", ".join(f"{step:,}" for step in best["step"])
+            title += f"; tested is the best validation {best['metric']}, step {steps}"
         heads = ("seed", "test accuracy", "test loss", "correct")
         self._table(title, (*heads, *(f"test {name}" for name in others)), rows)
         if len(seeds) > 1:

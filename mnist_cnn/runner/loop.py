@@ -17,6 +17,7 @@ from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.devices import find_devices
 from mnist_cnn.parallel.mesh import peak_memory
 from mnist_cnn.runner import checks, experiment_file, predictions, profile, results
+from mnist_cnn.runner.best import Best, after_validation
 from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.preparation import ReplicaMetrics, Run, prepare
@@ -86,7 +87,7 @@ def run(
         this = prepare(config, directory, console, stop, command, config_file, on_log)
         try:
             with stop.stops(str(directory)):
-                result = processes.broadcast(_finish(this, _train(this)))
+                result = processes.broadcast(_finish(this, *_train(this)))
         except Stopped:
             if this.checkpoints is not None:
                 this.checkpoints.wait()
@@ -99,8 +100,11 @@ def run(
         return result
 
 
-def _train(this: Run) -> ReplicaMetrics:
-    """Takes the remaining steps, and returns the validation metrics after the last one, if any."""
+def _train(this: Run) -> tuple[int, Best | None, ReplicaMetrics]:
+    """Takes the remaining steps.
+
+    Returns the last step, the best networks if asked for, and the validation after it, if any.
+    """
     profiled, seconds = this.config["profile"], this.logger.seconds()["train"]
     folder = this.directory.path if processes.is_primary() else None
     with (
@@ -108,23 +112,24 @@ def _train(this: Run) -> ReplicaMetrics:
         this.console.training(this.first_step, this.total_steps),
         this.stop.deferred(),
     ):
-        validated = _take_steps(this, trace)
-    steps = this.total_steps - this.first_step
+        end, best, validated = _take_steps(this, trace)
+    steps = end - this.first_step
     if profiled and steps:
         seconds = this.logger.seconds()["train"] - seconds
         for line in profile.describe(this.replicas, trace, steps, seconds, str(this.directory)):
             this.console.line(line)
-    return validated
+    return end, best, validated
 
 
-def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
+def _take_steps(this: Run, trace: profile.Trace) -> tuple[int, Best | None, ReplicaMetrics]:
     """The training loop: some steps in one call, then what is due after them."""
-    config, step = this.config, this.first_step
+    config, step, best = this.config, this.first_step, this.best
+    ended = best is not None and best.is_over(config["patience"])
     members = range(this.replicas.plan.total)
     images_per_step = config["batch_size"] * len(members)
     validated: ReplicaMetrics = []
     logged, logged_seconds, call_size = step, this.logger.seconds()["train"], 1
-    while step < this.total_steps:
+    while step < this.total_steps and not ended:
         start, began = step, time.monotonic()
         step = int(min(this.next_event(start), start + call_size, trace.bound(start)))
         count = step - start
@@ -141,7 +146,13 @@ def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
         metrics = sums.means()
         rate = steps_per_second * images_per_step
         this.console.step_done(step, this.total_steps, metrics, rate)
-        if this.is_due(step, config["log_every"]):
+        validates = this.is_due(step, config["eval_every"])
+        if this.validate is not None and validates:
+            validated = this.validate(members)[0]
+            if best is not None:
+                best = after_validation(best, step, config["keep_best"], validated, this.replicas)
+                ended = best.is_over(config["patience"])
+        if this.is_due(step, config["log_every"]) or ended:
             this.check_finite(step)
             seconds = this.logger.seconds()["train"]  # without validation and checkpoints
             rate = (step - logged) * images_per_step / (seconds - logged_seconds)
@@ -150,17 +161,16 @@ def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
             this.log(step, "train", metrics, images_per_second=rate)
             this.replicas.clear_sums()
             logged, logged_seconds = step, seconds
-        if this.validate is not None and this.is_due(step, config["eval_every"]):
-            validated = this.validate(members)[0]
+        if this.validate is not None and validates:
             this.log(step, "validation", results.stack_metrics(validated))
             this.console.validation(step, validated)
-        if this.is_due(step, config["checkpoint_every"]) or signal:
-            this.save(step)
+        if this.is_due(step, config["checkpoint_every"]) or ended or signal:
+            this.save(step, best)
         if signal:
             raise Stopped(signal)
     if signal := processes.allgather_max(this.stop.received or 0):  # after the last check
         raise Stopped(signal)
-    return validated
+    return step, best, validated
 
 
 def _call_size(steps_per_second: float) -> int:
@@ -169,10 +179,13 @@ def _call_size(steps_per_second: float) -> int:
     return max(1, several, int(steps_per_second * _CALL_SECONDS))
 
 
-def _finish(this: Run, validated: ReplicaMetrics) -> dict[str, Any]:
+def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) -> dict[str, Any]:
     """Tests the networks (of a sweep, those of the best setting) and writes the result."""
     config, members = this.config, range(this.replicas.plan.total)
-    swept = {}
+    swept, kept_best = {}, {}
+    if best is not None:
+        this.replicas.set_variables(best.variables)
+        validated = []  # that of the last step
     if config["sweep"]:
         assert this.validate is not None  # `config.validate` requires it
         validated = validated or this.validate(members)[0]  # this process may have taken no step
@@ -184,7 +197,10 @@ def _finish(this: Run, validated: ReplicaMetrics) -> dict[str, Any]:
         return {}
     this.stop.check()
     tested = results.stack_metrics(metrics)
-    this.log(this.total_steps, "test", tested)
+    if best is not None:
+        chosen = {"split": config["validation_split"], "metric": config["keep_best"]}
+        kept_best = {"best": chosen | {"step": best.step[list(members)].tolist()}}
+    this.log(step, "test", tested)
     this.checkpoints.wait()
     this.checkpoints.close()
     ensemble = {"ensemble": results.ensemble_metrics(logits, labels)} if len(members) > 1 else {}
@@ -194,10 +210,11 @@ def _finish(this: Run, validated: ReplicaMetrics) -> dict[str, Any]:
         "test_mean": results.mean_metrics(metrics),
         **ensemble,
         **swept,
+        **kept_best,
         "params_sha256": [sha256(variables) for variables in networks],
     }
     kept = predictions.collect(logits, labels, images, networks[0]["params"])
-    return this.logger.finish(this.total_steps, found, kept)
+    return this.logger.finish(step, found, kept)
 
 
 def _report(

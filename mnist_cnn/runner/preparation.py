@@ -20,7 +20,8 @@ from mnist_cnn.parallel.devices import find_devices, unused_gpu
 from mnist_cnn.parallel.memory import check_memory
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
-from mnist_cnn.runner import checks, component_checks, experiment_file
+from mnist_cnn.runner import best as best_lib, checks, component_checks, experiment_file
+from mnist_cnn.runner.best import Best
 from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.environment import describe_environment
@@ -54,6 +55,7 @@ class Run:
     steps_per_epoch: int
     total_steps: int
     first_step: int  # the steps already taken when this process began
+    best: Best | None  # after `first_step`; None unless the config asks for the best
     validate: Evaluate | None
     test: Evaluate
 
@@ -70,9 +72,10 @@ class Run:
     def log(self, step: int, split: str, metrics: Mapping[str, Any], **others: float) -> None:
         self.logger.log(step, step / self.steps_per_epoch, split, metrics, **others)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, best: Best | None) -> None:
         self.check_finite(step)
         tree = self.replicas.snapshot()  # the states, and the sums since the last logged line
+        tree |= {"best": best.to_tree()} if best else {}
         others = self.replicas.other_sums()
         if self.checkpoints is not None:
             self.directory.check_lock()
@@ -152,7 +155,8 @@ def prepare(
     console.plan(config, environment)
 
     # Process 0 reads the checkpoint and tells the others.
-    template = replicas.template()
+    best = best_lib.begin(replicas) if config["keep_best"] else None
+    template = replicas.template() | ({"best": best.to_tree()} if best else {})
     step, tree, extra, checkpoints = 0, template, None, None
     if processes.is_primary():
         checkpoints = Checkpoints(directory.checkpoints, config["keep"])
@@ -167,9 +171,12 @@ def prepare(
             environment["experiment"] = source.describe()
             source.keep(directory)
         # Deletes the lines of metrics after `step`: they will be written again.
-        logger.begin(environment, old_environment, step, total)
+        is_over = "best" in tree and best_lib.from_tree(tree["best"]).is_over(config["patience"])
+        logger.begin(environment, old_environment, step, step if is_over else total)
     if extra := processes.broadcast(extra):  # None: there is no checkpoint
-        replicas.restore(processes.broadcast_arrays(tree), extra.get("metrics", {}))
+        tree = processes.broadcast_arrays(tree)
+        best = best_lib.from_tree(tree.pop("best")) if best else None
+        replicas.restore(tree, extra.get("metrics", {}))
         logger.add_seconds(extra["seconds"])
     return Run(
         config=config,
@@ -182,6 +189,7 @@ def prepare(
         steps_per_epoch=batches.steps_per_epoch(len(labels), config["batch_size"]),
         total_steps=total,
         first_step=int(extra["step"]) if extra else 0,
+        best=best,
         validate=validate,
         test=test,
     )
