@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import UserError
+from mnist_cnn.parallel.devices import own_settings
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
 
 
+@own_settings()
 def stablehlo(network: "Network") -> bytes:
     """The program uint8 [N, 28, 28, 1] -> float32 logits [N, 10], including the parameters.
 

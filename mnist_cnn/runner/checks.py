@@ -18,6 +18,9 @@ def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[
     old = directory.read("config.json")
     if old is None:
         return None
+    threads = directory.num_threads()
+    if config["num_threads"] and threads:  # what the run has, also if its config.json says None
+        old = old | {"num_threads": threads}
     if differences := config_lib.differences(old, config_lib.as_dict(config)):
         raise ConfigError(
             f"{directory} belongs to another configuration ({'; '.join(differences)}); "
