@@ -146,7 +146,7 @@ def test_jaxs_settings_change_no_bit_of_a_run_and_of_its_network(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [*([name] for name in ALL), list(ALL)])
+@pytest.mark.parametrize("names", [["JAX_ENABLE_X64"], list(ALL)], ids=["x64", "all"])
 def test_jaxs_variables_change_no_bit_of_the_base_experiment(names, trained_base, tmp_path):
     command = ("mnist_cnn.main", "--config", "experiments/base.py", "--config.report=False",
                "--config.num_steps=3", "--config.checkpoint_every=2", "--workdir")  # fmt: skip
