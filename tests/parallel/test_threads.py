@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,6 +218,25 @@ except UserError as error:
     *_, steps, refused = done.stdout.splitlines()
     assert steps == "1" and refused.startswith(f"{said}, which this run has; start it in a new")
     assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell")
+def test_network_is_loaded_with_the_threads_of_its_run(undisturbed, tiny_experiment, tmp_path):
+    run_directory = shutil.copytree(undisturbed[0], tmp_path / "run")
+    environment = environment_of(run_directory) | {"num_threads": 5}
+    (run_directory / "environment.json").write_text(json.dumps(environment))
+    program = f"""
+import runpy
+import mnist_cnn
+from mnist_cnn.parallel import threads
+mnist_cnn.load({str(run_directory)!r}, runpy.run_path({str(tiny_experiment)!r})["get_config"]())
+print(threads.conflict(5, 1), threads.conflict(4, 1), sep=", ")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    expected = "None, JAX has started in this process with 5 threads, not 4\n"
+    assert (done.stdout, done.stderr) == (expected, "")
 
 
 def test_threads_of_more_devices_are_no_conflict():
