@@ -3,7 +3,8 @@
     python -m benchmarks.threads
 
 Every round runs each number once, in turn. The command prints images a second, and writes
-threads.json. Run nothing else meanwhile. It needs `taskset`, and two cores.
+threads.json; docs/devices-and-hosts.md has its table. Run nothing else meanwhile. It needs
+`taskset`, and two cores.
 """
 
 import json
@@ -13,10 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-
-import rich.box
-import rich.console
-import rich.table
+from typing import Any
 
 from benchmarks import record
 
@@ -38,6 +36,21 @@ def images_per_second(cores: int, num_threads: int) -> tuple[float, str]:
     return 32 * STEPS / result["seconds"]["train"], result["params_sha256"][0]
 
 
+def table(found: dict[str, Any]) -> str:
+    """Median images a second, and of the rounds' ratios to two threads on the same cores."""
+    lines = [
+        f"| cores | threads: {' | '.join(map(str, THREADS))} |",
+        "| --- |" + " --- |" * len(THREADS),
+    ]
+    for cores, row in found["images_per_second"].items():
+        cells = [cores]
+        for values in row.values():
+            ratios = [one / two for one, two in zip(values, row["2"], strict=True)]
+            cells.append(f"{statistics.median(values):,.0f} ({statistics.median(ratios):.2f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     arguments = record.parse_arguments(__doc__, rounds=10)
     rates: dict[str, dict[str, list[float]]] = {
@@ -55,14 +68,8 @@ def main() -> None:
         "images_per_second": rates,
         "params_sha256": {count: sorted(digests[count]) for count in digests},
     }
-    table = rich.table.Table(box=rich.box.ASCII2)
-    for name in ("cores", *(f"{count} threads" for count in THREADS)):
-        table.add_column(name, justify="right")
-    for cores, row in rates.items():
-        table.add_row(cores, *(f"{statistics.median(values):,.0f}" for values in row.values()))
-    console = rich.console.Console(width=120, soft_wrap=True)
-    console.print(table)
-    console.print(record.write("threads", arguments, found))
+    print(table(found))
+    print(record.write("threads", arguments, found))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ from training_runs import train
 import mnist_cnn
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import UserError
+from mnist_cnn.models.apply import init_variables
+from mnist_cnn.models.cnn import CNN
 from mnist_cnn.parallel import devices
 from mnist_cnn.runner import smoke
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.environment import describe_environment
+from mnist_cnn.training import rng
 
 
 @pytest.fixture
@@ -104,6 +107,7 @@ def test_plugin_that_fails_without_the_variable_names_it_as_the_remedy(with_gpu,
 
 # JAX's settings, and environment variables that change bits.
 
+
 SETTINGS = {
     "JAX_ENABLE_X64": jax.enable_x64(True),
     "JAX_NUMPY_RANK_PROMOTION": jax.numpy_rank_promotion("raise"),
@@ -132,6 +136,8 @@ def test_jaxs_settings_change_no_bit_of_a_run_and_of_its_network(
     with contextlib.ExitStack() as stack:
         for setting in SETTINGS.values():
             stack.enter_context(setting)
+        with devices.own_settings():  # the kernels of convolutions need them
+            jax.eval_shape(lambda: init_variables(CNN(), rng.key(0, "init")))
         train(tiny_experiment, tmp_path / "run", num_steps=20)
         train(tiny_experiment, tmp_path / "run")  # resumes
         network = mnist_cnn.load(tmp_path / "run", config_of(tiny_experiment))

@@ -10,7 +10,7 @@ import scipy.stats
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import networks, results_plot, results_table, training
+from benchmarks import networks, results_plot, results_table, threads, training
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -217,6 +217,12 @@ def test_the_speed_page_quotes_the_rates_of_plain_networks():
         quote = f"{' and '.join(ratios)} times"
         assert f"{quote} PyTorch's best in {precision}" in page
         assert f"{quote} as fast as PyTorch's best in {precision}" in text_of("README.md")
+
+
+def test_the_page_of_devices_has_the_table_of_threads_and_their_bits_are_those_of_any_cores():
+    record = benchmark_record("threads")
+    assert threads.table(record) in (ROOT / "docs" / "devices-and-hosts.md").read_text()
+    assert all(len(digests) == 1 for digests in record["params_sha256"].values())
 
 
 def test_the_gpu_page_quotes_the_accuracy_in_bfloat16():
