@@ -4,13 +4,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import UserError
-from mnist_cnn.parallel.devices import own_settings
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
 
 
-@own_settings()
 def stablehlo(network: "Network") -> bytes:
     """The program uint8 [N, 28, 28, 1] -> float32 logits [N, 10], including the parameters.
 
@@ -19,6 +17,7 @@ def stablehlo(network: "Network") -> bytes:
     import jax.export
 
     from mnist_cnn.models.apply import forward
+    from mnist_cnn.parallel.devices import own_settings
 
     def logits(images: Any) -> Any:
         # Without the barrier XLA folds the constants, which changes bits.
@@ -27,7 +26,8 @@ def stablehlo(network: "Network") -> bytes:
 
     images = jax.ShapeDtypeStruct(jax.export.symbolic_shape("N, 28, 28, 1"), "uint8")
     export = jax.export.export(jax.jit(logits), platforms=("cpu", "cuda", "tpu"))
-    return bytes(export(images).serialize())
+    with own_settings():
+        return bytes(export(images).serialize())
 
 
 def safetensors(network: "Network") -> bytes:

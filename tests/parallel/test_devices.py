@@ -12,6 +12,7 @@ from training_runs import train
 
 import mnist_cnn
 from mnist_cnn.analysis.evaluation import evaluate
+from mnist_cnn.analysis.export_formats import stablehlo
 from mnist_cnn.errors import UserError
 from mnist_cnn.models.apply import init_variables
 from mnist_cnn.models.cnn import CNN
@@ -143,12 +144,14 @@ def test_jaxs_settings_change_no_bit_of_a_run_and_of_its_network(
         network = mnist_cnn.load(tmp_path / "run", config_of(tiny_experiment))
         logits = network(images)
         metrics = evaluate(tmp_path / "run", config=config_of(tiny_experiment))
+        exported = stablehlo(network)
     ours, theirs = result_of(tmp_path / "run"), result_of(undisturbed[0])
     assert [ours[key] for key in ("params_sha256", "test")] == [
         theirs[key] for key in ("params_sha256", "test")
     ]
     np.testing.assert_array_equal(logits, expected)
     assert [metrics["loss"]] == theirs["test"]["loss"]
+    np.testing.assert_array_equal(jax.export.deserialize(exported).call(images), expected)
 
 
 @pytest.mark.slow
