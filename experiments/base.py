@@ -73,6 +73,9 @@ def get_config():
         keep=2,  # the number of checkpoints to keep, at least 2
         report=True,  # write report.html at the end
         #
+        # The number of threads that sums are split over on a CPU, which decides their last bits
+        num_threads=None,  # None: 2, or that of NPROC, on every machine; more use more cores
+        #
         # Devices; None uses all of them, for replicas first, then for parts of each batch
         mesh=None,  # "2x4": 2 groups of devices for replicas x 4 devices for a batch
         replicas_at_once=None,  # None: one per CPU device, on an accelerator what fits in memory

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError, UserError, printable, users_line
 from mnist_cnn.files import local_path
+from mnist_cnn.parallel import threads
 
 flags.disclaim_key_flags()  # --helpshort lists the flags defined here with the command's own
 
@@ -90,7 +91,8 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     python_logging.disable(python_logging.WARNING)  # ml_collections warns of what is an error here
     try:
         rest, overrides = split_overrides(arguments)
-        positional = flags.FLAGS(rest)
+        with threads.used_by_xla(overrides.get("num_threads")):  # the file may start JAX
+            positional = flags.FLAGS(rest)
         _apply_overrides(overrides)
         return positional
     except ConfigError as error:

@@ -131,6 +131,7 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "patience": Field(int, None, min=1, max=_MAX_INT, optional=True),
     "keep": Field(int, 2, min=2, max=10**6, free_on_resume=True),
     "report": Field(bool, True, free_on_resume=True),
+    "num_threads": Field(int, None, min=1, max=256, optional=True),
     "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True, free_on_resume=True),
     "replicas_at_once": Field(int, None, min=1, optional=True, free_on_resume=True),
     "profile": Field(bool, False, free_on_resume=True),

@@ -27,6 +27,9 @@ typechecker.install()
 # Some claims hold for CPUs only: the same bits alone and among others, eight devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# A run in this process needs JAX to have started with the threads of the runs in others.
+os.environ.setdefault("NPROC", "2")
+
 # `nohup` ignores it, and the tests' processes would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -10,12 +10,14 @@ from mnist_cnn import statistics
 from mnist_cnn.analysis import network
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import DataError
+from mnist_cnn.parallel.devices import own_settings
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training.components import LOSSES
 from mnist_cnn.training.metrics import summarize
 from mnist_cnn.training.scoring import score
 
 
+@own_settings()
 def evaluate(
     workdir: str | os.PathLike[str],
     split: str = "test",

@@ -17,6 +17,7 @@ def stablehlo(network: "Network") -> bytes:
     import jax.export
 
     from mnist_cnn.models.apply import forward
+    from mnist_cnn.parallel.devices import own_settings
 
     def logits(images: Any) -> Any:
         # Without the barrier XLA folds the constants, which changes bits.
@@ -25,7 +26,8 @@ def stablehlo(network: "Network") -> bytes:
 
     images = jax.ShapeDtypeStruct(jax.export.symbolic_shape("N, 28, 28, 1"), "uint8")
     export = jax.export.export(jax.jit(logits), platforms=("cpu", "cuda", "tpu"))
-    return bytes(export(images).serialize())
+    with own_settings():
+        return bytes(export(images).serialize())
 
 
 def safetensors(network: "Network") -> bytes:

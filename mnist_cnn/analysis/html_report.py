@@ -211,7 +211,10 @@ def _provenance(run: Run) -> list[str]:
     digests = _in_words(run.result.get("params_sha256", []))
     rows = [
         ["run directory", run.path],
-        *([key.replace("_", " "), _in_words(value)] for key, value in environment.items()),
+        *(
+            [key.replace("_", " "), _in_words(value) or "none"]
+            for key, value in environment.items()
+        ),
         ["parameters", f"sha256 {digests}"],
         ["report", f"mnist_cnn {__version__}"],
     ]

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Float64, UInt8
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError, shorten
 from mnist_cnn.models.apply import Variables, init_variables, make_variables
-from mnist_cnn.parallel.devices import find_devices
+from mnist_cnn.parallel.devices import find_devices, other_threads, own_settings
 from mnist_cnn.runner import experiment_file
 from mnist_cnn.runner.checkpoint import read_newest, specs
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -42,6 +42,7 @@ class Network:
         """The variables without the statistics of batch normalization."""
         return self.variables["params"]
 
+    @own_settings()
     def __call__(self, images: Any) -> Float32[np.ndarray, "N 10"]:
         """The logits of uint8 images [N, 28, 28, 1]; a ValueError for anything else."""
         images = np.asarray(images)
@@ -89,6 +90,7 @@ def _pieces(count: int, batch_size: int) -> Iterator[tuple[int, int]]:
         start, batches = start + size * batch_size, batches - size
 
 
+@own_settings()
 def load(
     workdir: str | os.PathLike[str],
     config: Mapping[str, Any] | None = None,
@@ -105,8 +107,15 @@ def load(
     Raises CheckpointError: there is no run, no good checkpoint or no such seed, or `config` is
     needed or belongs to another experiment. UserError: JAX has no device.
     """
-    find_devices()
     directory = RunDirectory(workdir)
+    num_threads = directory.num_threads()
+    find_devices(num_threads)
+    if num_threads and (other := other_threads(num_threads)):
+        print(
+            f"{directory}: {other}, which the run has; the last bits of what its network computes "
+            "may differ, and do not in a new process",
+            file=sys.stderr,
+        )
     config = _complete_config(directory, config)
     replicas = config_lib.replicas(config)
     index = _replica_index(directory, config, seed)

@@ -5,19 +5,25 @@ import importlib.metadata
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from mnist_cnn.errors import UserError
+from mnist_cnn.parallel import threads
 
 _NVIDIA = tuple(map(pathlib.Path, ("/proc/driver/nvidia", "/dev/nvidia0")))
 
 
-def find_devices() -> list[Any]:
-    """JAX's devices; UserError, which names JAX_PLATFORMS if that is set, if it finds none."""
+def find_devices(num_threads: int | None = None) -> list[Any]:
+    """JAX's devices; UserError, which names JAX_PLATFORMS if that is set, if it finds none.
+
+    If JAX starts now, its sums on a CPU are split over `num_threads` (None: `threads.default`).
+    """
     try:
-        return jax.devices()
+        with threads.used_by_xla(num_threads):
+            return jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for "cuda" without a GPU
         reason = " ".join(str(error).partition(" (")[0].split()) or "there is no such device"
         if chosen := jax.config.values["jax_platforms"]:
@@ -28,6 +34,31 @@ def find_devices() -> list[Any]:
         raise UserError(
             f"JAX found no device ({reason}); JAX_PLATFORMS=cpu uses the processor"
         ) from None
+
+
+def other_threads(num_threads: int) -> str | None:
+    """In words, if JAX runs on a CPU with another number of threads than `num_threads`."""
+    devices = jax.local_devices()
+    return threads.conflict(num_threads, len(devices)) if devices[0].platform == "cpu" else None
+
+
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """Within it, this thread has the settings of JAX that the programs are written for.
+
+    Whatever the user's JAX_ENABLE_X64 and so on are, a run works and has the same bits.
+    """
+    with (
+        jax.enable_x64(False),
+        jax.disable_jit(False),
+        jax.debug_nans(False),  # a run says itself when it is no longer finite
+        jax.debug_infs(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.threefry_partitionable(True),
+        jax.transfer_guard("allow"),
+    ):
+        yield
 
 
 def unused_gpu() -> str | None:

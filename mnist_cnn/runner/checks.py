@@ -19,8 +19,11 @@ def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[
     old = directory.read("config.json")
     if old is None:
         return None
-    moved = {"manual_dir": config["manual_dir"]}  # the data is compared by its content
-    if differences := config_lib.differences(old | moved, config_lib.as_dict(config)):
+    same = {"manual_dir": config["manual_dir"]}  # the data is compared by its content
+    threads = directory.num_threads()
+    if config["num_threads"] and threads:  # what the run has, also if its config.json says None
+        same |= {"num_threads": threads}
+    if differences := config_lib.differences(old | same, config_lib.as_dict(config)):
         raise ConfigError(
             f"{directory} belongs to another configuration ({'; '.join(differences)}); "
             "give another --workdir, or that configuration"

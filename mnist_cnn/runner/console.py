@@ -40,7 +40,9 @@ class Console:
         versions, devices = environment["versions"], environment["devices"]
         device = f"{len(devices)} x {devices[0]['kind']} ({devices[0]['platform']})"
         if devices[0]["platform"] == "cpu":
-            device = f"{environment['processor']}, {environment['cpu_count']} cores"
+            cores, threads = environment["cpu_count"], environment["num_threads"]
+            device = f"{environment['processor']}, {cores} core{'s' * (cores > 1)}, "
+            device += f"{threads} thread{'s' * (threads > 1)}"
         self.line(
             f"mnist_cnn {__version__}, Python {environment['python']}, "
             f"jax {versions['jax']}, flax {versions['flax']} on {device}"
@@ -57,8 +59,18 @@ class Console:
 
     def changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Warns if a run resumes in another environment than it began in."""
-        keys = "versions devices processor cpu_count mesh processes replicas_at_once".split()
-        if changed := [key for key in keys if before.get(key, now[key]) != now[key]]:
+        keys = "versions devices processor num_threads mesh processes replicas_at_once".split()
+        keys.append("jax_default_matmul_precision")
+        changed = [key for key in keys if before.get(key, now[key]) != now[key]]
+        if before and "num_threads" not in before:
+            self.line(
+                "note: the run began with a version that did not record its number of threads; it "
+                f"resumes with {now['num_threads']}, the number of cores it had or that of NPROC"
+            )
+        variables = now["environment_variables"]
+        old = before.get("environment_variables", variables)
+        changed += sorted(key for key in old | variables if old.get(key) != variables.get(key))
+        if changed:
             self.line(
                 f"note: the run began with other {', '.join(changed)} (environment.json); the "
                 "last bits of its result may differ from those of an uninterrupted run"

@@ -10,18 +10,32 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mnist_cnn.parallel.threads import available_cores
+
 _PACKAGES = "jax jaxlib flax optax orbax-checkpoint tensorflow-datasets numpy".split()
+# What changes bits or may: compiler flags, JAX's settings, the number of threads, TF32.
+_PREFIXES = ("JAX_", "OMP_", "MKL_", "OPENBLAS_")
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NPROC", "PJRT_NPROC", "NVIDIA_TF32_OVERRIDE")
+_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")  # may also be set in Python
 
 
 def describe_environment(devices: Sequence[Any], command: Sequence[str]) -> dict[str, Any]:
     """What results may depend on besides the configuration, as environment.json contains it."""
+    import jax  # a command reads its own name before JAX may start
+
     return {
         "command": list(command),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cpu_count": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cpu_count": available_cores(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "environment_variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(_PREFIXES) or name in _VARIABLES
+        },
+        **{name: jax.config.values[name] for name in _SETTINGS},
         "devices": [{"platform": d.platform, "kind": d.device_kind} for d in devices],
         "git": _git_commit(pathlib.Path(__file__).parents[1]),
     }

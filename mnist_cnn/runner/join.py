@@ -42,7 +42,7 @@ def join(
 ) -> dict[str, Any]:
     """Writes `workdir` from the newest good checkpoints of `workdirs`, completely or not at all.
 
-    On machines of one kind a seed gives the same network, alone or among others. The experiment,
+    On processors of one kind a seed gives the same network, alone or among others. The experiment,
     resumed in `workdir`, tests all networks. The runs may differ in `name`, `seed`, `num_seeds` and
     `manual_dir`; they are at the same step, and their seeds are consecutive. `report` receives a
     line for each damaged checkpoint, and a note if the experiment files of the runs differ.
@@ -97,6 +97,9 @@ def _check_same_experiment(part: _Part, first: _Part) -> None:
     differences = config_lib.differences(first.config, comparable)
     if not is_same_data(*(one.environment.get("data", {}) for one in (part, first))):
         differences.append("their images or labels differ")
+    threads = [one.environment.get("num_threads") for one in (first, part)]
+    if None not in threads and threads[0] != threads[1]:
+        differences.append("num_threads: was {}, now {}".format(*threads))
     if differences:
         raise CheckpointError(
             f"{first.directory} and {part.directory} do not belong together "

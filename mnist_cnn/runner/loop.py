@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.errors import ConfigError
-from mnist_cnn.parallel import processes
-from mnist_cnn.parallel.devices import find_devices
+from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.parallel import processes, threads
+from mnist_cnn.parallel.devices import find_devices, other_threads, own_settings
 from mnist_cnn.parallel.mesh import peak_memory
 from mnist_cnn.runner import checks, experiment_file, predictions, profile, results
 from mnist_cnn.runner.best import Best, after_validation
@@ -34,6 +34,7 @@ _SEVERAL_STEPS, _LONG_CALL_SECONDS = 4, 2.5
 WriteReport = Callable[[Sequence[pathlib.Path], pathlib.Path], object]  # (run directories, page)
 
 
+@own_settings()
 def run(
     config: Mapping[str, Any],
     workdir: str | os.PathLike[str] | None = None,
@@ -60,7 +61,8 @@ def run(
 
     Raises:
       ConfigError, DataError: before anything is trained.
-      UserError: JAX has no device, or the memory is too small; before anything is trained.
+      UserError: JAX has no device, or the memory is too small, or JAX has started in this process
+        with another number of threads; before anything is trained.
       CheckpointError: before training, or when a checkpoint cannot be written; older ones stay.
       Diverged: the loss or the parameters are not finite; the last good checkpoint is kept.
       Stopped: a signal was received; everything so far is saved.
@@ -71,7 +73,9 @@ def run(
     stop = stop or StopRequest()
     directory = RunDirectory(workdir or new_run_path(config["name"]))
     with contextlib.closing(directory), stop.stops(str(directory)):
-        find_devices()
+        num_threads = directory.num_threads() or config["num_threads"] or threads.default()
+        find_devices(num_threads)
+        _check_threads(num_threads)
         console = console or Console(quiet=not processes.is_primary())
         result = checks.finished_result(directory, config) if processes.is_primary() else None
         if result := processes.broadcast(result):
@@ -84,7 +88,7 @@ def run(
             if write_report and not (directory.path / "report.html").exists():  # killed before it
                 _report(config, directory, console, write_report)
             return result
-        this = prepare(config, directory, console, stop, command, config_file, on_log)
+        this = prepare(config, directory, console, stop, command, num_threads, config_file, on_log)
         try:
             with stop.stops(str(directory)):
                 result = processes.broadcast(_finish(this, *_train(this)))
@@ -98,6 +102,21 @@ def run(
         if write_report:
             _report(config, directory, console, write_report)
         return result
+
+
+def _check_threads(num_threads: int) -> None:
+    """Raises UserError unless JAX has that number of threads here, in each process of a job."""
+    if other := other_threads(num_threads):
+        raise UserError(
+            f"{other}, which this run has; start it in a new process (in a notebook restart the "
+            f"kernel, and call mnist_cnn.run before JAX), or start Python with NPROC={num_threads}"
+        )
+    smallest = -processes.allgather_max(-num_threads)
+    if smallest != (largest := processes.allgather_max(num_threads)):
+        raise UserError(
+            f"the processes of this job have {smallest} to {largest} threads; give each of them "
+            "the same --config.num_threads or NPROC"
+        )
 
 
 def _train(this: Run) -> tuple[int, Best | None, ReplicaMetrics]:

@@ -106,6 +106,7 @@ def prepare(
     console: Console,
     stop: StopRequest,
     command: Sequence[str],
+    num_threads: int,
     config_file: str | None = None,
     on_log: OnLog | None = None,
 ) -> Run:
@@ -114,12 +115,19 @@ def prepare(
     notes = component_checks.check_components(config, config_file)
     model = components.build_model(config)
     source = experiment_file.read(config, config_file)
-    devices = find_devices()
+    devices = find_devices(num_threads)
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
-    environment = describe_environment(devices, command)
+    environment = describe_environment(devices, command) | {"num_threads": num_threads}
     console.versions(environment)
     if note := unused_gpu():
         console.line(f"note: {note}")
+    unset = config["num_threads"] is None and directory.num_threads() is None
+    idle = environment["cpu_count"] - num_threads
+    if devices[0].platform == "cpu" and unset and idle > 0:
+        console.line(
+            f"note: {num_threads} threads, as on every machine, leave {idle} cores idle; "
+            f"--config.num_threads={environment['cpu_count']} uses all, and ends with other bits"
+        )
 
     with logger.clock("data"):
         dataset = open_dataset(config["dataset"], config["manual_dir"])

@@ -17,6 +17,7 @@ import numpy as np
 
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.files import local_path, write_atomically
+from mnist_cnn.parallel import threads
 
 
 class RunDirectory:
@@ -93,6 +94,18 @@ class RunDirectory:
                 "file, or start over in another --workdir"
             )
         return content
+
+    def num_threads(self) -> int | None:
+        """The number of threads of the run in this directory, None without its environment.json.
+
+        Older versions did not record it, but the number of cores, which it was unless NPROC is set.
+        """
+        if (environment := self.read("environment.json")) is None:
+            return None
+        number = environment.get("num_threads")
+        if number is None:
+            number = threads.from_environment() or environment.get("cpu_count")
+        return min(number, threads.MAX) if isinstance(number, int) and number > 0 else None
 
     def read_config(self) -> dict[str, Any]:
         """The object of config.json; CheckpointError if the directory is not that of a run."""

@@ -20,7 +20,7 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.models.kernels.compiler import compiler_note
-from mnist_cnn.parallel.devices import find_devices, unused_gpu
+from mnist_cnn.parallel.devices import find_devices, own_settings, unused_gpu
 from mnist_cnn.parallel.memory import check_memory
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
@@ -36,6 +36,7 @@ _STEPS = 3
 _SCORED = 1000  # training images: only the final evaluation of a run reads the test split
 
 
+@own_settings()
 def check(
     config: Mapping[str, Any], console: Console | None = None, config_file: str | None = None
 ) -> bool:
@@ -70,7 +71,7 @@ def check(
 
 def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]:
     """Tries the parts in the order of `_PARTS`: yields the result of each, or raises."""
-    devices, note = find_devices(), unused_gpu()
+    devices, note = find_devices(config["num_threads"]), unused_gpu()
     used = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     yield f"{used}; {note}" if note else used
 

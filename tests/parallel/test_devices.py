@@ -1,15 +1,26 @@
-"""A GPU that JAX does not use, and a device that it does not have, are said in one line."""
+"""Devices that JAX does not use or have are said in one line; JAX's settings break no run."""
 
+import contextlib
+import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
-from conftest import config_of, finish, run, start
+from conftest import config_of, finish, result_of, run, same_end, start
+from training_runs import train
 
 import mnist_cnn
+from mnist_cnn.analysis.evaluation import evaluate
+from mnist_cnn.analysis.export_formats import stablehlo
 from mnist_cnn.errors import UserError
+from mnist_cnn.models.apply import init_variables
+from mnist_cnn.models.cnn import CNN
 from mnist_cnn.parallel import devices
 from mnist_cnn.runner import smoke
+from mnist_cnn.runner.console import Console
+from mnist_cnn.runner.environment import describe_environment
+from mnist_cnn.training import rng
 
 
 @pytest.fixture
@@ -93,3 +104,113 @@ def test_plugin_that_fails_without_the_variable_names_it_as_the_remedy(with_gpu,
     with pytest.raises(UserError, match=r"no such device\); JAX_PLATFORMS=cpu uses") as error:
         devices.find_devices()
     assert "\n" not in str(error.value)
+
+
+# JAX's settings, and environment variables that change bits.
+
+
+SETTINGS = {
+    "JAX_ENABLE_X64": jax.enable_x64(True),
+    "JAX_NUMPY_RANK_PROMOTION": jax.numpy_rank_promotion("raise"),
+    "JAX_NUMPY_DTYPE_PROMOTION": jax.numpy_dtype_promotion("strict"),
+    "JAX_DEBUG_NANS": jax.debug_nans(True),
+    "JAX_DEBUG_INFS": jax.debug_infs(True),
+    "JAX_DISABLE_JIT": jax.disable_jit(True),
+    "JAX_THREEFRY_PARTITIONABLE": jax.threefry_partitionable(False),
+    "JAX_TRANSFER_GUARD": jax.transfer_guard("disallow"),
+    "JAX_DEFAULT_MATMUL_PRECISION": jax.default_matmul_precision("highest"),
+}
+VALUES = {"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+          "JAX_TRANSFER_GUARD": "disallow", "JAX_THREEFRY_PARTITIONABLE": "0",
+          "JAX_DEFAULT_MATMUL_PRECISION": "highest"}  # fmt: skip
+ALL = {name: VALUES.get(name, "1") for name in SETTINGS} | {
+    "JAX_LOG_COMPILES": "1", "JAX_TRACEBACK_FILTERING": "off", "JAX_CHECK_TRACER_LEAKS": "1",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg", "OMP_NUM_THREADS": "1",
+}  # fmt: skip
+
+
+def test_jaxs_settings_change_no_bit_of_a_run_and_of_its_network(
+    undisturbed, tiny_experiment, tmp_path
+):
+    images = np.zeros((3, 28, 28, 1), np.uint8)
+    expected = mnist_cnn.load(undisturbed[0], config_of(tiny_experiment))(images)
+    with contextlib.ExitStack() as stack:
+        for setting in SETTINGS.values():
+            stack.enter_context(setting)
+        with devices.own_settings():  # the kernels of convolutions need them
+            jax.eval_shape(lambda: init_variables(CNN(), rng.key(0, "init")))
+        train(tiny_experiment, tmp_path / "run", num_steps=20)
+        train(tiny_experiment, tmp_path / "run")  # resumes
+        network = mnist_cnn.load(tmp_path / "run", config_of(tiny_experiment))
+        logits = network(images)
+        metrics = evaluate(tmp_path / "run", config=config_of(tiny_experiment))
+        exported = stablehlo(network)
+    ours, theirs = result_of(tmp_path / "run"), result_of(undisturbed[0])
+    assert [ours[key] for key in ("params_sha256", "test")] == [
+        theirs[key] for key in ("params_sha256", "test")
+    ]
+    np.testing.assert_array_equal(logits, expected)
+    assert [metrics["loss"]] == theirs["test"]["loss"]
+    np.testing.assert_array_equal(jax.export.deserialize(exported).call(images), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [["JAX_ENABLE_X64"], list(ALL)], ids=["x64", "all"])
+def test_jaxs_variables_change_no_bit_of_the_base_experiment(names, trained_base, tmp_path):
+    command = ("mnist_cnn.main", "--config", "experiments/base.py", "--config.report=False",
+               "--config.num_steps=3", "--config.checkpoint_every=2", "--workdir")  # fmt: skip
+    expected = trained_base.parent / "three_steps"
+    run(*command, expected)
+    variables = {name: ALL[name] for name in names}
+    _, err = run(*command, tmp_path / "run", **variables)
+    assert err == ""
+    same_end(tmp_path / "run", expected)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["environment_variables"].items() >= variables.items()
+
+
+def test_variables_that_change_bits_are_recorded_and_said_at_a_resume(monkeypatch, capsys):
+    for name in ALL:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    before = describe_environment(jax.devices(), [])
+    recorded = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_a=1", "JAX_ENABLE_X64": "0",
+                "NPROC": "2"}  # fmt: skip
+    for name, value in (recorded | {"HOME": "/root", "EDITOR": "ed"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("JAX_PLATFORMS")
+    now = describe_environment(jax.devices(), [])
+    assert now["environment_variables"] == recorded
+    assert now["jax_enable_x64"] is False and now["jax_default_matmul_precision"] is None
+    others = {"mesh": {}, "processes": 1, "replicas_at_once": 1, "num_threads": 2}
+    console = Console()
+    console.changes(before | others, now | others)
+    changed = "JAX_ENABLE_X64, JAX_PLATFORMS, OMP_NUM_THREADS, XLA_FLAGS"
+    assert f"the run began with other {changed} (environment.json)" in capsys.readouterr().out
+    console.changes(now | others, now | others | {"cpu_count": 64})  # its threads stay
+    assert capsys.readouterr().out == ""
+    precision = {"jax_default_matmul_precision": "highest"}
+    console.changes(now | others, now | others | precision)
+    assert "began with other jax_default_matmul_precision" in capsys.readouterr().out
+    old = {"cpu_count": 2, "versions": now["versions"]}  # of a version that recorded less
+    console.changes(old, now | others)
+    said = capsys.readouterr().out
+    assert said.startswith("note: the run began with a version that did not record its number of")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("JAX_ENABLE_X64", "typo"), ("JAX_DEFAULT_MATMUL_PRECISION", "typo"), ("XLA_FLAGS", "--typo"),
+     ("NPROC", "typo")],
+)  # fmt: skip
+def test_variable_with_an_impossible_value_is_one_line_that_names_it(
+    name, value, tiny_experiment, tmp_path
+):
+    process = start(
+        "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path, **{name: value}
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode != 0 and out == "" and err.count("\n") == 1
+    assert name.lower() in err.lower() and value in err

@@ -193,3 +193,21 @@ def test_the_sudden_end_of_a_watched_process_is_explained_in_one_line():
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "another process of this job ended or was lost" in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_with_different_numbers_of_threads_are_refused(tiny_experiment, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [
+        start(
+            "mnist_cnn.main", "--config", tiny_experiment, "--workdir", tmp_path / "run",
+            f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={process}",
+            NPROC=str(2 + process),
+        )
+        for process in range(2)
+    ]  # fmt: skip
+    for _, err, status in ends(processes):
+        assert status == 1 and "the processes of this job have 2 to 3 threads; give each" in err
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -11,7 +11,7 @@ import scipy.stats
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import networks, results_plot, results_table, training
+from benchmarks import networks, results_plot, results_table, threads, training
 from benchmarks.peer import PRECISIONS
 
 RECORDS = {path.stem: json.loads(path.read_text()) for path in results_table.RESULTS.glob("*.json")}
@@ -216,6 +216,12 @@ def test_the_speed_page_quotes_the_rates_of_plain_networks():
     for ratios, precision in ((in_float32, "float32"), (in_bfloat16, "bfloat16")):
         quote = f"{min(ratios)} to {max(ratios)} times PyTorch's best in {precision}"
         assert quote in page and quote in text_of("README.md")
+
+
+def test_the_page_of_devices_has_the_table_of_threads_and_their_bits_are_those_of_any_cores():
+    record = benchmark_record("threads")
+    assert threads.table(record) in (ROOT / "docs" / "devices-and-hosts.md").read_text()
+    assert all(len(digests) == 1 for digests in record["params_sha256"].values())
 
 
 def test_the_gpu_page_quotes_the_accuracy_in_bfloat16():

@@ -110,6 +110,11 @@ def test_join_needs_good_checkpoints_and_overwrites_nothing(
     del config["shear"]  # a field that older runs lack
     (other / "config.json").write_text(json.dumps(config | {"seed": 1338}))
     join([undisturbed[0], other], tmp_path / "joined")
+    environment = json.loads((undisturbed[0] / "environment.json").read_text())
+    (other / "environment.json").write_text(json.dumps(environment | {"num_threads": 3}))
+    with pytest.raises(CheckpointError, match="num_threads: was 2, now 3"):
+        join([undisturbed[0], other], tmp_path / "out")
+    shutil.copy(undisturbed[0] / "environment.json", other)
     shutil.rmtree(other / "checkpoints" / "40" / "tree")
     with pytest.raises(CheckpointError, match=r"at step 40, .*other at 30; resume the shorter"):
         join([undisturbed[0], other], tmp_path / "out")
