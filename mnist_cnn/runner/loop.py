@@ -73,10 +73,17 @@ def run(
     stop = stop or StopRequest()
     directory = RunDirectory(workdir or new_run_path(config["name"]))
     with contextlib.closing(directory), stop.stops(str(directory)):
-        num_threads = directory.num_threads() or config["num_threads"] or threads.default()
-        find_devices(num_threads)
-        _check_threads(num_threads)
+        fixed = directory.num_threads() or config["num_threads"]
+        num_threads = fixed or threads.default()
+        find_devices(num_threads)  # starts JAX, as the next line would
         console = console or Console(quiet=not processes.is_primary())
+        if fixed is None and (other := other_threads(num_threads)):
+            console.line(
+                f"note: {other}, the default; this run has {threads.running()} as well, and "
+                f"other bits than in a new process, or with NPROC={num_threads}"
+            )
+            num_threads = threads.running()
+        _check_threads(num_threads)
         result = checks.finished_result(directory, config) if processes.is_primary() else None
         if result := processes.broadcast(result):
             console.line(f"{directory}: finished; nothing is left to do")
