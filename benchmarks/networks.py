@@ -29,7 +29,7 @@ def peers(network: str) -> list[Peer]:
 
 def main() -> None:
     arguments = record.parse_arguments(__doc__, rounds=10)
-    console = rich.console.Console(width=120, soft_wrap=True)
+    console = rich.console.Console(width=150, soft_wrap=True)
     result: dict[str, Any] = {"environment": record.environment("networks", arguments)}
     for network, steps in STEPS.items():
         compared = training.compare(peers(network), arguments.rounds, steps, limit=False)

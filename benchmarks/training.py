@@ -129,7 +129,7 @@ def _print_limit(console: rich.console.Console, compared: dict[str, Any]) -> Non
 
 def main() -> None:
     arguments = record.parse_arguments(__doc__, rounds=7)
-    console = rich.console.Console(width=120, soft_wrap=True)
+    console = rich.console.Console(width=150, soft_wrap=True)
     result: dict[str, Any] = {"environment": record.environment("training", arguments)}
     compared = result["peers"] = compare(PEERS, arguments.rounds, STEPS)
     console.print(table(compared))

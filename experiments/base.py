@@ -30,7 +30,7 @@ def get_config():
         model="cnn",  # or a flax.linen module: images [B, 28, 28, 1] in 0..1 -> logits [B, 10]
         init_from=None,  # initial weights: a .safetensors, .keras or .weights.h5 (Keras) file
         loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
-        optimizer="adam",  # or a function learning_rate -> optax.GradientTransformation
+        optimizer="adam",  # or a function (learning_rate[, total_steps]) -> optax transformation
         compute_dtype="float32",  # or bfloat16, for the network's products; params stay float32
         learning_rate=1e-3,  # above 0; Keras' default for Adam
         b1=0.9,  # Adam's decay rate of the mean of the gradients
@@ -38,8 +38,8 @@ def get_config():
         eps=1e-8,  # added to the square root of that mean
         weight_decay=0.0,  # decoupled (AdamW), multiplied by the learning rate
         label_smoothing=0.0,  # the share of the target that is spread over all classes
-        schedule="constant",  # or cosine: the learning rate decays to 0 at the end
-        warmup_steps=0,  # with cosine: the learning rate first rises linearly for this many steps
+        schedule="constant",  # or cosine, or a function (step[, total_steps]) -> factor of the rate
+        warmup_steps=0,  # with cosine, which falls to 0 at the end: first rise for this many steps
         ema=0.0,  # decay, such as 0.999, of the average of the params to evaluate; 0: no average
         #
         # Random augmentation of the training images; 0 turns each off
@@ -47,11 +47,23 @@ def get_config():
         zoom=0.0,  # height and width, each up to this fraction larger or smaller
         shear=0.0,  # up to this many columns for each row from the center
         shift=0.0,  # up to this many pixels, vertically and horizontally
+        augment=None,  # or a function (key, images in 0..1) -> images, after these four
+        #
+        # The step itself: a function (state, batch, data_axis) -> (state, metrics)
+        train_step=None,  # None: gradient descent on the mean loss of the batch
         #
         # Length
         batch_size=32,  # images per step; the last batch of an epoch may be smaller
         num_epochs=1,  # passes over the training images
         num_steps=None,  # the number of steps, instead of num_epochs
+        #
+        # Metrics besides loss and accuracy
+        metrics=None,  # {"top2": function (logits [B, 10], labels [B]) -> [B]}, shown with accuracy
+        norms=False,  # log the norms of gradient, update and parameters
+        #
+        # Which step's network is tested and kept; None: the last one's
+        keep_best=None,  # that of the best validation by "accuracy", "loss" or an own metric
+        patience=None,  # end after this number of validations without a better one
         #
         # Output, in steps
         log_every=100,  # log the mean training loss and accuracy since the last time

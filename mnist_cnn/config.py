@@ -3,6 +3,7 @@
 import ast
 import difflib
 import functools
+import inspect
 import itertools
 import math
 import re
@@ -36,19 +37,23 @@ class Field(NamedTuple):
 
     def expected(self) -> str:
         """The legal values in words, for an error."""
-        text = " or ".join(", ".join(self.choices).rsplit(", ", 1)) or _KINDS[self.kind]
+        text = " or ".join(", ".join(self.choices).rsplit(", ", 1))
+        if self.or_object:
+            text += f"{', or ' * bool(text)}in an experiment file {self.or_object}"
+        text = text or _KINDS[self.kind]
         text += f" of the form {self.pattern}" if self.pattern else ""
         has_upper = self.max is not None or self.exclusive_max is not None
         limits = {"above": self.exclusive_min, "from" if has_upper else "of at least": self.min}
         limits |= {"to": self.max, "to below": self.exclusive_max}
         text += "".join(f" {word} {limit:,}" for word, limit in limits.items() if limit is not None)
-        text += f", or in an experiment file {self.or_object}" if self.or_object else ""
         return text + (", or None" if self.optional else "")
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` has the right type and is legal."""
         if value is None:
             return self.optional
+        if self.or_object and self.kind is dict:
+            return isinstance(value, Mapping) and all(map(callable, value.values())) and bool(value)
         if self.or_object and not isinstance(value, str):
             return callable(value)
         types: Any = {float: (int, float), dict: Mapping}.get(self.kind, self.kind)
@@ -57,7 +62,7 @@ class Field(NamedTuple):
             and isinstance(value, bool) == (self.kind is bool)  # Python's True is an int as well
             and (self.kind is not float or math.isfinite(value))
             and (self.kind is not dict or bool(value))
-            and (not self.choices or value in self.choices)
+            and (value in self.choices if self.choices else not self.or_object)
             and (self.pattern is None or re.fullmatch(self.pattern, value) is not None)
             and (self.min is None or value >= self.min)
             and (self.exclusive_min is None or value > self.exclusive_min)
@@ -71,6 +76,18 @@ _KINDS[dict] = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
 _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
+_SCHEDULE = "a function step -> factor, or (step, total_steps) -> factor, of the learning rate"
+_AUGMENT = "a function (key, images [B, 28, 28, 1]) -> images"
+_METRICS = "functions (logits [B, 10], labels [B]) -> [B] by name, such as {'top2': top2}"
+_STEP = "a function (state, batch, data_axis) -> (state, metrics)"
+
+# Names that are in use in metrics.jsonl and result.json.
+_METRIC_NAME = r"[A-Za-z][A-Za-z0-9_]{0,29}"
+_OWN_METRICS = (
+    *("step", "epoch", "split", "examples", "correct", "accuracy", "loss", "ci95", "metrics"),
+    *("expected_calibration_error", "images_per_second", "learning_rate"),
+    *("gradient_norm", "update_norm", "parameter_norm"),
+)
 
 FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a comment on each
     "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
@@ -92,13 +109,17 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "eps": Field(float, 1e-8, exclusive_min=0, sweepable=True, used_by="optimizer"),
     "weight_decay": Field(float, 0.0, min=0, sweepable=True, used_by="optimizer"),
     "label_smoothing": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True, used_by="loss"),
-    "schedule": Field(str, "constant", choices=("constant", "cosine")),
-    "warmup_steps": Field(int, 0, min=0, max=_MAX_INT),
+    "schedule": Field(str, "constant", choices=("constant", "cosine"), or_object=_SCHEDULE),
+    "warmup_steps": Field(int, 0, min=0, max=_MAX_INT, used_by="schedule"),
     "ema": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
     "rotation": Field(float, 0.0, min=0, max=180, sweepable=True),
     "zoom": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
     "shear": Field(float, 0.0, min=0, max=1, sweepable=True),
     "shift": Field(float, 0.0, min=0, max=28, sweepable=True),
+    "augment": Field(str, None, optional=True, or_object=_AUGMENT),
+    "train_step": Field(str, None, optional=True, or_object=_STEP),
+    "metrics": Field(dict, None, optional=True, or_object=_METRICS, free_on_resume=True),
+    "norms": Field(bool, False, free_on_resume=True),
     "batch_size": Field(int, 32, min=1, max=2**20),
     "num_epochs": Field(int, 1, min=1, max=10**6),
     "num_steps": Field(int, None, min=1, max=_MAX_INT, optional=True),
@@ -106,6 +127,8 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "eval_every": Field(int, None, min=1, max=_MAX_INT, optional=True, free_on_resume=True),
     "eval_batch_size": Field(int, 250, min=1, max=2**20, free_on_resume=True),
     "checkpoint_every": Field(int, 500, min=1, max=_MAX_INT, free_on_resume=True),
+    "keep_best": Field(str, None, optional=True),
+    "patience": Field(int, None, min=1, max=_MAX_INT, optional=True),
     "keep": Field(int, 2, min=2, max=10**6, free_on_resume=True),
     "report": Field(bool, True, free_on_resume=True),
     "num_threads": Field(int, None, min=1, max=256, optional=True),
@@ -115,18 +138,19 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "smoke": Field(bool, False, free_on_resume=True),
 }
 
+OBJECTS = tuple(key for key, field in FIELDS.items() if field.or_object)
 DEFAULTS = {key: field.default for key, field in FIELDS.items()}
 HYPERPARAMETERS = tuple(key for key, field in FIELDS.items() if field.sweepable)
 OFF_AT_ZERO = tuple(key for key in HYPERPARAMETERS if FIELDS[key].default == 0)
 FREE_ON_RESUME = tuple(key for key, field in FIELDS.items() if field.free_on_resume)
-LENGTH = ("num_epochs", "num_steps")  # free on resume, too, unless the schedule depends on them
+LENGTH = ("num_epochs", "num_steps")  # free on resume, too, unless a schedule depends on them
 
 
 def experiment(**changes: Any) -> ml_collections.ConfigDict:
     """The base experiment with `changes`, as a complete and locked configuration."""
     config = ml_collections.ConfigDict()
     for key, field in FIELDS.items():
-        kind = object if field.kind is dict else field.kind
+        kind = object if field.kind is dict or field.or_object else field.kind
         config[key] = config_dict.placeholder(kind) if field.optional else field.default
     for key, value in changes.items():
         check_value(key, value)
@@ -197,6 +221,19 @@ def validate(config: Mapping[str, Any]) -> None:
             "config.sweep: expected a validation_split as well, to choose the best setting by, "
             "such as train_split='train[:55000]', validation_split='train[55000:]'"
         )
+    for name in config["metrics"] or {}:
+        if not re.fullmatch(_METRIC_NAME, name) or name in _OWN_METRICS:
+            raise _illegal("metrics", name, f"a new name of the form {_METRIC_NAME}")
+    kept = ("accuracy", "loss", *(config["metrics"] or {}))
+    if config["keep_best"] not in (None, *kept):
+        raise _illegal("keep_best", config["keep_best"], f"{', '.join(kept)} or None")
+    if config["keep_best"] and config["validation_split"] is None:
+        raise ConfigError(
+            "config.keep_best: expected a validation_split as well, to choose the step by, such as "
+            "train_split='train[:55000]', validation_split='train[55000:]'"
+        )
+    if config["patience"] and not config["keep_best"]:
+        raise ConfigError("config.patience: expected keep_best as well, such as 'accuracy'")
     if config["schedule"] == "constant" and config["warmup_steps"]:
         expected = "0 for a constant schedule; for a warm-up set schedule='cosine'"
         raise _illegal("warmup_steps", config["warmup_steps"], expected)
@@ -245,19 +282,28 @@ def describe(value: Any) -> Any:
     """`value` as config.json keeps it: a number or string as it is, an object by its name.
 
     The name is without the module, which depends on how the experiment is loaded, and the address.
+    That of a function of the length says so.
     """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
-        return {key: list(values) for key, values in value.items()}
+        return {key: describe(v) if callable(v) else list(v) for key, v in value.items()}
     if isinstance(value, functools.partial):
         named = [("", argument) for argument in value.args]
         named += [(f"{key}=", argument) for key, argument in sorted(value.keywords.items())]
         texts = [name + (describe(v) if callable(v) else repr(v)) for name, v in named]
         return f"{describe(value.func)}({', '.join(texts)})"
     if hasattr(value, "__qualname__"):
-        return value.__qualname__
+        return value.__qualname__ + ("(total_steps)" if takes_total_steps(value) else "")
     return one_line(value)
+
+
+def takes_total_steps(value: Any) -> bool:
+    """Whether a schedule or an optimizer depends on the length of the training, as it declares."""
+    try:
+        return "total_steps" in inspect.signature(value).parameters
+    except (TypeError, ValueError):  # not a function, or one without a signature
+        return False
 
 
 def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +313,8 @@ def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What prevents `new` from resuming a run of `old`, both of `as_dict`: "KEY: was X, now Y"."""
-    free = FREE_ON_RESUME + (LENGTH if new["schedule"] == "constant" else ())
+    of_length = new["schedule"] == "cosine" or any("(total_steps)" in str(new[k]) for k in OBJECTS)
+    free = FREE_ON_RESUME + (() if of_length else LENGTH)
     # A field that `old` lacks is newer than the run and counts as its default.
     before = {**DEFAULTS, **old}
     changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]

@@ -33,7 +33,10 @@ def main(arguments: list[str]) -> int:
         reason = import_problem(error, "pip install 'mnist_cnn[export]'")
         raise UserError(f"--format {args.format}: {reason}") from None
     write_atomically(path, content)
-    print(f"{printable(str(path))}: {args.format}, {len(content):,} bytes, seed {network.seed}")
+    print(
+        f"{printable(str(path))}: {args.format}, {len(content):,} bytes, seed {network.seed}, "
+        f"step {network.step:,}"
+    )
     return 0
 
 

@@ -53,6 +53,8 @@ def evaluate(
     batch_size = trained.config["eval_batch_size"]
     scored = score(trained.model, loss, trained.variables, images, labels, batch_size)
     logits, losses = jax.device_get(scored)
+    # Without `config`, metrics of the experiment are known by name only.
+    others = [pair for pair in (trained.config["metrics"] or {}).items() if callable(pair[1])]
     unknown = {} if known else {"loss": None}
     return {
         "workdir": str(workdir),
@@ -61,6 +63,7 @@ def evaluate(
         "dataset": source.name,
         "origin": source.origin,
         "split": split,
-        **summarize(logits, losses, labels) | unknown,
+        **summarize(logits, losses, labels, others) | unknown,
+        "metrics": [name for name, _ in others],  # of the experiment
         **statistics.classification_metrics(logits, labels),
     }

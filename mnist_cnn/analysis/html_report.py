@@ -69,7 +69,14 @@ def run_page(run: Run) -> str:
     metrics = statistics.classification_metrics(*run.pooled)
     counts = [f"{correct:,} of {run.correct.shape[1]:,}" for correct in run.correct.sum(1)]
     losses = [f"{float(loss):.4f}" for loss in run.result["test"]["loss"]]
-    per_seed = zip(run.seeds, counts, losses, strict=True)
+    others = results.other_names(run.result["test"])
+    values = [[_number(one) for one in run.result["test"][name]] for name in others]
+    per_seed = zip(run.seeds, counts, losses, *values, strict=True)
+    means = [
+        [f"mean {name}", _number(found["mean"], found["ci95"])]
+        for name, found in run.result["test_mean"].get("metrics", {}).items()
+        if len(run.seeds) > 1
+    ]
     calibration_error = f"expected calibration error{plots.mean_of_seeds_note(run)}"
     overall = [
         ["negative log-likelihood", f"{metrics['negative_log_likelihood']:.4f} nats per image"],
@@ -87,14 +94,20 @@ def run_page(run: Run) -> str:
         [_summary(run)],
         [
             *([_sweep_table(sweep), "<h2>Test of the chosen setting</h2>"] if sweep else []),
-            _table([["seed", "correct", "test loss"], *per_seed], kind="numbers"),
-            _table(overall, kind="numbers"),
+            _table([["seed", "correct", "test loss", *others], *per_seed], kind="numbers"),
+            _table([*means, *overall], kind="numbers"),
             _grid(_run_plots(run)),
             "<h2>Metrics per digit</h2>",
             _table(per_class, ["digit", "precision", "recall", "images"], "numbers"),
             *_provenance(run),
         ],
     )
+
+
+def _number(value: float | None, half: float | None = None) -> str:
+    """A value of a metric, "-" if it is not finite, and the half-width of its interval."""
+    text = "-" if value is None else f"{value:.4f}"
+    return text if half is None else f"{text} ± {half:.4f}"
 
 
 def _run_plots(run: Run) -> list[plots.Plot]:
@@ -125,6 +138,9 @@ def _summary(run: Run) -> str:
             f"{interval}. Ensemble of all {seeds}: "
             f"{_percent(run.result['ensemble']['accuracy'])}."
         )
+    if best := run.result.get("best"):
+        steps = ", ".join(f"{step:,}" for step in best["step"])
+        text += f" Tested is the network of the best validation {best['metric']}: step {steps}."
     if sweep := run.result.get("sweep"):
         setting = results.setting_label(sweep["settings"][sweep["chosen"]]["setting"])
         text += f" Setting with the best validation accuracy: {setting}."

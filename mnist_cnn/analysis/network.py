@@ -23,7 +23,7 @@ from mnist_cnn.runner import experiment_file
 from mnist_cnn.runner.checkpoint import read_newest, specs
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training import rng
-from mnist_cnn.training.components import LOSSES, MODELS, OPTIMIZERS, build_model
+from mnist_cnn.training.components import build_model
 from mnist_cnn.training.scoring import compute_logits
 
 
@@ -95,8 +95,12 @@ def load(
     workdir: str | os.PathLike[str],
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    step: int | None = None,
 ) -> Network:
-    """The network of the newest good checkpoint in `workdir`; of a sweep, of the chosen setting.
+    """The network that was tested, or that of the newest good checkpoint if it is not yet.
+
+    Of a sweep it is that of the chosen setting; if the run keeps the best, that is it. With `step`
+    it is the last one of that checkpoint, if it is kept.
 
     `config` is needed if the experiment brings its own model, because nothing in a run directory is
     executed; nothing but its objects is used. Of several seeds, the first by default.
@@ -117,9 +121,11 @@ def load(
     index = _replica_index(directory, config, seed)
     model = build_model(config)
     report = functools.partial(print, f"{directory}:", file=sys.stderr)
-    step, tree, _ = read_newest(directory.checkpoints, None, report)
-    state = tree["state"]
+    found, tree, _ = read_newest(directory.checkpoints, None, report, step)
+    state, best = tree["state"], tree.get("best") if step is None else None
     variables = state.get("averaged") or make_variables(state["params"], state.get("batch_stats"))
+    if best:
+        variables, found = best["variables"], int(np.atleast_1d(best["step"])[index])
     # Shapes only: nothing is initialized or compiled.
     shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
     axis = (len(replicas),) if len(replicas) > 1 else ()
@@ -135,7 +141,7 @@ def load(
     variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))
     if len(replicas) > 1:
         variables = jax.tree.map(lambda leaf: leaf[index], variables)
-    return Network(config, jax.device_put(variables), model, step, replicas[index].seed)
+    return Network(config, jax.device_put(variables), model, found, replicas[index].seed)
 
 
 def _complete_config(
@@ -143,8 +149,8 @@ def _complete_config(
 ) -> Mapping[str, Any]:
     """The run's configuration, with the objects of `config` for those that it only names."""
     saved, objects, named = directory.read_config(), {}, {}
-    for key, known in (("model", MODELS), ("loss", LOSSES), ("optimizer", OPTIMIZERS)):
-        if saved.get(key) in known:
+    for key in config_lib.OBJECTS:
+        if config_lib.FIELDS[key].accepts(saved.get(key, config_lib.DEFAULTS[key])):
             continue
         if config is not None:
             objects[key] = config[key]
@@ -154,7 +160,7 @@ def _complete_config(
                 "experiment file; give that experiment as well: --config EXPERIMENT, in Python "
                 "load(.., config)"
             )
-        elif key in saved:  # a network needs neither loss nor optimizer: their names are kept
+        elif key in saved:  # a network needs nothing but the model: other names are kept
             named[key] = saved[key]
     complete = config_lib.experiment(**{k: v for k, v in saved.items() if k not in named} | objects)
     with complete.ignore_type():

@@ -21,9 +21,14 @@ def find_devices(num_threads: int | None = None) -> list[Any]:
 
     If JAX starts now, its sums on a CPU are split over `num_threads` (None: `threads.default`).
     """
+    number = num_threads or threads.default()
+    before = threads.running()
     try:
-        with threads.used_by_xla(num_threads):
-            return jax.devices()
+        with threads.used_by_xla(number):
+            found = jax.devices()
+        if not before:  # a thread that has just started is not counted yet
+            threads.note_start(number)
+        return found
     except (RuntimeError, AssertionError) as error:  # the latter for "cuda" without a GPU
         reason = " ".join(str(error).partition(" (")[0].split()) or "there is no such device"
         if chosen := jax.config.values["jax_platforms"]:

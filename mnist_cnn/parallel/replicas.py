@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from flax import serialization
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Integer, UInt8
+from jaxtyping import Array, Bool, Float, Integer, UInt8
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.models.apply import Variables
@@ -20,7 +21,7 @@ from mnist_cnn.parallel.mesh import BY_BATCH, BY_REPLICA, DATA, REPLICA, REPLICA
 from mnist_cnn.parallel.plan import make_plan
 from mnist_cnn.parallel.processes import allgather_max, gather
 from mnist_cnn.parallel.programs import ORDER, TRAINING_INPUTS, make_program, training_program
-from mnist_cnn.training import batches, scoring
+from mnist_cnn.training import batches, metrics, schedule, scoring
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.components import build_components, build_hyperparameters
 from mnist_cnn.training.metrics import Metrics
@@ -58,15 +59,18 @@ class Replicas:
         self._config, self._mesh, self._device = config, mesh, mesh.devices.flat[0]
         self._members = config_lib.replicas(config)
         self._num_examples = len(labels)
-        self._components = build_components(config)
+        self._total_steps = batches.total_steps(config, self._num_examples)
+        self.components = build_components(config, self._total_steps)
         self._split = shard(Split(images, labels), mesh, REPLICATED)
         self._epoch = 0
         # These programs run rarely: optimized code takes up to 3 s more to compile on a CPU and
         # saves 0.2 s.
         options = {"xla_backend_optimization_level": 0} if on_cpu(mesh) else None
         program = functools.partial(make_program, mesh, compiler_options=options)
-        initial = functools.partial(initial_state, self._components, init_variables=init_variables)
+        initial = functools.partial(initial_state, self.components, init_variables=init_variables)
         self._initial = program(initial, (BY_REPLICA, BY_REPLICA))
+        own = functools.partial(schedule.scheduled, own=self.components.schedule)
+        self._schedule = jax.jit(jax.vmap(own, (0, None)))
         self._epoch_order = program(self._order_of_device, (BY_REPLICA, REPLICATED), ORDER)
         smallest = mesh.shape[REPLICA]
         chosen = config["replicas_at_once"]
@@ -113,8 +117,8 @@ class Replicas:
     def _initial_arguments(self, replicas: tuple[int, ...]) -> tuple[Any, Any]:
         """The seeds uint32 [G] and hyperparameters [G] of a group."""
         members = [self._members[replica] for replica in replicas]
-        steps = batches.total_steps(self._config, self._num_examples)
-        hyper = [build_hyperparameters(self._config, member.setting, steps) for member in members]
+        total = self._total_steps
+        hyper = [build_hyperparameters(self._config, member.setting, total) for member in members]
         stacked = {name: np.array([one[name] for one in hyper]) for name in hyper[0]}
         seeds = np.array([member.seed for member in members], np.uint32)
         return seeds, stacked
@@ -141,6 +145,12 @@ class Replicas:
         """Which networks have only finite numbers in parameters and optimizer state."""
         return self._gather(lambda group: self._finite(self._on_device(group.state)))
 
+    def learning_rates(self, step: int) -> Float[np.ndarray, "R"]:
+        """The learning rate of the step that follows `step` others."""
+        groups = [self._initial_arguments(group)[1] for group in self.plan.groups]
+        rates = [np.asarray(self._schedule(hyper, step)["learning_rate"]) for hyper in groups]
+        return self.plan.join(rates)
+
     def variables(self, replicas: Sequence[int]) -> list[Variables]:
         """The variables of some networks, as NumPy arrays."""
         return self._of_replicas(replicas, lambda state: state.variables)
@@ -150,6 +160,14 @@ class Replicas:
         tree = self._gather(lambda group: _to_dicts(self._on_device(group.state), group.sums))
         return tree if self.plan.total > 1 else jax.tree.map(lambda leaf: leaf.squeeze(0), tree)
 
+    def other_sums(self) -> dict[str, list[float]]:
+        """The sums of an experiment's own metrics, [R] each.
+
+        They are not in the snapshot, so that a run may resume with other metrics.
+        """
+        sums = self._gather(lambda group: group.sums.others)
+        return {name: total.tolist() for name, total in sums.items()}
+
     def template(self) -> dict[str, Any]:
         """Arrays of a snapshot's shapes and dtypes, uninitialized."""
         group = self._groups[0]
@@ -158,17 +176,37 @@ class Replicas:
         )
         return checkpoint_template(state, sums, self.plan.total)
 
-    def restore(self, tree: dict[str, Any]) -> None:
-        """Sets the networks to a snapshot, whatever the mesh and the groups were then."""
+    def restore(self, tree: dict[str, Any], other_sums: Mapping[str, Sequence[float]]) -> None:
+        """Sets the networks to a snapshot, whatever the mesh and the groups were then.
+
+        A metric that is not in `other_sums` is unknown (NaN) until `clear_sums`.
+        """
         if self.plan.total == 1:
             tree = jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
         for group in self._groups:
             own = jax.tree.map(operator.itemgetter(np.array(group.replicas)), tree)
             state = from_dict(group.state, own["state"])
-            sums = serialization.from_state_dict(group.sums, own["sums"])
+            fields = own["sums"] | {"others": group.sums.others}
+            sums = serialization.from_state_dict(group.sums, fields)
+            unknown = [math.nan if sums.examples.any() else 0.0] * self.plan.total
+            others = {
+                name: np.array(other_sums.get(name, unknown), np.float32)[np.array(group.replicas)]
+                for name in group.sums.others
+            }
+            sums = sums.replace(others=others)
             group.state = self._off_device(shard(state, self._mesh, BY_REPLICA))
             group.sums = shard(sums, self._mesh, BY_REPLICA)
         self._epoch = -1
+
+    def set_variables(self, variables: Variables) -> None:
+        """Sets what is evaluated to variables [R, ...]; the rest of the states is kept."""
+        for group in self._groups:
+            own = jax.tree.map(operator.itemgetter(np.array(group.replicas)), variables)
+            own = shard(own, self._mesh, BY_REPLICA)
+            changes = {"params": own["params"], "batch_stats": own.get("batch_stats", {})}
+            if group.state.ema_variables:
+                changes = {"ema_variables": own}
+            group.state = self._off_device(self._on_device(group.state).replace(**changes))
 
     def lay_out(
         self, images: UInt8[np.ndarray, "N 28 28 1"], labels: Integer[np.ndarray, "N"]
@@ -181,7 +219,7 @@ class Replicas:
 
     def compile_scoring(self, num_examples: int) -> Score:
         """Compiles the evaluation of a split of `num_examples` images."""
-        model, loss, _ = self._components
+        model, loss = self.components.model, self.components.loss
 
         def score(variables: Variables, split: Split) -> Any:
             batch_size = self._config["eval_batch_size"]
@@ -233,7 +271,8 @@ class Replicas:
         return shard(self._zero_sums_of_group(), self._mesh, BY_REPLICA)
 
     def _zero_sums_of_group(self) -> Metrics:
-        return jax.tree.map(lambda leaf: np.full(self.plan.group_size, leaf), Metrics.zero())
+        zero = Metrics.zero(metrics.names(self.components))
+        return jax.tree.map(lambda leaf: np.full(self.plan.group_size, leaf), zero)
 
     def _fits(self) -> bool:
         """Whether the memory of every device is large enough for the training of a group.
@@ -271,7 +310,8 @@ class Replicas:
 
 
 def _to_dicts(state: TrainState, sums: Metrics) -> dict[str, Any]:
-    return {"state": to_dict(state), "sums": serialization.to_state_dict(sums)}
+    fields = serialization.to_state_dict(sums)
+    return {"state": to_dict(state), "sums": {n: x for n, x in fields.items() if n != "others"}}
 
 
 def checkpoint_template(state: TrainState, sums: Metrics, num_replicas: int) -> dict[str, Any]:

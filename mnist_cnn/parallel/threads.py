@@ -56,16 +56,31 @@ def used_by_xla(num_threads: int | None) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def conflict(num_threads: int, num_devices: int) -> str | None:
-    """In words, if XLA runs with another number than `num_threads`; only Linux can tell.
+_started: int | None = None  # the number that XLA was given in this process, if known
 
-    XLA has at least one thread for each of the process's `num_devices` CPU devices.
-    """
+
+def note_start(num_threads: int) -> None:
+    """Remembers the number that XLA has been given, which is that of its only start."""
+    global _started
+    _started = _started or num_threads
+
+
+def running() -> int:
+    """The number of XLA's threads; 0 if it has not started, or on other systems than Linux."""
+    if _started:
+        return _started
     names = []
     for path in pathlib.Path("/proc/self/task").glob("*/comm"):
         with contextlib.suppress(OSError):  # the thread has ended
             names.append(path.read_text().strip())
-    running = names.count(_POOL)
-    if running in (0, max(num_threads, num_devices)):
+    return names.count(_POOL)
+
+
+def conflict(num_threads: int, num_devices: int) -> str | None:
+    """In words, if XLA runs with another number than `num_threads`.
+
+    It has at least one thread for each of the process's `num_devices` CPU devices.
+    """
+    if (started := running()) in (0, num_threads, max(num_threads, num_devices)):
         return None
-    return f"JAX has started in this process with {running} threads, not {num_threads}"
+    return f"JAX has started in this process with {started} threads, not {num_threads}"

@@ -102,9 +102,11 @@ class Checkpoints:
             self._manager.close()
 
     def restore(
-        self, template: Tree | None, report: Callable[[str], None]
+        self, template: Tree | None, report: Callable[[str], None], only: int | None = None
     ) -> tuple[int, Tree, dict[str, Any]] | None:
         """The step, tree and JSON object of the newest undamaged checkpoint; None if there is none.
+
+        With `only` it is that of this step; CheckpointError if it is not kept.
 
         Damaged ones are reported, and renamed to STEP.damaged after an older one has been read,
         unless the checkpoints are open for reading only. `template` has the expected names, shapes
@@ -114,7 +116,13 @@ class Checkpoints:
         if not has_checkpoint(self._directory):
             return None
         damaged: list[int] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if only is not None and only not in steps:
+            raise CheckpointError(
+                f"{self._directory}: no checkpoint of step {only:,}; there are those of "
+                f"{', '.join(f'{kept:,}' for kept in reversed(steps))}"
+            )
+        for step in steps if only is None else [only]:
             try:
                 tree, extra = self._read(step)
             except Exception as error:  # Orbax, tensorstore and JSON each raise their own
@@ -171,11 +179,14 @@ class Checkpoints:
 
 
 def read_newest(
-    directory: pathlib.Path, template: Tree | None, report: Callable[[str], None]
+    directory: pathlib.Path,
+    template: Tree | None,
+    report: Callable[[str], None],
+    step: int | None = None,
 ) -> tuple[int, Tree, dict[str, Any]]:
     """What `Checkpoints.restore` returns, without a change; CheckpointError if there is none."""
     with contextlib.closing(Checkpoints(directory, keep=None)) as checkpoints:
-        restored = checkpoints.restore(template, report)
+        restored = checkpoints.restore(template, report, step)
     if restored is None:
         raise CheckpointError(f"{directory}: no checkpoint yet; resume the run first")
     return restored

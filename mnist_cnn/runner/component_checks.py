@@ -1,4 +1,4 @@
-"""Whether an experiment's own model, loss and optimizer do what a run needs of them.
+"""Whether an experiment's own model, loss and other functions do what a run needs of them.
 
 They are traced for their shapes before data is read, so that a mistake is one line that names the
 line of the experiment file, and no wrong gradient and no error at the end of the training.
@@ -17,14 +17,16 @@ import optax
 from flax import linen as nn
 from jax.extend import core
 
-from mnist_cnn.errors import ConfigError, users_line
+from mnist_cnn.config import OBJECTS
+from mnist_cnn.errors import ConfigError, shorten, users_line
 from mnist_cnn.models.apply import forward
 from mnist_cnn.models.layers import DATA_AXIS
 from mnist_cnn.runner.checkpoint import specs
 from mnist_cnn.runner.experiment_file import where_made
-from mnist_cnn.training import components
+from mnist_cnn.training import components, metrics
 from mnist_cnn.training.batches import Batch
 from mnist_cnn.training.components import Components
+from mnist_cnn.training.metrics import Metrics
 from mnist_cnn.training.options import training_forward, training_loss
 from mnist_cnn.training.state import TrainState, initial_state, to_dict
 from mnist_cnn.training.step import step
@@ -35,16 +37,16 @@ _IMAGES = 7  # no other axis has this size, so that none is taken for it
 
 
 def check_components(config: Mapping[str, Any], file: str | None = None) -> list[str]:
-    """Notes on the model, loss and optimizer that `config` contains; nothing is computed.
+    """Notes on the objects that `config` contains; nothing is computed.
 
     `file` is the experiment file, if it is known. Raises ConfigError if one of them cannot be used.
     """
-    if all(isinstance(config[key], str) for key in ("model", "loss", "optimizer")):
+    if not any(callable(config[key]) for key in OBJECTS):
         return []
     named = functools.partial(_named, config, file=file)
     with named("model"):
         model = components.build_model(config)
-    _, loss, optimizer = components.build_components(config)
+    parts = components.build_components(config)
     batch = Batch(
         images=_shape(jnp.uint8, _IMAGES, 28, 28, 1),
         labels=_shape(jnp.int32, _IMAGES),
@@ -52,14 +54,14 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
     )
     idle: list[str] = []
     try:  # the whole step at once; the parts one by one only to name the one that fails
-        state = _new_state(config, (model, loss, optimizer))
+        state = _new_state(config, parts)
         with nn.intercept_methods(functools.partial(_find_idle, idle)):
-            after, _ = _trace(step, state, batch)
-        works = specs(after) == specs(state) and _trace(to_dict, state) is not None
+            _take_step(state, batch, parts)
+        works = _trace(to_dict, state) is not None
     except Exception:
         works = False
     if not works:
-        _name_the_fault(config, (model, loss, optimizer), batch, named)
+        _name_the_fault(config, parts, batch, named)
     with named("model"):
         program, logits = jax.make_jaxpr(
             _over_mesh(functools.partial(forward, model)), return_shape=True
@@ -84,9 +86,12 @@ def _name_the_fault(
     config: Mapping[str, Any], parts: Components, batch: Batch, named: Callable[[str], Any]
 ) -> None:
     """Raises ConfigError for the first of the parts that does not do what a step needs."""
-    model, loss, _ = parts
     with named("model"):
-        state = _new_state(config, (model, loss, lambda hyper: optax.identity()))
+        model, plain = (
+            parts.model,
+            parts._replace(schedule=None, augment=None, train_step=None, metrics=()),
+        )
+        state = _new_state(config, plain._replace(optimizer=lambda hyper: optax.identity()))
         for count in (1, _IMAGES):
             images = _shape(jnp.uint8, count, 28, 28, 1)
             _check_count(_trace(functools.partial(forward, model), state.variables, images), count)
@@ -103,9 +108,31 @@ def _name_the_fault(
 
         _trace(jax.grad(total), logits, state, batch.labels)
     with named("optimizer"):
-        state = _new_state(config, parts)
+        state = _new_state(config, plain)
         _trace(to_dict, state)
-        _trace(step, state, batch)
+        _take_step(state, batch, plain)
+    more: list[tuple[str, dict[str, Any]]] = [
+        ("augment", {"schedule": None, "train_step": None, "metrics": ()}),
+        ("schedule", {"train_step": None, "metrics": ()}),
+        ("metrics", {"train_step": None}),
+        ("train_step", {}),
+    ]
+    for key, rest in more:
+        with named(key):
+            some = parts._replace(**rest)
+            _take_step(_new_state(config, some), batch, some)
+
+
+def _take_step(state: TrainState, batch: Batch, parts: Components) -> None:
+    """Traces a step; ConfigError if it does not return a state like `state` and metrics."""
+    returned = _trace(state.train_step or step, state, batch)
+    expected: Any = jax.tree.structure((state, Metrics.zero(metrics.names(parts))))
+    if jax.tree.structure(returned) != expected:
+        raise ConfigError(
+            f"returned {shorten(returned)}, expected (state, metrics), as `descend` in "
+            "mnist_cnn.training.step does"
+        )
+    if specs(returned[0]) != specs(state):
         raise ConfigError("its state or the parameters change shape or dtype at a step")
 
 

@@ -12,6 +12,7 @@ from rich import box, console, progress, table, text as rich_text
 
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.errors import printable
+from mnist_cnn.runner import results
 from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:  # their modules import JAX and Flax
@@ -145,24 +146,38 @@ class Console:
         if "sweep" in result:
             self.sweep(result["sweep"])
 
-        def row(name: object, accuracy: float, loss: float | None, correct: int) -> Row:
-            return str(name), f"{accuracy:.2%}", loss, f"{correct:,} of {test['examples']:,}"
+        def row(
+            name: object, accuracy: float, loss: float | None, correct: int, *others: Any
+        ) -> Row:
+            of_all = f"{correct:,} of {test['examples']:,}"
+            return str(name), f"{accuracy:.2%}", loss, of_all, *others
 
-        names = ("accuracy", "loss", "correct")
-        rows = [row(*values) for values in zip(seeds, *(test[name] for name in names), strict=True)]
+        names, others = ("accuracy", "loss", "correct"), results.other_names(test)
+        columns = [test[name] for name in (*names, *others)]
+        rows = [row(*values) for values in zip(seeds, *columns, strict=True)]
         if len(seeds) > 1:
+            means = [mean["metrics"][name]["mean"] for name in others]
             rows += [
                 (),
-                ("mean", f"{mean['accuracy']:.3%}", mean["loss"], ""),
-                row("ensemble", *(result["ensemble"][name] for name in names)),
+                ("mean", f"{mean['accuracy']:.3%}", mean["loss"], "", *means),
+                row(
+                    "ensemble", *(result["ensemble"][name] for name in names), *("" for _ in others)
+                ),
             ]
         title = f"{result['experiment']}, {result['steps']:,} steps"
-        self._table(title, ("seed", "test accuracy", "test loss", "correct"), rows)
+        if best := result.get("best"):
+            steps = ", ".join(f"{step:,}" for step in best["step"])
+            title += f"; tested is the best validation {best['metric']}, step {steps}"
+        heads = ("seed", "test accuracy", "test loss", "correct")
+        self._table(title, (*heads, *(f"test {name}" for name in others)), rows)
         if len(seeds) > 1:
             note = f"(95 % confidence interval, Student's t, {len(seeds)} seeds)"
             if not (interval := _interval(mean, 3)):
                 note = f"({len(seeds)} seeds are too few for a 95 % confidence interval)"
             self.line(f"mean test accuracy {100 * mean['accuracy']:.3f}{interval} % {note}")
+            for name, found in mean.get("metrics", {}).items():
+                half = "" if found["ci95"] is None else f" +- {found['ci95']:.4f}"
+                self.line(f"mean test {name} {_cell(found['mean'])}{half}")
         seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
         self.line(f"seconds: {seconds}")
         if len(seeds) == 1:
@@ -212,6 +227,7 @@ class Console:
             else "loss: the experiment's own, for which give --config EXPERIMENT",
             "negative log-likelihood {negative_log_likelihood:.4f}",
             "expected calibration error {expected_calibration_error:.4f} (15 bins)",
+            *(f"{name} {{{name}!r}}" for name in metrics["metrics"]),
         ):
             self.line(text.format_map(metrics))
 

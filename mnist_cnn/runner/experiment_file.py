@@ -13,11 +13,10 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from mnist_cnn.config import OBJECTS
 from mnist_cnn.errors import is_users, place
 from mnist_cnn.files import write_atomically
 from mnist_cnn.runner.run_directory import RunDirectory
-
-_OBJECTS = ("model", "loss", "optimizer")  # fields that can have one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ def kept_name(description: Mapping[str, str]) -> str:
 
 def read(config: Mapping[str, Any], file: str | None = None) -> ExperimentFile | None:
     """`file`, or else the file that defines an object of `config`; None if there is none."""
-    found = filter(None, (_definition(value) for value in map(config.get, _OBJECTS)))
+    found = filter(None, (_definition(value) for value in map(config.get, OBJECTS)))
     for path in [file] if file else [path for path, _ in found]:
         try:
             return ExperimentFile(str(path), pathlib.Path(path).read_bytes())
@@ -61,7 +60,7 @@ def changed_notes(
         return []
     return [
         f"note: {now.path} differs from the run's experiment file, {directory}/{kept_name(old)}; "
-        "if the model, loss or optimizer has changed, the result is that of neither file"
+        "if an object of it has changed, the result is that of neither file"
     ]
 
 

@@ -20,7 +20,7 @@ from mnist_cnn.errors import UserError
 from mnist_cnn.models.kernels.compiler import compiler_options
 from mnist_cnn.models.layers import ConvMaxPool, Dense
 from mnist_cnn.training.batches import Split
-from mnist_cnn.training.components import LOSSES
+from mnist_cnn.training.components import LOSSES, Components
 from mnist_cnn.training.metrics import Metrics
 from mnist_cnn.training.state import initial_state
 from mnist_cnn.training.step import steps
@@ -93,7 +93,7 @@ def compiled_gradient(params: Values, images: np.ndarray, labels: np.ndarray) ->
     platform = jax.default_backend()
     # An accelerator would round the factors of products to fewer bits.
     with jax.default_matmul_precision(None if platform == "cpu" else "highest"):
-        components = SmallCNN(), LOSSES["cross_entropy"], lambda hyper: keep
+        components = Components(SmallCNN(), LOSSES["cross_entropy"], lambda hyper: keep)
         state = initial_state(components, jnp.uint32(0), {}, variables)
         split, order = Split(images, labels), np.arange(len(labels), dtype=np.int32)[None]
         arguments = state, Metrics.zero(), split, order, np.int32(0), np.int32(1)

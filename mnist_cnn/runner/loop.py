@@ -17,10 +17,12 @@ from mnist_cnn.parallel import processes, threads
 from mnist_cnn.parallel.devices import find_devices, other_threads, own_settings
 from mnist_cnn.parallel.mesh import peak_memory
 from mnist_cnn.runner import checks, experiment_file, predictions, profile, results
+from mnist_cnn.runner.best import Best, after_validation
 from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.preparation import ReplicaMetrics, Run, prepare
 from mnist_cnn.runner.run_directory import RunDirectory, new_run_path
+from mnist_cnn.runner.run_logger import OnLog
 from mnist_cnn.runner.signals import Stopped, StopRequest
 
 # The progress bar and signals wait for a call to end, so it takes about this long.
@@ -42,6 +44,7 @@ def run(
     console: Console | None = None,
     stop: StopRequest | None = None,
     write_report: WriteReport | None = None,
+    on_log: OnLog | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates `config`; resumes from the last good checkpoint in `workdir`, if any.
 
@@ -51,9 +54,10 @@ def run(
       config: a complete configuration (`mnist_cnn.experiment`).
       workdir: the run directory; None makes runs/<experiment>-<time>.
       command: what the user typed, for the record.
-      config_file: the experiment file; None: that of its own model, loss or optimizer, if any.
+      config_file: the experiment file; None: that of its own objects, if any.
       stop: the signals to obey, if the caller handles any.
       write_report: writes report.html at the end, if the config asks for it.
+      on_log: called with each line of metrics.jsonl, as an object, when it is written.
 
     Raises:
       ConfigError, DataError: before anything is trained.
@@ -69,10 +73,17 @@ def run(
     stop = stop or StopRequest()
     directory = RunDirectory(workdir or new_run_path(config["name"]))
     with contextlib.closing(directory), stop.stops(str(directory)):
-        num_threads = directory.num_threads() or config["num_threads"] or threads.default()
-        find_devices(num_threads)
-        _check_threads(num_threads)
+        fixed = directory.num_threads() or config["num_threads"]
+        num_threads = fixed or threads.default()
+        find_devices(num_threads)  # starts JAX, as the next line would
         console = console or Console(quiet=not processes.is_primary())
+        if fixed is None and (other := other_threads(num_threads)):
+            console.line(
+                f"note: {other}, the default; this run has {threads.running()} as well, and "
+                f"other bits than in a new process, or with NPROC={num_threads}"
+            )
+            num_threads = threads.running()
+        _check_threads(num_threads)
         result = checks.finished_result(directory, config) if processes.is_primary() else None
         if result := processes.broadcast(result):
             console.line(f"{directory}: finished; nothing is left to do")
@@ -84,10 +95,10 @@ def run(
             if write_report and not (directory.path / "report.html").exists():  # killed before it
                 _report(config, directory, console, write_report)
             return result
-        this = prepare(config, directory, console, stop, command, num_threads, config_file)
+        this = prepare(config, directory, console, stop, command, num_threads, config_file, on_log)
         try:
             with stop.stops(str(directory)):
-                result = processes.broadcast(_finish(this, _train(this)))
+                result = processes.broadcast(_finish(this, *_train(this)))
         except Stopped:
             if this.checkpoints is not None:
                 this.checkpoints.wait()
@@ -115,8 +126,11 @@ def _check_threads(num_threads: int) -> None:
         )
 
 
-def _train(this: Run) -> ReplicaMetrics:
-    """Takes the remaining steps, and returns the validation metrics after the last one, if any."""
+def _train(this: Run) -> tuple[int, Best | None, ReplicaMetrics]:
+    """Takes the remaining steps.
+
+    Returns the last step, the best networks if asked for, and the validation after it, if any.
+    """
     profiled, seconds = this.config["profile"], this.logger.seconds()["train"]
     folder = this.directory.path if processes.is_primary() else None
     with (
@@ -124,23 +138,24 @@ def _train(this: Run) -> ReplicaMetrics:
         this.console.training(this.first_step, this.total_steps),
         this.stop.deferred(),
     ):
-        validated = _take_steps(this, trace)
-    steps = this.total_steps - this.first_step
+        end, best, validated = _take_steps(this, trace)
+    steps = end - this.first_step
     if profiled and steps:
         seconds = this.logger.seconds()["train"] - seconds
         for line in profile.describe(this.replicas, trace, steps, seconds, str(this.directory)):
             this.console.line(line)
-    return validated
+    return end, best, validated
 
 
-def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
+def _take_steps(this: Run, trace: profile.Trace) -> tuple[int, Best | None, ReplicaMetrics]:
     """The training loop: some steps in one call, then what is due after them."""
-    config, step = this.config, this.first_step
+    config, step, best = this.config, this.first_step, this.best
+    ended = best is not None and best.is_over(config["patience"])
     members = range(this.replicas.plan.total)
     images_per_step = config["batch_size"] * len(members)
     validated: ReplicaMetrics = []
     logged, logged_seconds, call_size = step, this.logger.seconds()["train"], 1
-    while step < this.total_steps:
+    while step < this.total_steps and not ended:
         start, began = step, time.monotonic()
         step = int(min(this.next_event(start), start + call_size, trace.bound(start)))
         count = step - start
@@ -157,24 +172,31 @@ def _take_steps(this: Run, trace: profile.Trace) -> ReplicaMetrics:
         metrics = sums.means()
         rate = steps_per_second * images_per_step
         this.console.step_done(step, this.total_steps, metrics, rate)
-        if this.is_due(step, config["log_every"]):
+        validates = this.is_due(step, config["eval_every"])
+        if this.validate is not None and validates:
+            validated = this.validate(members)[0]
+            if best is not None:
+                best = after_validation(best, step, config["keep_best"], validated, this.replicas)
+                ended = best.is_over(config["patience"])
+        if this.is_due(step, config["log_every"]) or ended:
             this.check_finite(step)
             seconds = this.logger.seconds()["train"]  # without validation and checkpoints
             rate = (step - logged) * images_per_step / (seconds - logged_seconds)
+            if config["schedule"] != "constant":
+                metrics["learning_rate"] = this.replicas.learning_rates(step - 1)
             this.log(step, "train", metrics, images_per_second=rate)
             this.replicas.clear_sums()
             logged, logged_seconds = step, seconds
-        if this.validate is not None and this.is_due(step, config["eval_every"]):
-            validated = this.validate(members)[0]
+        if this.validate is not None and validates:
             this.log(step, "validation", results.stack_metrics(validated))
             this.console.validation(step, validated)
-        if this.is_due(step, config["checkpoint_every"]) or signal:
-            this.save(step)
+        if this.is_due(step, config["checkpoint_every"]) or ended or signal:
+            this.save(step, best)
         if signal:
             raise Stopped(signal)
     if signal := processes.allgather_max(this.stop.received or 0):  # after the last check
         raise Stopped(signal)
-    return validated
+    return step, best, validated
 
 
 def _call_size(steps_per_second: float) -> int:
@@ -183,10 +205,13 @@ def _call_size(steps_per_second: float) -> int:
     return max(1, several, int(steps_per_second * _CALL_SECONDS))
 
 
-def _finish(this: Run, validated: ReplicaMetrics) -> dict[str, Any]:
+def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) -> dict[str, Any]:
     """Tests the networks (of a sweep, those of the best setting) and writes the result."""
     config, members = this.config, range(this.replicas.plan.total)
-    swept = {}
+    swept, kept_best = {}, {}
+    if best is not None:
+        this.replicas.set_variables(best.variables)
+        validated = []  # that of the last step
     if config["sweep"]:
         assert this.validate is not None  # `config.validate` requires it
         validated = validated or this.validate(members)[0]  # this process may have taken no step
@@ -198,7 +223,10 @@ def _finish(this: Run, validated: ReplicaMetrics) -> dict[str, Any]:
         return {}
     this.stop.check()
     tested = results.stack_metrics(metrics)
-    this.log(this.total_steps, "test", tested)
+    if best is not None:
+        chosen = {"split": config["validation_split"], "metric": config["keep_best"]}
+        kept_best = {"best": chosen | {"step": best.step[list(members)].tolist()}}
+    this.log(step, "test", tested)
     this.checkpoints.wait()
     this.checkpoints.close()
     ensemble = {"ensemble": results.ensemble_metrics(logits, labels)} if len(members) > 1 else {}
@@ -208,10 +236,11 @@ def _finish(this: Run, validated: ReplicaMetrics) -> dict[str, Any]:
         "test_mean": results.mean_metrics(metrics),
         **ensemble,
         **swept,
+        **kept_best,
         "params_sha256": [sha256(variables) for variables in networks],
     }
     kept = predictions.collect(logits, labels, images, networks[0]["params"])
-    return this.logger.finish(this.total_steps, found, kept)
+    return this.logger.finish(step, found, kept)
 
 
 def _report(

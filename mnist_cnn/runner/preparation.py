@@ -20,12 +20,13 @@ from mnist_cnn.parallel.devices import find_devices, unused_gpu
 from mnist_cnn.parallel.memory import check_memory
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
-from mnist_cnn.runner import checks, component_checks, experiment_file
+from mnist_cnn.runner import best as best_lib, checks, component_checks, experiment_file
+from mnist_cnn.runner.best import Best
 from mnist_cnn.runner.checkpoint import Checkpoints, has_checkpoint
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.environment import describe_environment
 from mnist_cnn.runner.run_directory import RunDirectory
-from mnist_cnn.runner.run_logger import RunLogger
+from mnist_cnn.runner.run_logger import OnLog, RunLogger
 from mnist_cnn.runner.signals import StopRequest
 from mnist_cnn.training import batches, components, state as state_lib
 from mnist_cnn.training.metrics import summarize
@@ -54,6 +55,7 @@ class Run:
     steps_per_epoch: int
     total_steps: int
     first_step: int  # the steps already taken when this process began
+    best: Best | None  # after `first_step`; None unless the config asks for the best
     validate: Evaluate | None
     test: Evaluate
 
@@ -70,12 +72,15 @@ class Run:
     def log(self, step: int, split: str, metrics: Mapping[str, Any], **others: float) -> None:
         self.logger.log(step, step / self.steps_per_epoch, split, metrics, **others)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, best: Best | None) -> None:
         self.check_finite(step)
         tree = self.replicas.snapshot()  # the states, and the sums since the last logged line
+        tree |= {"best": best.to_tree()} if best else {}
+        others = self.replicas.other_sums()
         if self.checkpoints is not None:
             self.directory.check_lock()
-            self.checkpoints.save(step, tree, {"step": step, "seconds": self.logger.seconds()})
+            extra = {"step": step, "seconds": self.logger.seconds()}
+            self.checkpoints.save(step, tree, extra | ({"metrics": others} if others else {}))
 
     def check_finite(self, step: int) -> None:
         """Ends a run that diverged; a sweep continues while one of its settings is finite."""
@@ -103,9 +108,10 @@ def prepare(
     command: Sequence[str],
     num_threads: int,
     config_file: str | None = None,
+    on_log: OnLog | None = None,
 ) -> Run:
     """Checks, reads, compiles and restores everything that the first step needs."""
-    logger = RunLogger(config, directory)
+    logger = RunLogger(config, directory, on_log)
     notes = component_checks.check_components(config, config_file)
     model = components.build_model(config)
     source = experiment_file.read(config, config_file)
@@ -152,12 +158,13 @@ def prepare(
         for operation in summary.unoptimized(model):
             console.line(
                 f"note: {operation} has no fast form, and its gradient can take 30 times as long "
-                "as another convolution's; docs/change-something.md names the fast ones"
+                "as another convolution's; docs/change-anything.md names the fast ones"
             )
     console.plan(config, environment)
 
     # Process 0 reads the checkpoint and tells the others.
-    template = replicas.template()
+    best = best_lib.begin(replicas) if config["keep_best"] else None
+    template = replicas.template() | ({"best": best.to_tree()} if best else {})
     step, tree, extra, checkpoints = 0, template, None, None
     if processes.is_primary():
         checkpoints = Checkpoints(directory.checkpoints, config["keep"])
@@ -172,9 +179,12 @@ def prepare(
             environment["experiment"] = source.describe()
             source.keep(directory)
         # Deletes the lines of metrics after `step`: they will be written again.
-        logger.begin(environment, old_environment, step, total)
+        is_over = "best" in tree and best_lib.from_tree(tree["best"]).is_over(config["patience"])
+        logger.begin(environment, old_environment, step, step if is_over else total)
     if extra := processes.broadcast(extra):  # None: there is no checkpoint
-        replicas.restore(processes.broadcast_arrays(tree))
+        tree = processes.broadcast_arrays(tree)
+        best = best_lib.from_tree(tree.pop("best")) if best else None
+        replicas.restore(tree, extra.get("metrics", {}))
         logger.add_seconds(extra["seconds"])
     return Run(
         config=config,
@@ -187,6 +197,7 @@ def prepare(
         steps_per_epoch=batches.steps_per_epoch(len(labels), config["batch_size"]),
         total_steps=total,
         first_step=int(extra["step"]) if extra else 0,
+        best=best,
         validate=validate,
         test=test,
     )
@@ -215,7 +226,8 @@ def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: s
         laid_out, images, labels = read()
         with logger.clock("evaluate"):
             logits, losses = score(laid_out, members)
-            metrics = [summarize(*one, labels) for one in zip(logits, losses, strict=True)]
+            networks = zip(logits, losses, strict=True)
+            metrics = [summarize(*one, labels, replicas.components.metrics) for one in networks]
         return metrics, logits, labels, images
 
     return evaluate

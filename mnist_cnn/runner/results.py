@@ -23,7 +23,8 @@ def to_json(value: Any) -> Any:
 
 def stack_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
     """The metrics of several networks on the same images, each a list with one item per network."""
-    names = ("accuracy", "loss", "correct", "expected_calibration_error")
+    first = ("accuracy", "loss", "correct", "expected_calibration_error")
+    names = [*first, *other_names(metrics[0])]
     return {"examples": metrics[0]["examples"]} | {
         name: [to_json(network[name]) for network in metrics] for name in names
     }
@@ -31,14 +32,29 @@ def stack_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
 
 def mean_metrics(metrics: Sequence[Metrics]) -> dict[str, Any]:
     """Means over the networks; `ci95` (None for one network) is of `statistics.mean_interval`."""
-    names = ("accuracy", "loss", "expected_calibration_error")
-    accuracy, loss, error = (np.array([one[name] for one in metrics]) for name in names)
+    values = {name: np.array([one[name] for one in metrics]) for name in metrics[0]}
+    accuracy, loss = values["accuracy"], values["loss"]
+    error = values["expected_calibration_error"]
+    others = {
+        name: {
+            "mean": to_json(values[name].mean()),
+            "ci95": to_json(statistics.mean_interval(values[name])),
+        }
+        for name in other_names(values)
+    }
     return {
         "accuracy": float(accuracy.mean()),
         "ci95": to_json(statistics.mean_interval(accuracy)),
         "loss": to_json(loss.mean()),
         "expected_calibration_error": to_json(error.mean()),
+        **({"metrics": others} if others else {}),
     }
+
+
+def other_names(metrics: Metrics) -> list[str]:
+    """The names of an experiment's own metrics among those of `metrics.summarize`."""
+    own = ("examples", "correct", "accuracy", "loss", "expected_calibration_error")
+    return [name for name in metrics if name not in own]
 
 
 def ensemble_metrics(

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mnist_cnn import config as config_lib
@@ -10,12 +10,17 @@ from mnist_cnn.parallel import processes
 from mnist_cnn.runner import results
 from mnist_cnn.runner.run_directory import RunDirectory
 
+OnLog = Callable[[dict[str, Any]], object]  # of a line of metrics.jsonl
+
 
 class RunLogger:
     """The clock and the records of one run."""
 
-    def __init__(self, config: Mapping[str, Any], directory: RunDirectory) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], directory: RunDirectory, on_log: OnLog | None = None
+    ) -> None:
         self._config = config
+        self._on_log = on_log
         self._directory = directory
         self._began = time.monotonic()
         self._seconds = dict.fromkeys(("total", "data", "compile", "train", "evaluate"), 0.0)
@@ -75,6 +80,8 @@ class RunLogger:
             rows = [config_lib.setting_rows(seeds, index) for index in range(len(settings))]
             series = dict(zip(map(results.setting_label, settings), rows, strict=True))
         self._directory.log(line | others, series)
+        if self._on_log is not None:
+            self._on_log(line | others)
 
     def diverge(self, step: int) -> None:
         """Records that the run ended without a result."""

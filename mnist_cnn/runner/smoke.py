@@ -102,7 +102,7 @@ def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]
     restored = checkpoints.restore(saved, report=lambda line: None)
     checkpoints.close()
     assert restored is not None
-    replicas.restore(restored[1])
+    replicas.restore(restored[1], {})
     if sha256(replicas.snapshot()) != sha256(saved):
         raise UserError("the restored state is not the saved one")
     yield "the same bits"

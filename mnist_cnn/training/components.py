@@ -1,14 +1,15 @@
-"""From a configuration to the model, the loss, the optimizer and their hyperparameters."""
+"""From a configuration to the model, the loss, the other functions and their hyperparameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError, shorten
@@ -18,7 +19,23 @@ from mnist_cnn.training.batches import HostOrDeviceArray
 Hyperparameters = dict[str, Float[HostOrDeviceArray, ""]]
 Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
 Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
-Components = tuple[nn.Module, Loss, Optimizer]
+Schedule = Callable[[Array], Any]  # the number of steps taken -> factor of the learning rate
+Metric = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> values [B]
+Step = Callable[..., Any]  # (TrainState, Batch, data_axis) -> (TrainState, Metrics)
+Augment = Callable[[Key[Array, ""], Array], Array]  # (key, images [B, 28, 28, 1]) -> images
+
+
+class Components(NamedTuple):
+    """The code of a training."""
+
+    model: nn.Module
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule | None = None  # None: `schedule.scheduled` reads the hyperparameters alone
+    augment: Augment | None = None
+    train_step: Step | None = None  # None: `step.step`
+    metrics: tuple[tuple[str, Metric], ...] = ()  # of an experiment, by name
+    norms: bool = False  # whether those of gradient, update and parameters are metrics as well
 
 
 def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -33,12 +50,18 @@ LOSSES: dict[str, Loss] = {"cross_entropy": optax.softmax_cross_entropy_with_int
 OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
 
-def build_components(config: Mapping[str, Any]) -> Components:
-    """The model, the loss and the optimizer that a configuration names or contains.
+def build_components(config: Mapping[str, Any], total_steps: int = 1) -> Components:
+    """The objects that a configuration names or contains, for a training of that length.
 
     ConfigError if the model is not usable, or (when it is called) the optimizer.
     """
-    loss, optimizer = config["loss"], config["optimizer"]
+    loss = config["loss"]
+
+    def of_length(function: Any) -> Any:
+        takes_it = config_lib.takes_total_steps(function)
+        return functools.partial(function, total_steps=total_steps) if takes_it else function
+
+    optimizer, schedule = of_length(config["optimizer"]), of_length(config["schedule"])
     varies = config["schedule"] != "constant" or "learning_rate" in (config["sweep"] or {})
 
     def custom_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -51,10 +74,15 @@ def build_components(config: Mapping[str, Any]) -> Components:
             )
         return made
 
-    return (
-        build_model(config),
-        LOSSES[loss] if isinstance(loss, str) else loss,
-        OPTIMIZERS[optimizer] if isinstance(optimizer, str) else custom_optimizer,
+    return Components(
+        model=build_model(config),
+        loss=LOSSES[loss] if isinstance(loss, str) else loss,
+        optimizer=OPTIMIZERS[optimizer] if isinstance(optimizer, str) else custom_optimizer,
+        schedule=None if isinstance(schedule, str) else schedule,
+        augment=config["augment"],
+        train_step=config["train_step"],
+        metrics=tuple((config["metrics"] or {}).items()),
+        norms=config["norms"],
     )
 
 
@@ -97,16 +125,28 @@ def apply_loss(
     loss: Loss, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
 ) -> Float[Array, "B"]:
     """The loss of each image; ConfigError if it returns something else."""
-    losses: Any = loss(logits, labels)
-    shape, dtype = getattr(losses, "shape", None), getattr(losses, "dtype", np.dtype(object))
-    if shape == labels.shape and jnp.issubdtype(dtype, jnp.floating):
-        return losses
-    if shape is None:
-        got = shorten(losses)
-    else:
-        got = f"{dtype} {list(shape)} for logits {list(logits.shape)}"
+    return _for_each_image("loss", loss(logits, labels), labels, "a float", jnp.floating)
+
+
+def apply_metric(
+    name: str, metric: Metric, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+) -> Float[Array, "B"]:
+    """A metric of each image as float32; ConfigError if it returns something else."""
+    values, kinds = metric(logits, labels), (jnp.floating, jnp.integer, jnp.bool_)
+    found = _for_each_image(f"metrics: {name}", values, labels, "a number", *kinds)
+    return found.astype(jnp.float32)
+
+
+def _for_each_image(key: str, values: Any, labels: Array, expected: str, *kinds: Any) -> Array:
+    """`values`, if they are an array [B] of one of the kinds; ConfigError otherwise."""
+    shape, dtype = getattr(values, "shape", None), getattr(values, "dtype", np.dtype(object))
+    if shape == labels.shape and any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        return values
+    got = shorten(values)
+    if shape is not None:
+        got = f"{dtype} {list(shape)} for logits {[len(labels), 10]}"
     raise ConfigError(
-        f"config.loss: returned {got}, expected a float for each image, {list(labels.shape)}, "
+        f"config.{key}: returned {got}, expected {expected} for each image, {list(labels.shape)}, "
         "without a mean or a sum over the images"
     )
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int
 
+from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.apply import Variables, as_logits, make_variables, train_kwargs
 from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 from mnist_cnn.training import augment, rng
@@ -21,16 +22,30 @@ def augment_images(
     state: TrainState, images: Float[Array, "B 28 28 1"], data_axis: str | None
 ) -> Float[Array, "B 28 28 1"]:
     """The images, each changed at random; the result does not depend on the mesh."""
-    amounts = {name: state.hyper[name] for name in augment.AMOUNTS if name in state.hyper}
-    if not amounts:
+    count = 1 if data_axis is None else lax.axis_size(data_axis)
+
+    def own_part(whole: Array) -> Array:  # of something that there is for each image of the batch
+        if data_axis is None:
+            return whole
+        size = len(images)
+        return lax.dynamic_slice_in_dim(whole, lax.axis_index(data_axis) * size, size)
+
+    if amounts := {name: state.hyper[name] for name in augment.AMOUNTS if name in state.hyper}:
+        key = rng.key(state.seed, "augment", state.step)
+        changes = augment.draw(key, amounts, count * len(images))
+        images = augment.warp(images, *map(own_part, changes))
+    if state.augment is None:
         return images
-    key, size = rng.key(state.seed, "augment", state.step), len(images)
-    if data_axis is None:
-        return augment.warp(images, *augment.draw(key, amounts, size))
-    # Each device draws the changes of the whole batch and applies those of its own part.
-    changes = augment.draw(key, amounts, size * lax.axis_size(data_axis))
-    first = lax.axis_index(data_axis) * size
-    return augment.warp(images, *(lax.dynamic_slice_in_dim(one, first, size) for one in changes))
+    whole = images if data_axis is None else lax.all_gather(images, data_axis, tiled=True)
+    changed: Any = state.augment(rng.key(state.seed, "own augment", state.step), whole)
+    shape, dtype = getattr(changed, "shape", None), getattr(changed, "dtype", None)
+    if (shape, dtype) != (whole.shape, whole.dtype):
+        got = shorten(changed) if shape is None else f"{dtype} {list(shape)}"
+        raise ConfigError(
+            f"config.augment: returned {got} for images {whole.dtype} {list(whole.shape)}, "
+            "expected the same"
+        )
+    return own_part(changed)
 
 
 def training_forward(

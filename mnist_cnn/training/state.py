@@ -12,11 +12,20 @@ from mnist_cnn.models import apply
 from mnist_cnn.models.apply import Variables, make_variables
 from mnist_cnn.training import components as components_lib, rng
 from mnist_cnn.training.batches import total_steps
-from mnist_cnn.training.components import Components, Hyperparameters, Loss, Optimizer
+from mnist_cnn.training.components import (
+    Augment,
+    Components,
+    Hyperparameters,
+    Loss,
+    Metric,
+    Optimizer,
+    Schedule,
+    Step,
+)
 
 
 class TrainState(struct.PyTreeNode):
-    """An immutable training state; the last three fields are code, the others arrays."""
+    """An immutable training state; the last fields, those of `Components`, are code."""
 
     step: Int[Array, ""]  # the number of steps taken
     seed: UInt[Array, ""]
@@ -28,6 +37,11 @@ class TrainState(struct.PyTreeNode):
     model: nn.Module = struct.field(pytree_node=False)
     loss: Loss = struct.field(pytree_node=False)
     optimizer: Optimizer = struct.field(pytree_node=False)
+    schedule: Schedule | None = struct.field(pytree_node=False)
+    augment: Augment | None = struct.field(pytree_node=False)
+    train_step: Step | None = struct.field(pytree_node=False)
+    metrics: tuple[tuple[str, Metric], ...] = struct.field(pytree_node=False)
+    norms: bool = struct.field(pytree_node=False)
 
     @property
     def variables(self) -> Variables:
@@ -42,20 +56,17 @@ def initial_state(
     init_variables: Variables | None = None,
 ) -> TrainState:
     """The state before the first step, from the given variables or else those of the seed."""
-    model, loss, optimizer = components
-    start = init_variables or apply.init_variables(model, rng.key(seed, "init"))
+    start = init_variables or apply.init_variables(components.model, rng.key(seed, "init"))
     params, batch_stats = start["params"], start.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         seed=seed,
         hyper=hyper,
         params=params,
-        opt_state=optimizer(hyper).init(params),
+        opt_state=components.optimizer(hyper).init(params),
         batch_stats=batch_stats,
         ema_variables=make_variables(params, batch_stats) if "ema" in hyper else {},
-        model=model,
-        loss=loss,
-        optimizer=optimizer,
+        **components._asdict(),
     )
 
 
@@ -66,7 +77,7 @@ def create_state(config: Mapping[str, Any], num_examples: int = 60_000) -> Train
     """
     seed, length = jnp.asarray(config["seed"], jnp.uint32), total_steps(config, num_examples)
     hyper = components_lib.build_hyperparameters(config, total_steps=length)
-    components = components_lib.build_components(config)
+    components = components_lib.build_components(config, length)
     return jax.jit(initial_state, static_argnums=0)(components, seed, hyper)
 
 

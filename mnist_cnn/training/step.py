@@ -8,8 +8,11 @@ state, sums = train_steps(state, sums, split, order, start, stop)  # many, one p
 
 Both donate the state that they receive: its arrays are deleted, and the new state may use their
 memory. To keep it, as for comparing two steps from one state, call `jax.jit(step)` instead.
+
+An experiment's own `train_step` has the signature of `step` and is made of the same pieces.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,8 +24,11 @@ from jaxtyping import Array, Int
 from mnist_cnn.models.apply import scale
 from mnist_cnn.training import batches, options, schedule
 from mnist_cnn.training.batches import Batch, Split
-from mnist_cnn.training.metrics import Metrics
+from mnist_cnn.training.components import apply_metric
+from mnist_cnn.training.metrics import NORMS, Metrics
 from mnist_cnn.training.state import TrainState
+
+Losses = tuple[Array, Array, Any]  # losses [B], logits [B, 10], batch statistics
 
 
 def step(
@@ -35,22 +41,49 @@ def step(
     several devices share the batch, each has a part of it, and `data_axis` is their mesh axis:
     gradients and metrics are summed over it.
     """
-    examples = _psum_if(batch.weights.sum(), data_axis)
     images = options.augment_images(state, scale(batch.images), data_axis)
 
-    def mean_loss(params: Any) -> tuple[Array, tuple[Array, Array, Any]]:
+    def losses(params: Any) -> Losses:
         logits, batch_stats = options.training_forward(state, params, images, data_axis)
-        losses = options.training_loss(state, logits, batch.labels) * batch.weights
-        return losses.sum() / examples, (losses.sum(), logits, batch_stats)
+        return options.training_loss(state, logits, batch.labels), logits, batch_stats
+
+    return descend(state, batch, losses, data_axis)
+
+
+def descend(
+    state: TrainState,
+    batch: Batch,
+    losses: Callable[[Any], Losses],
+    data_axis: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """The optimizer's step on the mean of `losses`, and what else changes with a step.
+
+    `losses` receives the parameters and returns the loss of each image [B], its logits [B, 10] and
+    the new batch statistics. The losses of missing images do not count.
+    """
+    examples = _psum_if(batch.weights.sum(), data_axis)
+
+    def mean_loss(params: Any) -> tuple[Array, Losses]:
+        of_images, logits, batch_stats = losses(params)
+        total = (of_images * batch.weights).sum()
+        return total / examples, (total, logits, batch_stats)
 
     gradients, (loss, logits, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
     correct = (logits.argmax(-1) == batch.labels) & (batch.weights > 0)
     gradients, loss, correct = _psum_if((gradients, loss, correct.sum(dtype=jnp.int32)), data_axis)
-    optimizer = state.optimizer(schedule.scheduled(state.hyper, state.step))
+    optimizer = state.optimizer(schedule.scheduled(state.hyper, state.step, state.schedule))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     first_bad_step = jnp.where(jnp.isfinite(loss), -1, state.step + 1)
-    metrics = Metrics(loss, correct, examples.astype(jnp.int32), first_bad_step)
+    others = {
+        name: (apply_metric(name, metric, logits, batch.labels) * batch.weights).sum()
+        for name, metric in state.metrics
+    }
+    others = _psum_if(others, data_axis)
+    if state.norms:  # of the step, and so of each of its images
+        trees = zip(NORMS, (gradients, updates, state.params), strict=True)
+        others |= {name: examples * optax.global_norm(tree) for name, tree in trees}
+    metrics = Metrics(loss, correct, examples.astype(jnp.int32), first_bad_step, others)
     state = state.replace(
         step=state.step + 1,
         params=params,
@@ -82,9 +115,11 @@ def steps(
     therefore cannot change its bits. `train_steps`, the compiled form, donates `state`.
     """
 
+    take_step = state.train_step or step
+
     def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
-        state, metrics = step(state, batches.take(split, order[index]), data_axis)
+        state, metrics = take_step(state, batches.take(split, order[index]), data_axis)
         return state, sums + metrics
 
     return lax.fori_loop(start, stop, body, (state, sums))

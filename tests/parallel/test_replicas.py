@@ -72,7 +72,7 @@ def test_groups_that_do_not_fit_an_accelerator_are_offloaded_to_the_host(build, 
     assert {leaf.sharding.memory_kind for leaf in leaves} == {"pinned_host"}
     for trained in (offloaded, expected):
         trained.advance(0, 0, 2)
-        trained.restore(trained.snapshot())
+        trained.restore(trained.snapshot(), {})
         trained.advance(0, 2, 3)
     ours, theirs = (one.variables(range(5)) for one in (offloaded, expected))
     assert [*map(sha256, ours)] == [*map(sha256, theirs)]

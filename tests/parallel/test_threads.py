@@ -194,14 +194,16 @@ def test_run_does_not_resume_with_another_number_of_threads(old, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell")
 def test_jax_that_has_started_with_another_number_is_said(undisturbed, tiny_experiment, tmp_path):
     program = f"""
-import runpy
+import os, runpy
+os.environ["NPROC"] = "3"
 import jax
 jax.devices()
+del os.environ["NPROC"]
 import mnist_cnn
 from mnist_cnn.errors import UserError
 config = runpy.run_path({str(tiny_experiment)!r})["get_config"]()
 mnist_cnn.load({str(undisturbed[0])!r}, config)
-config.num_steps, config.num_threads = 1, 3
+config.num_steps = 1
 print(mnist_cnn.run(config, {str(tmp_path / "three")!r})["steps"])
 config.num_threads = 2
 try:
@@ -211,10 +213,12 @@ except UserError as error:
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"NPROC": "3"}, check=True,
+        env={key: x for key, x in os.environ.items() if key != "NPROC"}, check=True,
     )  # fmt: skip
     said = "JAX has started in this process with 3 threads, not 2"
     assert f"{undisturbed[0]}: {said}, which the run has; the last bits" in done.stderr
+    assert f"note: {said}, the default; this run has 3 as well" in done.stdout
+    assert environment_of(tmp_path / "three")["num_threads"] == 3
     *_, steps, refused = done.stdout.splitlines()
     assert steps == "1" and refused.startswith(f"{said}, which this run has; start it in a new")
     assert not (tmp_path / "two").exists()
