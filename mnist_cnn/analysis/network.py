@@ -162,7 +162,7 @@ def _complete_config(
 
 def _replica_index(directory: RunDirectory, config: Mapping[str, Any], seed: int | None) -> int:
     """The index of the replica with `seed`, or the first one, of the chosen setting."""
-    sweep = (directory.read("result.json") or {}).get("sweep") if config["sweep"] else {"chosen": 0}
+    sweep = (directory.read_result() or {}).get("sweep") if config["sweep"] else {"chosen": 0}
     if not sweep or sweep.get("chosen") is None:
         raise CheckpointError(
             f"{directory.path}: this sweep is not finished, so no setting is chosen yet; "
