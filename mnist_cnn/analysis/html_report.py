@@ -124,11 +124,11 @@ def unfinished_page(run: Run) -> tuple[str, list[str]]:
             steps, losses = setting.series(split, "loss")
             accuracies = setting.series(split, "accuracy")[1]
             if len(steps):
-                label = f"{setting.label}, {name}" if setting.label else name
+                label = ", ".join(filter(None, [setting.label, name, f"step {steps[-1]:,}"]))
                 loss, accuracy = losses[:, -1].mean(), accuracies[:, -1].mean()
                 shown = _number(loss if np.isfinite(loss) else None)
-                rows.append([label, f"{steps[-1]:,}", shown, _percent(accuracy)])
-    status, head = _status(run), ["last logged", "step", "loss", "accuracy"]
+                rows.append([label, shown, _percent(accuracy)])
+    status, head = _status(run), ["last logged", "loss", "accuracy"]
     head[0] += plots.mean_of_seeds_note(run)
     page = _page(
         f"{run.config['name']}: {status}",
@@ -239,7 +239,7 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
             (f"{x.first.label} \N{RIGHTWARDS ARROW} {x.other.label}", x.difference)
             for x in compared
         ]
-        shown = [plots.differences("Differences", differences)]
+        shown = [plots.differences("Differences of the second from the first", differences)]
     else:
         heading = f"{', '.join(x.other.label for x in compared)} compared with {tested[0].label}"
         differences = [(x.other.label, x.difference) for x in compared]

@@ -142,7 +142,7 @@ def test_varied_field_is_plotted_against_validation_error(trained, monkeypatch):
     monkeypatch.setattr(plots, "error_over_field", lambda *a: calls.append(a) or original(*a))
     monkeypatch.setattr(plots, "learning_curves", lambda settings: [])  # the others take time
     monkeypatch.setattr(mosaics, "changed_predictions", lambda *_: plots.Plot("", "", b"", b""))
-    assert "<h2>Error over learning_rate</h2>" in html_report.comparison_page(settings)
+    assert "<h2>Error over learning_rate</h2>" in html_report.comparison_page(settings)[0]
     ((name, lines, split),) = calls
     assert (name, list(lines), split) == ("learning_rate", [""], "validation")
     assert list(lines[""]) == [1e-3, 1e-4, 1e-2]
@@ -159,7 +159,10 @@ def test_report_is_complete_and_safe_in_a_browser(trained, browser, tmp_path):
     edit(hostile / "environment.json", command=["python", HOSTILE, "</pre></style><script>"],
          platform=HOSTILE, versions={HOSTILE: HOSTILE}, devices=[{"kind": HOSTILE}])  # fmt: skip
     edit(hostile / "config.json", name=HOSTILE, optimizer="x" * 300, **{HOSTILE: HOSTILE})
+    unfinished = shutil.copytree(hostile, hostile.with_name(f"{hostile.name} unfinished"))
+    unfinish(unfinished, 28)
     pages = {"one": [hostile], "several": [hostile, trained[1e-4, 1], trained[1e-4, 2]]}
+    pages["unfinished"] = [unfinished]
     for name, workdirs in pages.items():
         path = tmp_path / f"{name}.html"
         report.write(workdirs, path)
@@ -178,7 +181,7 @@ def test_report_is_complete_and_safe_in_a_browser(trained, browser, tmp_path):
             images = page.evaluate(
                 "[...document.images].map(i => [i.naturalWidth, i.width, i.currentSrc])"
             )
-            assert len(images) == {"one": 6, "several": 4}[name]
+            assert len(images) == {"one": 6, "several": 4, "unfinished": 2}[name]
             assert all(natural > 500 and 0 < shown <= width for natural, shown, _ in images)
             assert page.title() != "taken" and "<img src=x" in page.title()
             assert page.evaluate("document.scripts.length") == 0
@@ -363,7 +366,7 @@ def test_an_interval_beyond_the_possible_range_is_not_printed(trained):
 def without_plots(monkeypatch):
     """Only the sentences and tables of a page, which take no time."""
     empty = plots.Plot("", "", b"", b"")
-    monkeypatch.setattr(plots, "draw_plot", lambda *_: empty)
+    monkeypatch.setattr(plots, "draw_plot", lambda *_, height=0: empty)
     monkeypatch.setattr(mosaics, "draw_plot", lambda *_: empty)
 
 
@@ -398,7 +401,7 @@ def test_the_command_compares_pairs(trained, tmp_path):
     lines = out.splitlines()
     for line, (first, other) in zip(lines, ((a, b), (a, c), (b, c)), strict=False):
         assert line.startswith(f"{other} compared with {first}: ")
-    assert len(lines) == 6 and page.read_text().count("Changed predictions") == 3
+    assert len(lines) == 6 and page.read_text().count("<h2>Changed predictions") == 3
 
 
 def unfinish(directory, step):
@@ -425,7 +428,7 @@ def test_the_report_of_an_unfinished_run_shows_what_there_is(copied_run):
     last = [line for line in metrics_of(copied_run) if line["step"] == 28]
     for line, name in zip(last, ("training", "validation"), strict=True):
         accuracy = f"{100 * line['accuracy']:.2f} %"
-        row = f"<th>{name}</th><td>28</td><td>{line['loss']:.4f}</td><td>{accuracy}</td>"
+        row = f"<th>{name}, step 28</th><td>{line['loss']:.4f}</td><td>{accuracy}</td>"
         assert row in page
     (copied_run / "metrics.jsonl").unlink()
     (line,) = report.write([copied_run], copied_run / "report.html")
@@ -460,10 +463,10 @@ def test_the_report_of_an_unfinished_sweep_shows_all_its_settings(tiny_experimen
     loss, accuracy = np.mean(last["loss"][:2]), 100 * np.mean(last["accuracy"][:2])
     assert "last logged, mean of 2 seeds" in page
     assert (
-        f"<th>learning_rate=0.001, validation</th><td>14</td><td>{loss:.4f}</td>"
+        f"<th>learning_rate=0.001, validation, step 14</th><td>{loss:.4f}</td>"
         f"<td>{accuracy:.2f} %</td>" in page
     )
-    assert "<th>learning_rate=1e+30, validation</th><td>14</td><td>-</td>" in page
+    assert "<th>learning_rate=1e+30, validation, step 14</th><td>-</td>" in page
 
 
 def test_a_comparison_leaves_out_what_has_no_result_and_says_so(trained, tmp_path, monkeypatch):
@@ -495,8 +498,9 @@ def test_a_comparison_leaves_out_what_has_no_result_and_says_so(trained, tmp_pat
 
 
 @pytest.mark.parametrize("length", ["num_steps", "num_epochs", "metrics"])
-def test_a_result_of_another_length_is_never_shown(length, tiny_experiment, tmp_path):
+def test_a_result_of_another_length_is_never_shown(length, tiny_experiment, tmp_path, monkeypatch):
     """As an older version left a run that it prolonged, and that was killed before its end."""
+    without_plots(monkeypatch)
     config = config_of(tiny_experiment, num_steps=None, num_epochs=1)
     assert mnist_cnn.run(config, tmp_path)["steps"] == 17
     (read,) = report.write([tmp_path], tmp_path / "page.html")
