@@ -391,6 +391,10 @@ def test_several_settings_are_corrected_for_their_number(trained, tmp_path, monk
             text = f"needs about {needed} seeds (80 % power, paired t-test at 5 % / {len(wanted)})."
             assert one.seeds_needed == needed and sentence.endswith(text)
         assert f"corrected p is that of {len(wanted)} comparisons (Holm)" in sentences[-1]
+    found = statistics.Difference(0.01, 0.0, 0.02, 0.03, "over seeds", effect_size=0.5)
+    monkeypatch.setattr(finished_runs, "compare", lambda *_: found)
+    needed = [one.seeds_needed for one in finished_runs.compare_all(settings, pairs=True)]
+    assert needed == [statistics.seeds_needed(0.5, 3)] * 3 and needed[0] > 34
 
 
 def test_the_command_compares_pairs(trained, tmp_path):
