@@ -1,4 +1,4 @@
-"""Finished runs, read from their directories and compared; needs no data and no network."""
+"""Runs, read from their directories; finished ones compared. Needs no data and no network."""
 
 import dataclasses
 import itertools
@@ -10,23 +10,35 @@ import numpy as np
 
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.errors import CheckpointError, printable
-from mnist_cnn.runner import predictions as predictions_lib, run_directory
+from mnist_cnn.runner import predictions as predictions_lib, results, run_directory
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run of R seeds, tested on N images."""
+    """A run of R seeds, tested on N images if it is finished; of the others: seeds, series, note.
+
+    Of a sweep without a result, `point` is the index of the setting that it stands for.
+    """
 
     path: str
     config: dict[str, Any]
     environment: dict[str, Any]
     result: dict[str, Any]
     metrics: list[dict[str, Any]]
-    predictions: predictions_lib.Predictions
+    tested: predictions_lib.Predictions | None  # None unless the run is finished
+    note: str = ""  # of a run that is not: the sentence that says so
+    point: int = 0
+
+    @property
+    def predictions(self) -> predictions_lib.Predictions:
+        assert self.tested is not None, "the run is not finished"
+        return self.tested
 
     @property
     def seeds(self) -> list[int]:
-        return self.result["seeds"]
+        if self.tested is not None:
+            return self.result["seeds"]
+        return list(range(self.config["seed"], self.config["seed"] + self.config["num_seeds"]))
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -40,7 +52,7 @@ class Run:
     @property
     def replicas(self) -> slice:
         """The range of the chosen setting in the lists of metrics.jsonl; the test has no others."""
-        chosen = self.result["sweep"]["chosen"] if "sweep" in self.result else 0
+        chosen = self.result["sweep"]["chosen"] if "sweep" in self.result else self.point
         return config_lib.setting_rows(len(self.seeds), chosen)
 
     @property
@@ -68,6 +80,10 @@ class Setting:
     label: str
     runs: list[Run]
 
+    @property
+    def seeds(self) -> list[int]:
+        return [seed for run in self.runs for seed in run.seeds]
+
     def run(self, seed: int) -> Run:
         return next(run for run in self.runs if seed in run.seeds)
 
@@ -84,13 +100,15 @@ class Setting:
     def series(self, split: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """The logged steps [T] that all runs share, and the values [R, T] of all seeds.
 
-        `metric` is "loss", or "error" for the percentage of misclassified images.
+        `metric` is "loss", "accuracy", or "error" for the percentage of misclassified images.
         """
         key = "accuracy" if metric == "error" else metric
         logged = []
         for run in self.runs:
             replicas = slice(None) if split == "test" else run.replicas
-            entries = [entry for entry in run.metrics if entry["split"] == split]
+            entries = [e for e in run.metrics if e["split"] == split and key in e]
+            if split == "test":  # not those of a time when the run was shorter
+                entries = [e for e in entries if run.tested and e["step"] == run.result["steps"]]
             logged.append({e["step"]: np.atleast_1d(e[key])[replicas] for e in entries})
         steps = sorted(set.intersection(*map(set, logged)))
         if not steps:
@@ -101,22 +119,15 @@ class Setting:
 
 
 def read(workdir: str | os.PathLike[str]) -> Run:
-    """A CheckpointError if there is no finished run or its files contradict one another."""
+    """A CheckpointError if there is no run or its files contradict one another."""
     directory = run_directory.RunDirectory(workdir)
     config = directory.read_config()
-    result = directory.read("result.json") or {"status": "unfinished"}
+    result = directory.read_result() or {}
     metrics = directory.read_metrics()
-    if result.get("status") != "finished":
-        step = result.get("steps", max((entry["step"] for entry in metrics), default=0))
-        advice = "resume it first"
-        if result.get("status") == "diverged":
-            advice = "train again in another directory with a lower learning_rate"
-        raise CheckpointError(
-            f"{directory}: the run is {result.get('status')} (step {step:,}), expected a finished "
-            f"run; {advice}"
-        )
-    predictions = predictions_lib.read(directory)
     environment = directory.read("environment.json") or {}
+    if result.get("status") != "finished":
+        return _unfinished(directory, config, environment, result, metrics)
+    predictions = predictions_lib.read(directory)
     run = Run(str(directory), config, environment, result, metrics, predictions)
     try:
         if "sweep" in result:
@@ -136,6 +147,52 @@ def read(workdir: str | os.PathLike[str]) -> Run:
             "or train again"
         )
     return run
+
+
+def _unfinished(
+    directory: run_directory.RunDirectory,
+    config: dict[str, Any],
+    environment: dict[str, Any],
+    result: dict[str, Any],
+    metrics: list[dict[str, Any]],
+) -> Run:
+    """A run that has no result, diverged or is in progress, with the sentence that says so."""
+    config = config_lib.DEFAULTS | config
+    try:
+        config_lib.replicas(config)
+        step = max((int(line["step"]) for line in metrics), default=0)
+        logged = f"its last logged step is {step:,}" if step else "no step is logged yet"
+        end = f"step {config['num_steps']:,}" if config["num_steps"] else (
+            f"the end of epoch {config['num_epochs']:,}"
+        )  # fmt: skip
+        if result.get("status") == "diverged":
+            note = (
+                f"{directory} diverged: its loss or its parameters were not finite at step "
+                f"{result['steps']:,}. It has no test result; train again in another directory "
+                "with a lower learning_rate."
+            )
+        else:
+            note = (
+                f"{directory} is not finished: {logged}, and it ends at {end}. It has no test "
+                "result; run its command again to finish it."
+            )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(
+            f"{directory}: config.json, result.json and metrics.jsonl do not belong together; "
+            "restore them or train again"
+        ) from None
+    return Run(str(directory), config, environment, result, metrics, None, note)
+
+
+def curves_of(run: Run, label: str) -> list[Setting]:
+    """What the learning curves of a run show: one setting, of a sweep without a result all."""
+    if run.tested or not run.config["sweep"]:
+        return [Setting(label, [run])]
+    points = map(results.setting_label, config_lib.settings(run.config))
+    return [
+        Setting(f"{label}, {point}" if label else point, [dataclasses.replace(run, point=index)])
+        for index, point in enumerate(points)
+    ]
 
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
@@ -164,8 +221,7 @@ def _varying_fields(runs: Sequence[Run]) -> list[str]:
 def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
     """The only field that differs, and its values; None if < 3 settings or a value is no number."""
     runs = [setting.runs[0] for setting in settings]
-    varying = _varying_fields(runs)
-    if len(varying) != 1 or len(settings) < 3:
+    if len(settings) < 3 or len(varying := _varying_fields(runs)) != 1:
         return None
     values = [run.setting[varying[0]] for run in runs]
     return (varying[0], values) if all(isinstance(v, int | float) for v in values) else None
@@ -183,6 +239,32 @@ def compare(first: Setting, other: Setting) -> statistics.Difference:
         return difference
     method = f"only seed {other_seed:,} against seed {seed:,}, {difference.method}"
     return dataclasses.replace(difference, method=method)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A setting compared with another; its p is one of several."""
+
+    first: Setting
+    other: Setting
+    difference: statistics.Difference  # of `other` from `first`
+    corrected_p: float  # for the number of comparisons (Holm)
+    seeds_needed: int | None  # to show this difference; None over images, or if too many
+
+
+def compare_all(settings: Sequence[Setting], pairs: bool = False) -> list[Comparison]:
+    """Each setting compared with the first; with `pairs`, each with all of those before it."""
+    compared = [
+        pair for pair in itertools.combinations(settings, 2) if pairs or pair[0] is settings[0]
+    ]
+    differences = [compare(*pair) for pair in compared]
+    corrected = statistics.holm([difference.p for difference in differences])
+    found = []
+    for pair, difference, p in zip(compared, differences, corrected, strict=True):
+        effect = difference.effect_size
+        needed = None if effect is None else statistics.seeds_needed(effect, len(compared))
+        found.append(Comparison(*pair, difference, p, needed))
+    return found
 
 
 def paired_seeds(first: Setting, other: Setting) -> tuple[int, int]:

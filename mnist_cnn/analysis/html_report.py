@@ -18,7 +18,7 @@ import numpy as np
 
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.analysis import finished_runs, mosaics, plots
-from mnist_cnn.analysis.finished_runs import Run, Setting
+from mnist_cnn.analysis.finished_runs import Comparison, Run, Setting
 from mnist_cnn.analysis.theme import DARK, LIGHT
 from mnist_cnn.errors import CheckpointError, printable
 from mnist_cnn.files import local_path, write_atomically
@@ -26,24 +26,32 @@ from mnist_cnn.runner import results
 from mnist_cnn.version import __version__
 
 
-def write(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[str]:
+def write(
+    workdirs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    pairs: bool = False,
+) -> list[str]:
     """Writes the report of one run directory, or the comparison of several, to `output`.
 
-    Returns the sentences of a comparison, [] for one run. Raises CheckpointError: a run has no
-    result, or the runs were tested on different images.
+    Each setting is compared with the first one; with `pairs`, every two of them. Returns the
+    sentences at the top of the page. Raises CheckpointError: a directory has no run, its files
+    contradict one another, or the runs were tested on different images.
     """
     path = local_path(output, "--output")
     runs = [finished_runs.read(workdir) for workdir in workdirs]
-    for run in runs[1:]:
-        if not np.array_equal(run.predictions.labels, runs[0].predictions.labels):
+    first, *others = [run for run in runs if run.tested] or runs[:1]
+    for run in others:
+        if not np.array_equal(run.predictions.labels, first.predictions.labels):
             raise CheckpointError(
-                f"{run.path} and {runs[0].path} were tested on different images; compare runs of "
+                f"{run.path} and {first.path} were tested on different images; compare runs of "
                 "the same dataset"
             )
-    settings = finished_runs.settings_of(runs) if len(runs) > 1 else []
-    page = comparison_page(settings) if settings else run_page(runs[0])
+    if len(runs) > 1:
+        page, sentences = comparison_page(finished_runs.settings_of(runs), pairs)
+    else:
+        page, sentences = (run_page if runs[0].tested else unfinished_page)(runs[0])
     write_atomically(path.absolute(), page.encode("utf-8", "backslashreplace"))
-    return [_sentence(settings[0], other) for other in settings[1:]]
+    return sentences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +66,14 @@ class Pictures:
 
 def pictures(workdir: str | os.PathLike[str]) -> Pictures:
     """The plots of a run for a notebook: `report.pictures("runs/base")` in a cell."""
-    figures = map(_figure, _run_plots(finished_runs.read(workdir)))
-    return Pictures("\n".join(f'<div style="max-width: 34rem">{one}</div>' for one in figures))
+    run = finished_runs.read(workdir)
+    shown = [f"<p>{_escape(run.note)}</p>"] if run.note else []
+    shown += map(_figure, _run_plots(run))
+    return Pictures("\n".join(f'<div style="max-width: 34rem">{one}</div>' for one in shown))
 
 
-def run_page(run: Run) -> str:
-    """The page of one run."""
+def run_page(run: Run) -> tuple[str, list[str]]:
+    """The page of a finished run, and its sentence."""
     name, accuracy = run.config.get("name"), _percent(run.correct.mean())
     sweep = run.result.get("sweep")
     metrics = statistics.classification_metrics(*run.pooled)
@@ -87,11 +97,12 @@ def run_page(run: Run) -> str:
         [digit, _percent(row["precision"]), _percent(row["recall"]), f"{row['examples']:,}"]
         for digit, row in enumerate(metrics["classes"])
     ]
-    return _page(
+    heading, summary = f"{name}, {int(run.result['steps']):,} steps", _summary(run)
+    page = _page(
         f"{name}: {accuracy}",
-        f"{name}, {int(run.result['steps']):,} steps",
+        heading,
         accuracy,
-        [_summary(run)],
+        [summary],
         [
             *([_sweep_table(sweep), "<h2>Test of the chosen setting</h2>"] if sweep else []),
             _table([["seed", "correct", "test loss", *others], *per_seed], kind="numbers"),
@@ -102,6 +113,45 @@ def run_page(run: Run) -> str:
             *_provenance(run),
         ],
     )
+    return page, [f"{heading}: {accuracy} {summary}"]
+
+
+def unfinished_page(run: Run) -> tuple[str, list[str]]:
+    """The page of a run without a result, and its sentence."""
+    rows = []
+    for setting in finished_runs.curves_of(run, ""):
+        for split, name in (("train", "training"), ("validation", "validation")):
+            steps, losses = setting.series(split, "loss")
+            accuracies = setting.series(split, "accuracy")[1]
+            if len(steps):
+                label = ", ".join(filter(None, [setting.label, name, f"step {steps[-1]:,}"]))
+                loss, accuracy = losses[:, -1].mean(), accuracies[:, -1].mean()
+                shown = _number(loss if np.isfinite(loss) else None)
+                rows.append([label, shown, _percent(accuracy)])
+    status, head = _status(run), ["last logged", "loss", "accuracy"]
+    head[0] += plots.mean_of_seeds_note(run)
+    page = _page(
+        f"{run.config['name']}: {status}",
+        str(run.config["name"]),
+        status,
+        [run.note],
+        [
+            _table(rows, head, "numbers") if rows else "",
+            _grid(_run_plots(run)),
+            *_provenance(run),
+        ],
+    )
+    return page, [run.note]
+
+
+def _status(run: Run) -> str:
+    return "diverged" if run.result.get("status") == "diverged" else "not finished"
+
+
+def _curves(settings: Sequence[Setting]) -> list[plots.Plot]:
+    """The learning curves of the settings that have any."""
+    logged = [one for one in settings if all(run.metrics for run in one.runs)]
+    return plots.learning_curves(logged) if logged else []
 
 
 def _number(value: float | None, half: float | None = None) -> str:
@@ -111,6 +161,8 @@ def _number(value: float | None, half: float | None = None) -> str:
 
 
 def _run_plots(run: Run) -> list[plots.Plot]:
+    if not run.tested:
+        return _curves(finished_runs.curves_of(run, ""))
     sweep, kernels = run.result.get("sweep"), run.predictions.filters
     return [
         *(plots.error_over_sweep(sweep) if sweep else []),
@@ -162,43 +214,102 @@ def _sweep_table(sweep: dict[str, Any]) -> str:
     return f"<h2>{heading}</h2>\n{_table(rows, head, 'numbers')}"
 
 
-def comparison_page(settings: Sequence[Setting]) -> str:
-    """The page that compares each setting with the first."""
-    first, others = settings[0], settings[1:]
-    differences = [(other.label, finished_runs.compare(first, other)) for other in others]
+def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[str, list[str]]:
+    """The page that compares settings by their finished runs, and its sentences."""
+    runs = [(setting, run) for setting in settings for run in setting.runs]
+    others = [(setting, run) for setting, run in runs if not run.tested]
+    tested = [
+        dataclasses.replace(setting, runs=finished)
+        for setting in settings
+        if (finished := [run for run in setting.runs if run.tested])
+    ]
+    compared = finished_runs.compare_all(tested, pairs)
     rows = []
-    for setting in settings:
+    for setting in tested:
         accuracies = setting.accuracies()
         values = np.array(list(accuracies.values()))
         accuracy = _percent(values.mean(), statistics.mean_interval(values))
         rows.append([setting.label, ", ".join(map(str, accuracies)), accuracy])
-    shown = [plots.differences(first.label, differences), *plots.error_across_settings(settings)]
-    shown += plots.learning_curves(settings)
-    shown += [mosaics.changed_predictions(first, other) for other in others]
-    return _page(
+    for setting, run in others:
+        rows.append([setting.label, ", ".join(map(str, run.seeds)), _status(run)])
+    heading, sentences = "Not compared", [_sentence(one, len(compared)) for one in compared]
+    shown = []
+    if not compared:
+        sentences = ["Fewer than two settings have a test result, so nothing is compared."]
+    elif pairs:
+        heading = f"{', '.join(setting.label for setting in tested)} compared in pairs"
+        differences = [
+            (f"{x.first.label} \N{RIGHTWARDS ARROW} {x.other.label}", x.difference)
+            for x in compared
+        ]
+        shown = [plots.differences("Differences of the second from the first", differences)]
+    else:
+        heading = f"{', '.join(x.other.label for x in compared)} compared with {tested[0].label}"
+        differences = [(x.other.label, x.difference) for x in compared]
+        shown = [plots.differences(f"Difference from {tested[0].label}", differences)]
+    sentences += [*_notes(compared), *(run.note for _, run in others)]
+    shown += plots.error_across_settings(tested)
+    unfinished = [
+        curves
+        for setting, run in others
+        for curves in finished_runs.curves_of(run, f"{setting.label} ({_status(run)})")
+    ]
+    shown += _curves([*tested, *unfinished])
+    shown += [mosaics.changed_predictions(one.first, one.other) for one in compared]
+    page = _page(
         " / ".join(setting.label for setting in settings),
-        f"{', '.join(other.label for other in others)} compared with {first.label}",
-        f"{_points(differences[0][1].mean)} points" if len(others) == 1 else "",
-        [_sentence(first, other) for other in others],
+        heading,
+        f"{_points(compared[0].difference.mean)} points" if len(compared) == 1 else "",
+        sentences,
         [
             _table(rows, ["setting", "seeds", "test accuracy"], "numbers"),
             _grid(shown),
-            *(part for setting in settings for run in setting.runs for part in _provenance(run)),
+            *(part for _, run in runs for part in _provenance(run)),
         ],
     )
+    return page, sentences
 
 
-def _sentence(first: Setting, other: Setting) -> str:
-    """The comparison of a setting with the first, in words."""
-    difference = finished_runs.compare(first, other)
+def _sentence(found: Comparison, comparisons: int) -> str:
+    """A comparison, one of a number, in words."""
+    difference = found.difference
     interval = f"{_points(difference.low)} to {_points(difference.high)}"
     if not statistics.is_possible(difference.low, difference.high, minimum=-1):
         interval = "unknown (too few seeds)"
-    return (
-        f"{other.label} compared with {first.label}: {_points(difference.mean)} percentage points "
-        f"of test accuracy, 95 % confidence interval {interval}, p = {difference.p:.2g} "
+    p, level = f"p = {difference.p:.2g}", f"{statistics.LEVEL:.0%}".replace("%", " %")
+    if comparisons > 1:
+        p, level = f"{p}, corrected {found.corrected_p:.2g}", f"{level} / {comparisons}"
+    text = (
+        f"{found.other.label} compared with {found.first.label}: {_points(difference.mean)} "
+        f"percentage points of test accuracy, 95 % confidence interval {interval}, {p} "
         f"({difference.method})."
     )
+    if difference.effect_size is None:
+        return text
+    needed = found.seeds_needed
+    number = f"more than {statistics.MAX_SEEDS:,}" if needed is None else f"about {needed:,}"
+    return (
+        f"{text} A difference of this size and spread needs {number} seeds "
+        f"({100 * statistics.POWER:.0f} % power, paired t-test at {level})."
+    )
+
+
+def _notes(compared: Sequence[Comparison]) -> list[str]:
+    """What the comparisons do not say."""
+    notes = []
+    if len(compared) > 1:
+        notes.append(
+            f"The corrected p is that of {len(compared)} comparisons (Holm); each interval is that "
+            "of its comparison alone."
+        )
+    if any(one.difference.effect_size is None for one in compared):
+        notes.append(
+            "A test over images tells whether two trained networks differ, not whether their "
+            "settings do: another seed trains another network. To compare the settings, and to "
+            "know how many seeds show the difference, train the same seeds of both, at least two "
+            "(num_seeds)."
+        )
+    return notes
 
 
 def _provenance(run: Run) -> list[str]:
@@ -208,14 +319,14 @@ def _provenance(run: Run) -> list[str]:
     environment = dict(run.environment)
     command = shlex.join(map(str, environment.pop("command", None) or [])) or "(called from Python)"
     environment.pop("joined", None)  # the same again, for each run that was joined
-    digests = _in_words(run.result.get("params_sha256", []))
+    digests = run.result.get("params_sha256", [])
     rows = [
         ["run directory", run.path],
         *(
             [key.replace("_", " "), _in_words(value) or "none"]
             for key, value in environment.items()
         ),
-        ["parameters", f"sha256 {digests}"],
+        *([["parameters", f"sha256 {_in_words(digests)}"]] if digests else []),
         ["report", f"mnist_cnn {__version__}"],
     ]
     return [

@@ -45,7 +45,8 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
         f"correctly (gained), {len(lost):,} the other way round (lost); seeds {seed} and "
         f"{other_seed}. Each with the wrong prediction; the first of each kind in test order."
     )
-    return _digits(f"Changed predictions: {other.label}", caption, shown)
+    title = f"Changed predictions: {first.label} \N{RIGHTWARDS ARROW} {other.label}"
+    return _digits(title, caption, shown)
 
 
 def corrected_digits(

@@ -121,7 +121,8 @@ def load(
     index = _replica_index(directory, config, seed)
     model = build_model(config)
     report = functools.partial(print, f"{directory}:", file=sys.stderr)
-    found, tree, _ = read_newest(directory.checkpoints, None, report, step)
+    newest, tree, _ = read_newest(directory.checkpoints, None, report, step)
+    found = newest
     state, best = tree["state"], tree.get("best") if step is None else None
     variables = state.get("averaged") or make_variables(state["params"], state.get("batch_stats"))
     if best:
@@ -134,7 +135,7 @@ def load(
     )
     if specs(variables) != specs(expected):
         raise CheckpointError(
-            f"{directory.checkpoints}: checkpoint {step} is of another network than the experiment "
+            f"{directory.checkpoints}: checkpoint {newest} is of another network than the experiment "
             "file now defines; restore that file (the run directory may contain it as "
             "experiment-*.py)"
         )
@@ -177,7 +178,7 @@ def _complete_config(
 
 def _replica_index(directory: RunDirectory, config: Mapping[str, Any], seed: int | None) -> int:
     """The index of the replica with `seed`, or the first one, of the chosen setting."""
-    sweep = (directory.read("result.json") or {}).get("sweep") if config["sweep"] else {"chosen": 0}
+    sweep = (directory.read_result() or {}).get("sweep") if config["sweep"] else {"chosen": 0}
     if not sweep or sweep.get("chosen") is None:
         raise CheckpointError(
             f"{directory.path}: this sweep is not finished, so no setting is chosen yet; "

@@ -56,9 +56,9 @@ def draw_plot(title: str, caption: str, draw: Draw, height: float = 3.6) -> Plot
     return Plot(title, caption, *pngs)
 
 
-def _short(label: str) -> str:
-    """At most 40 characters, so that the label leaves room for the plot."""
-    return label if len(label) <= 40 else label[:39] + "\N{HORIZONTAL ELLIPSIS}"
+def _short(label: str, most: int = 40) -> str:
+    """At most that number of characters, so that the label leaves room for the plot."""
+    return label if len(label) <= most else label[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _shade_interval(axes: Axes, x: np.ndarray, samples: Sequence[np.ndarray], colour: str) -> None:
@@ -80,9 +80,11 @@ def _log_y(axes: Axes, low: float, high: float, subs: tuple[int, ...] = (1, 2, 5
 
 def learning_curves(settings: Sequence[Setting]) -> list[Plot]:
     """The loss and the error over the training steps."""
-    seeds = max(len(setting.accuracies()) for setting in settings)
+    seeds = max(len(setting.seeds) for setting in settings)
     caption = "Training: mean over the steps since the previous point, measured while the network "
-    caption += "trains. Test: measured once, after the last step."
+    caption += "trains."
+    if any(run.tested for setting in settings for run in setting.runs):
+        caption += " Test: measured once, after the last step."
     if seeds > 1:
         caption += " Thin lines are seeds, thick lines their mean"
         caption += ", bands its 95 % confidence interval." if seeds > 2 else "."
@@ -272,8 +274,8 @@ def reliability_diagram(run: Run) -> Plot:
     return draw_plot("Calibration", caption, draw, height=5.0)
 
 
-def differences(first: str, rows: Sequence[tuple[str, statistics.Difference]]) -> Plot:
-    """The test accuracy of each labelled setting minus that of `first`."""
+def differences(title: str, rows: Sequence[tuple[str, statistics.Difference]]) -> Plot:
+    """Labelled differences of test accuracies."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
@@ -283,7 +285,7 @@ def differences(first: str, rows: Sequence[tuple[str, statistics.Difference]]) -
             ends = [100 * max(difference.low, -1.0), 100 * min(difference.high, 1.0)]
             axes.plot(ends, [y, y], color=colour, lw=2.5, solid_capstyle="butt")
             axes.plot(100 * difference.mean, y, "o", color=colour, ms=7)
-            axes.text(0, y - 0.2, _short(label), transform=axes.get_yaxis_transform())
+            axes.text(0, y - 0.2, _short(label, 58), transform=axes.get_yaxis_transform())
         axes.set_yticks([])
         axes.set_ylim(len(rows) - 0.6, -0.7)
         axes.spines["left"].set_visible(False)
@@ -293,4 +295,4 @@ def differences(first: str, rows: Sequence[tuple[str, statistics.Difference]]) -
 
     methods = "; ".join(dict.fromkeys(difference.method for _, difference in rows))
     caption = f"Test accuracy with 95 % confidence intervals: {methods}."
-    return draw_plot(f"Difference from {first}", caption, draw, 1.35 + 0.5 * len(rows))
+    return draw_plot(title, caption, draw, 1.35 + 0.5 * len(rows))

@@ -28,7 +28,7 @@ def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[
             f"{directory} belongs to another configuration ({'; '.join(differences)}); "
             "give another --workdir, or that configuration"
         )
-    result = directory.read("result.json") or {}
+    result = directory.read_result() or {}
     same_length = all(old.get(key) == config[key] for key in config_lib.LENGTH)
     if result.get("status") != "finished" or not same_length:
         return None

@@ -117,6 +117,32 @@ class RunDirectory:
             )
         return config
 
+    def read_result(self) -> dict[str, Any] | None:
+        """The object of result.json; None without one, or if it is of another length than the run.
+
+        A run that is prolonged has a new length in config.json and soon later lines of metrics, but
+        no result of its own before its end.
+        """
+        result = self.read("result.json")
+        if result is None or result.get("status") != "finished":
+            return result
+        steps, config, metrics = result.get("steps"), self.read_config(), self.read_metrics()
+        if config.get("patience") is not None:
+            same = True  # it may have ended before
+        elif config.get("num_steps") is not None:
+            same = steps == config["num_steps"]
+        else:
+            ends = [line.get("epoch") for line in metrics if line["step"] == steps]
+            same = all(epoch == config.get("num_epochs") for epoch in ends)
+        later = isinstance(steps, int) and any(int(line["step"]) > steps for line in metrics)
+        return result if same and not later else None
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json, and deletes a report that was made before there was one."""
+        with contextlib.suppress(OSError):  # not a file
+            (self.path / "report.html").unlink()
+        self.write("result.json", result)
+
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file atomically."""
         self.check_lock()

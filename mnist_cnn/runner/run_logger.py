@@ -60,8 +60,10 @@ class RunLogger:
         }
         result = directory.path / "result.json"
         if step < total and result.exists():  # what a shorter run ended with is outdated
-            for name in ("report.html", "predictions.npz", result):
-                (directory.path / name).unlink(missing_ok=True)
+            outdated = [*directory.path.glob("events.out.tfevents.*.hparams")]
+            outdated += [directory.path / name for name in ("report.html", "predictions.npz")]
+            for path in (*outdated, result):
+                path.unlink(missing_ok=True)
         directory.write("config.json", config_lib.as_dict(self._config))
         directory.write("environment.json", environment)
         directory.open_metrics(step, total)
@@ -87,7 +89,7 @@ class RunLogger:
         """Records that the run ended without a result."""
         seeds = sorted({replica.seed for replica in config_lib.replicas(self._config)})
         result = {"status": "diverged", "experiment": self._config["name"], "seeds": seeds}
-        self._directory.write("result.json", result | {"steps": step, "seconds": self.seconds()})
+        self._directory.write_result(result | {"steps": step, "seconds": self.seconds()})
 
     def finish(self, step: int, found: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Writes predictions.npz, the arrays `kept`, and result.json with `found`; returns that."""
@@ -104,5 +106,5 @@ class RunLogger:
             {f"test/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},
             step,
         )
-        self._directory.write("result.json", result)
+        self._directory.write_result(result)
         return result

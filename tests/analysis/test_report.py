@@ -8,13 +8,14 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import imported_by, metrics_of, read_idx, run
+from conftest import config_of, imported_by, metrics_of, read_idx, run
 
 import mnist_cnn
 from mnist_cnn import report, statistics
 from mnist_cnn.analysis import finished_runs, html_report, mosaics, plots
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import predictions
+from mnist_cnn.runner.preparation import Diverged
 from mnist_cnn.runner.run_directory import RunDirectory
 
 HOSTILE = "<img src=x onerror=document.title='taken'> & \"$x_\\frac$\" \x1b[31m"
@@ -101,7 +102,9 @@ def test_run_ends_with_its_report_and_imports_matplotlib_only_for_it(tiny_experi
 def test_failed_report_changes_neither_result_nor_status(
     tiny_experiment, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(html_report, "run_page", lambda run: "")  # the page itself is not the point
+    monkeypatch.setattr(
+        html_report, "run_page", lambda run: ("", [])
+    )  # the page itself is not the point
     config = runpy.run_path(str(tiny_experiment))["get_config"]()
     with config.unlocked():
         config.report, config.num_steps = True, 3
@@ -112,7 +115,13 @@ def test_failed_report_changes_neither_result_nor_status(
 
 def test_report_needs_only_the_copied_directory(reported):
     copy, (out, err), _ = reported
-    assert err == "" and out == f"report: {copy}/report.html\n"
+    sentence, place = out.splitlines()
+    correct = json.loads((copy / "result.json").read_text())["test"]["correct"][0]
+    assert sentence == (
+        f"tiny, 40 steps: {correct / 250:.2%} test accuracy: {250 - correct} of 250 images are "
+        "misclassified."
+    ).replace("% ", " % ")
+    assert err == "" and place == f"report: {copy}/report.html"
     assert not (copy.parent / "none").exists()
 
 
@@ -133,7 +142,7 @@ def test_varied_field_is_plotted_against_validation_error(trained, monkeypatch):
     monkeypatch.setattr(plots, "error_over_field", lambda *a: calls.append(a) or original(*a))
     monkeypatch.setattr(plots, "learning_curves", lambda settings: [])  # the others take time
     monkeypatch.setattr(mosaics, "changed_predictions", lambda *_: plots.Plot("", "", b"", b""))
-    assert "<h2>Error over learning_rate</h2>" in html_report.comparison_page(settings)
+    assert "<h2>Error over learning_rate</h2>" in html_report.comparison_page(settings)[0]
     ((name, lines, split),) = calls
     assert (name, list(lines), split) == ("learning_rate", [""], "validation")
     assert list(lines[""]) == [1e-3, 1e-4, 1e-2]
@@ -150,7 +159,10 @@ def test_report_is_complete_and_safe_in_a_browser(trained, browser, tmp_path):
     edit(hostile / "environment.json", command=["python", HOSTILE, "</pre></style><script>"],
          platform=HOSTILE, versions={HOSTILE: HOSTILE}, devices=[{"kind": HOSTILE}])  # fmt: skip
     edit(hostile / "config.json", name=HOSTILE, optimizer="x" * 300, **{HOSTILE: HOSTILE})
+    unfinished = shutil.copytree(hostile, hostile.with_name(f"{hostile.name} unfinished"))
+    unfinish(unfinished, 28)
     pages = {"one": [hostile], "several": [hostile, trained[1e-4, 1], trained[1e-4, 2]]}
+    pages["unfinished"] = [unfinished]
     for name, workdirs in pages.items():
         path = tmp_path / f"{name}.html"
         report.write(workdirs, path)
@@ -169,7 +181,7 @@ def test_report_is_complete_and_safe_in_a_browser(trained, browser, tmp_path):
             images = page.evaluate(
                 "[...document.images].map(i => [i.naturalWidth, i.width, i.currentSrc])"
             )
-            assert len(images) == {"one": 6, "several": 4}[name]
+            assert len(images) == {"one": 6, "several": 4, "unfinished": 2}[name]
             assert all(natural > 500 and 0 < shown <= width for natural, shown, _ in images)
             assert page.title() != "taken" and "<img src=x" in page.title()
             assert page.evaluate("document.scripts.length") == 0
@@ -220,21 +232,19 @@ def test_changed_predictions_show_the_images_that_changed(trained):
         assert title.startswith(f"{first.runs[0].predictions.labels[index]} predicted as ")
 
 
-@pytest.mark.parametrize("state", ["unfinished", "diverged", "nothing", "older"])
-def test_run_without_a_result_is_refused_in_one_line(state, copied_run, tmp_path):
-    message = f"is {state} (step 40)"
-    if state == "unfinished":
-        (copied_run / "result.json").unlink()
-    elif state == "diverged":
-        edit(copied_run / "result.json", status="diverged", steps=12)
-        message = "is diverged (step 12), expected a finished run; train again in another directory"
-    elif state == "nothing":
+@pytest.mark.parametrize("state", ["nothing", "older", "damaged"])
+def test_directory_without_a_run_is_refused_in_one_line(state, copied_run, tmp_path):
+    if state == "nothing":
         shutil.rmtree(copied_run)
         message = "not a run directory"
-    else:
+    elif state == "older":
         (copied_run / "predictions.npz").unlink()
         message = "no predictions.npz"
-    if state == "diverged":  # one state is enough for the command itself
+    else:
+        (copied_run / "result.json").unlink()
+        edit(copied_run / "config.json", num_seeds="two")
+        message = "do not belong together"
+    if state == "older":  # one state is enough for the command itself
         out, err = run("mnist_cnn.report", "--workdir", copied_run, status=1)
         assert out == "" and message in err and err.count("\n") == 1
     with pytest.raises(CheckpointError) as error:
@@ -327,9 +337,12 @@ def test_comparison_prints_its_sentence_and_where_its_page_is(trained, tmp_path)
     page = tmp_path / "page.html"
     directories = [trained[rate, 1] for rate in (1e-3, 1e-2)]
     out, err = run("mnist_cnn.report", "--workdir", *directories, "--output", page)
-    sentence, place = out.splitlines()
+    sentence, note, place = out.splitlines()
     assert sentence.startswith("tiny, learning_rate=0.01 compared with tiny, learning_rate=0.001: ")
-    assert sentence in html.unescape(page.read_text())
+    assert "corrected" not in sentence  # there is one comparison
+    assert note.startswith("A test over images tells whether two trained networks differ, not ")
+    for line in (sentence, note):
+        assert line in html.unescape(page.read_text())
     assert (place, err) == (f"report: {page}", "")
 
 
@@ -346,7 +359,174 @@ def test_an_interval_beyond_the_possible_range_is_not_printed(trained):
     assert html_report._percent(0.5, statistics.mean_interval(np.array([0.0, 1.0]))) == "50.00 %"
     assert html_report._percent(0.985, 0.01) == "98.50 ± 1.00 %"
     difference = statistics.compare_over_seeds(np.array([0.0, 0.5]), np.array([0.0, 0.9]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finished_runs, "compare", lambda *_: difference)
-        sentence = html_report._sentence(first, other)
+    sentence = html_report._sentence(finished_runs.Comparison(first, other, difference, 0.1, 9), 1)
     assert "95 % confidence interval unknown (too few seeds), p = " in sentence
+
+
+def without_plots(monkeypatch):
+    """Only the sentences and tables of a page, which take no time."""
+    empty = plots.Plot("", "", b"", b"")
+    monkeypatch.setattr(plots, "draw_plot", lambda *_, height=0: empty)
+    monkeypatch.setattr(mosaics, "draw_plot", lambda *_: empty)
+
+
+def test_several_settings_are_corrected_for_their_number(trained, tmp_path, monkeypatch):
+    """Holm's correction, of the comparisons with the first setting or of all pairs."""
+    without_plots(monkeypatch)
+    directories = list(trained.values())
+    settings = settings_of(*directories)
+    for pairs, wanted in ((False, [(0, 1), (0, 2)]), (True, [(0, 1), (0, 2), (1, 2)])):
+        compared = finished_runs.compare_all(settings, pairs)
+        assert [(settings.index(x.first), settings.index(x.other)) for x in compared] == wanted
+        p = [finished_runs.compare(settings[a], settings[b]).p for a, b in wanted]
+        assert [x.corrected_p for x in compared] == statistics.holm(p) != p
+        sentences = report.write(directories, tmp_path / "page.html", pairs=pairs)
+        page = html.unescape((tmp_path / "page.html").read_text())
+        assert len(sentences) == len(wanted) + 1 and all(line in page for line in sentences)
+        for sentence, one in zip(sentences, compared, strict=False):
+            names = f"{one.other.label} compared with {one.first.label}: "
+            assert sentence.startswith(names)
+            assert f"p = {one.difference.p:.2g}, corrected {one.corrected_p:.2g} (" in sentence
+            needed = statistics.seeds_needed(one.difference.effect_size, len(wanted))
+            text = f"needs about {needed} seeds (80 % power, paired t-test at 5 % / {len(wanted)})."
+            assert one.seeds_needed == needed and sentence.endswith(text)
+        assert f"corrected p is that of {len(wanted)} comparisons (Holm)" in sentences[-1]
+    found = statistics.Difference(0.01, 0.0, 0.02, 0.03, "over seeds", effect_size=0.5)
+    monkeypatch.setattr(finished_runs, "compare", lambda *_: found)
+    needed = [one.seeds_needed for one in finished_runs.compare_all(settings, pairs=True)]
+    assert needed == [statistics.seeds_needed(0.5, 3)] * 3 and needed[0] > 34
+
+
+def test_the_command_compares_pairs(trained, tmp_path):
+    directories = [trained[rate, 1] for rate in (1e-3, 1e-4, 1e-2)]
+    page = tmp_path / "page.html"
+    out, _ = run("mnist_cnn.report", "--workdir", *directories, "--pairs", "--output", page)
+    a, b, c = (f"tiny, learning_rate={rate}" for rate in ("0.001", "0.0001", "0.01"))
+    lines = out.splitlines()
+    for line, (first, other) in zip(lines, ((a, b), (a, c), (b, c)), strict=False):
+        assert line.startswith(f"{other} compared with {first}: ")
+    assert len(lines) == 6 and page.read_text().count("<h2>Changed predictions") == 3
+
+
+def unfinish(directory, step):
+    """As a kill would leave the run after that step."""
+    for name in ("result.json", "predictions.npz"):
+        (directory / name).unlink()
+    lines = (directory / "metrics.jsonl").read_text().splitlines(True)
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    (directory / "metrics.jsonl").write_text("".join(kept))
+
+
+def test_the_report_of_an_unfinished_run_shows_what_there_is(copied_run):
+    unfinish(copied_run, 28)
+    out, err = run("mnist_cnn.report", "--workdir", copied_run)
+    sentence, place = out.splitlines()
+    assert sentence == (
+        f"{copied_run} is not finished: its last logged step is 28, and it ends at step 40. It has "
+        "no test result; run its command again to finish it."
+    )
+    assert err == "" and place == f"report: {copied_run}/report.html"
+    page = html.unescape((copied_run / "report.html").read_text())
+    assert '<p class="result">not finished</p>' in page and sentence in page
+    assert page.count("<img ") == 2 and "Test: " not in page and "parameters" not in page
+    last = [line for line in metrics_of(copied_run) if line["step"] == 28]
+    for line, name in zip(last, ("training", "validation"), strict=True):
+        accuracy = f"{100 * line['accuracy']:.2f} %"
+        row = f"<th>{name}, step 28</th><td>{line['loss']:.4f}</td><td>{accuracy}</td>"
+        assert row in page
+    (copied_run / "metrics.jsonl").unlink()
+    (line,) = report.write([copied_run], copied_run / "report.html")
+    assert "not finished: no step is logged yet" in line
+    assert "<img " not in (copied_run / "report.html").read_text()
+    assert line in report.pictures(copied_run).html
+
+
+def test_the_report_of_a_diverged_run_shows_what_there_is(tiny_experiment, tmp_path):
+    config = config_of(tiny_experiment, learning_rate=1e30, log_every=1)
+    with pytest.raises(Diverged):
+        mnist_cnn.run(config, tmp_path)
+    (sentence,) = report.write([tmp_path], tmp_path / "page.html")
+    step = json.loads((tmp_path / "result.json").read_text())["steps"]
+    assert f"diverged: its loss or its parameters were not finite at step {step}. It" in sentence
+    page = html.unescape((tmp_path / "page.html").read_text())
+    assert '<p class="result">diverged</p>' in page and sentence in page
+    assert page.count("<img ") == 2 * (len(metrics_of(tmp_path)) > 0)
+
+
+@pytest.mark.slow
+def test_the_report_of_an_unfinished_sweep_shows_all_its_settings(tiny_experiment, tmp_path):
+    config = config_of(
+        tiny_experiment, sweep={"learning_rate": [1e-3, 1e30]}, num_seeds=2, num_steps=14,
+        train_split="train[:400]", validation_split="train[400:]",
+    )  # fmt: skip
+    mnist_cnn.run(config, tmp_path)
+    (tmp_path / "result.json").unlink()
+    report.write([tmp_path], tmp_path / "page.html")
+    page = html.unescape((tmp_path / "page.html").read_text())
+    last = [line for line in metrics_of(tmp_path) if line["split"] == "validation"][-1]
+    loss, accuracy = np.mean(last["loss"][:2]), 100 * np.mean(last["accuracy"][:2])
+    assert "last logged, mean of 2 seeds" in page
+    assert (
+        f"<th>learning_rate=0.001, validation, step 14</th><td>{loss:.4f}</td>"
+        f"<td>{accuracy:.2f} %</td>" in page
+    )
+    assert "<th>learning_rate=1e+30, validation, step 14</th><td>-</td>" in page
+
+
+def test_a_comparison_leaves_out_what_has_no_result_and_says_so(trained, tmp_path, monkeypatch):
+    copies = {key: shutil.copytree(path, tmp_path / path.name) for key, path in trained.items()}
+    unfinish(copies[1e-4, 2], 14)
+    edit(copies[1e-2, 1] / "result.json", status="diverged", steps=31)
+    shutil.rmtree(copies[1e-2, 2])
+    curves = []
+    without_plots(monkeypatch)
+    monkeypatch.setattr(plots, "learning_curves", lambda settings: curves.extend(settings) or [])
+    directories = [path for path in copies.values() if path.exists()]
+    comparison, note, *others = report.write(directories, tmp_path / "page.html")
+    a, b, c = (f"tiny, learning_rate={rate}" for rate in ("0.001", "0.0001", "0.01"))
+    assert comparison.startswith(f"{b} compared with {a}: ") and "only seed 1 against" in comparison
+    assert note.startswith("A test over images")
+    assert [line.split(":")[0] for line in others] == [
+        f"{copies[1e-4, 2]} is not finished", f"{copies[1e-2, 1]} diverged",
+    ]  # fmt: skip
+    labels = [setting.label for setting in curves]
+    assert labels == [a, b, f"{b} (not finished)", f"{c} (diverged)"]
+    assert [setting.series("train", "loss")[0][-1] for setting in curves] == [40, 40, 14, 40]
+    page = (tmp_path / "page.html").read_text()
+    assert f"<th>{c}</th><td>1</td><td>diverged</td>" in page
+
+    unfinished = [copies[1e-4, 2], copies[1e-2, 1], copies[1e-3, 1]]
+    sentences = report.write(unfinished, tmp_path / "page.html")
+    assert len(sentences) == 3 and "Fewer than two settings have a test result" in sentences[0]
+    assert len(report.write(unfinished[:2], tmp_path / "page.html")) == 3
+
+
+@pytest.mark.parametrize("length", ["num_steps", "num_epochs", "metrics"])
+def test_a_result_of_another_length_is_never_shown(length, tiny_experiment, tmp_path, monkeypatch):
+    """As an older version left a run that it prolonged, and that was killed before its end."""
+    without_plots(monkeypatch)
+    config = config_of(tiny_experiment, num_steps=None, num_epochs=1)
+    assert mnist_cnn.run(config, tmp_path)["steps"] == 17
+    (read,) = report.write([tmp_path], tmp_path / "page.html")
+    assert read.startswith("tiny, 17 steps: ")
+    if length == "metrics":
+        with open(tmp_path / "metrics.jsonl", "a") as file:
+            file.write('{"step": 21, "epoch": 1.24, "split": "train", "loss": 1, "accuracy": 1}\n')
+    else:
+        edit(tmp_path / "config.json", **{length: {"num_steps": 20, "num_epochs": 2}[length]})
+    (read,) = report.write([tmp_path], tmp_path / "page.html")
+    assert "is not finished" in read and "%" not in read
+    (setting,) = settings_of(tmp_path)
+    assert setting.series("test", "loss")[1].size == 0
+    with config.ignore_type():
+        config.update(num_steps=20 if length == "num_steps" else None, num_epochs=2)
+    result = mnist_cnn.run(config, tmp_path)  # resumes; the old result does not count as finished
+    assert result["steps"] == (20 if length == "num_steps" else 34)
+    (setting,) = settings_of(tmp_path)
+    assert setting.series("test", "loss")[0].tolist() == [result["steps"]]
+
+
+def test_the_report_of_an_unfinished_run_does_not_outlive_it(unfinished, tiny_experiment):
+    report.write([unfinished], unfinished / "report.html")
+    mnist_cnn.run(config_of(tiny_experiment), unfinished)
+    assert not (unfinished / "report.html").exists()

@@ -572,6 +572,7 @@ def test_prolonged_run_keeps_its_tests_and_deletes_what_the_shorter_one_ended_wi
         loop.run(long, tmp_path, stop=stop)
     for name in ("result.json", "predictions.npz", "report.html"):
         assert not (tmp_path / name).exists()
+    assert not list(tmp_path.glob("*.hparams"))
 
     def tests():
         return [line["step"] for line in metrics_of(tmp_path) if line["split"] == "test"]

@@ -142,5 +142,10 @@ def test_an_unfinished_sweep_has_no_chosen_network(sweep, tiny_experiment, tmp_p
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(CheckpointError, match="no setting is chosen yet"):
         mnist_cnn.load(tmp_path / "run", config_of(tiny_experiment))
+    shutil.copy(sweep[0] / "result.json", tmp_path / "run")  # of 40 steps, but the run has 80 now
+    fields = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(fields | {"num_steps": 80}))
+    with pytest.raises(CheckpointError, match="no setting is chosen yet"):
+        mnist_cnn.load(tmp_path / "run", config_of(tiny_experiment))
     network = mnist_cnn.load(sweep[0], config_of(tiny_experiment))
     assert sha256(network.params) == sweep[1]["params_sha256"][0]
