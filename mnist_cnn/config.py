@@ -74,6 +74,7 @@ class Field(NamedTuple):
 _KINDS = {str: "a string", bool: "True or False", int: "an integer", float: "a number"}
 _KINDS[dict] = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
 _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
+_MODEL = "a flax.linen module or the class of a flax.nnx module"
 _LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
 _SCHEDULE = "a function step -> factor, or (step, total_steps) -> factor, of the learning rate"
@@ -98,7 +99,7 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "manual_dir": Field(str, None, optional=True),
     "train_split": Field(str, "train"),
     "validation_split": Field(str, None, optional=True),
-    "model": Field(str, "cnn", choices=("cnn",), or_object="a flax.linen module"),
+    "model": Field(str, "cnn", choices=("cnn",), or_object=_MODEL),
     "init_from": Field(str, None, optional=True),
     "loss": Field(str, "cross_entropy", choices=("cross_entropy",), or_object=_LOSS),
     "optimizer": Field(str, "adam", choices=("adam",), or_object=_OPTIMIZER),

@@ -11,8 +11,8 @@ from mnist_cnn.errors import ConfigError
 from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 
 # The arguments by which modules receive whether they are in training, and their value if so.
-_MODES = {"train": True, "training": True, "is_training": True}
-_MODES |= {"deterministic": False, "use_running_average": False}
+MODES = {"train": True, "training": True, "is_training": True}
+MODES |= {"deterministic": False, "use_running_average": False}
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ... if the module has any}
 
@@ -30,7 +30,7 @@ def train_kwargs(model: nn.Module, train: bool) -> dict[str, Any]:
     ConfigError if it has **kwargs instead, which do not say what the module expects.
     """
     parameters = inspect.signature(model.__call__).parameters
-    kwargs = {name: mode == train for name, mode in _MODES.items() if name in parameters}
+    kwargs = {name: mode == train for name, mode in MODES.items() if name in parameters}
     open_ended = [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
     if open_ended and not kwargs and not isinstance(model, nn.Sequential):
         raise ConfigError(

@@ -59,9 +59,13 @@ def BatchNorm(train: bool, **options: Any) -> nn.BatchNorm:
 
     If not `train`, it uses the running averages. `options` are those of `flax.linen.BatchNorm`.
     """
-    axis: str | None = DATA_AXIS
+    return nn.BatchNorm(use_running_average=not train, axis_name=data_axis(), **options)
+
+
+def data_axis() -> str | None:
+    """The mesh axis of the devices that share a batch; None outside of a program over a mesh."""
     try:
         lax.axis_size(DATA_AXIS)
-    except NameError:  # the program is not laid over a mesh
-        axis = None
-    return nn.BatchNorm(use_running_average=not train, axis_name=axis, **options)
+    except NameError:
+        return None
+    return DATA_AXIS

@@ -89,15 +89,17 @@ def build_components(config: Mapping[str, Any], total_steps: int = 1) -> Compone
 def build_model(config: Mapping[str, Any]) -> nn.Module:
     """The model that a configuration names or contains.
 
-    One that is no flax.linen module raises ConfigError, and so does one that is not hashable, as it
+    An object of a flax.linen module, or one made from a function of `rngs` that returns a flax.nnx
+    module. Anything else raises ConfigError, and so does a module that is not hashable, as it
     identifies a compiled program.
     """
     model = config["model"]
     if isinstance(model, str):
         return MODELS[model](dtype=config["compute_dtype"])
-    if not isinstance(model, nn.Module):
-        got = shorten(model)
-        raise ConfigError(f"config.model: got {got}, expected an object of a flax.linen module")
+    if not isinstance(model, nn.Module) or hasattr(model, "nnx_class"):  # of the bridge of NNX
+        from mnist_cnn.models.nnx_module import as_linen
+
+        return as_linen(model)
     if (field := _unhashable_field(model)) is not None:
         raise ConfigError(
             f"config.model: the field {field} of {type(model).__name__} is "

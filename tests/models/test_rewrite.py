@@ -227,3 +227,15 @@ class Sequential(nn.Module):
 def test_the_operations_of_a_model_without_a_faster_form_are_listed_once():
     assert unoptimized(Sequential()) == ["conv_general_dilated of float32[1,28,28]"]
     assert unoptimized(Plain()) == unoptimized(CNN()) == []
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_a_convolution_is_exported_for_any_number_of_images(strides):
+    model = nn.Conv(3, (5, 5), strides=strides)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    function = jax.jit(lambda images: fast_on_cpu(model.apply, variables, images))
+    (count,) = jax.export.symbolic_shape("n")
+    images = jax.ShapeDtypeStruct((count, 28, 28, 1), jnp.float32)
+    given = np.ones((3, 28, 28, 1), np.float32)
+    found = jax.export.export(function)(images).call(given)
+    np.testing.assert_allclose(found, model.apply(variables, given), atol=1e-5)

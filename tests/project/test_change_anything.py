@@ -34,7 +34,7 @@ from mnist_cnn.training.step import step
 PAGE = (ROOT / "docs" / "change-anything.md").read_text()
 CODES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 EXAMPLES = {re.search(r'name="(\w+)"', code)[1]: code for code in CODES if "get_config" in code}
-# Runs any example on little data with a network that trains in a second.
+# Runs any example on little data; if it brings no network, with one that trains in a second.
 WRAPPER = """
 import runpy
 from networks import Linear
@@ -43,8 +43,10 @@ make = runpy.run_path({path!r})["get_config"]
 def get_config():
     config = make()
     with config.ignore_type():
+        if config.model == "cnn":
+            config.model = Linear()
         config.update(
-            manual_dir={data!r}, model=Linear(), batch_size=30, num_epochs=1, num_steps=40,
+            manual_dir={data!r}, batch_size=30, num_epochs=1, num_steps=40,
             log_every=7, checkpoint_every=10, eval_batch_size=100, report=False,
         )
     return config

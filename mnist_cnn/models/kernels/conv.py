@@ -148,7 +148,7 @@ def shifted(
     # Strides as an axis, since the gradient of a slice with strides is slower.
     more = -x.shape[1] % sh, -x.shape[2] % sw
     x = lax.pad(x, zero, ((0, 0, 0), (0, more[0], 0), (0, more[1], 0), (0, 0, 0)))
-    x = x.reshape(len(x), x.shape[1] // sh, sh, x.shape[2] // sw, sw, -1)
+    x = x.reshape(x.shape[0], x.shape[1] // sh, sh, x.shape[2] // sw, sw, -1)
     return [
         x[:, i // sh : i // sh + height, i % sh, j // sw : j // sw + width, j % sw]
         for i in range(0, size[0] * dh, dh)
