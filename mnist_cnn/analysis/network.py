@@ -135,8 +135,8 @@ def load(
     )
     if specs(variables) != specs(expected):
         raise CheckpointError(
-            f"{directory.checkpoints}: checkpoint {newest} is of another network than the experiment "
-            "file now defines; restore that file (the run directory may contain it as "
+            f"{directory.checkpoints}: checkpoint {newest} is of another network than the "
+            "experiment file now defines; restore that file (the run directory may contain it as "
             "experiment-*.py)"
         )
     variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))

@@ -88,6 +88,7 @@ def batch(hundred_images):
     return batches.take(hundred_images, jnp.arange(32))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_and_each_replica_alone_end_with_the_same_bits(
     experiment, finished, tmp_path
 ):
@@ -169,6 +170,7 @@ def test_it_is_drawn_and_evaluated_as_an_object_of_it_is(experiment, net, batch)
     np.testing.assert_allclose(drawn(scale(batch.images)), logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_depends_on_seed_and_step_and_is_off_in_evaluation(experiment, net, batch):
     @functools.partial(jax.jit, static_argnames="rate")
     def logits(seed=1, number=0, rate=0.5):
