@@ -11,7 +11,7 @@ import scipy.stats
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import networks, results_plot, results_table, threads, training
+from benchmarks import networks, processors, results_plot, results_table, threads, training
 from benchmarks.peer import PRECISIONS
 
 RECORDS = {path.stem: json.loads(path.read_text()) for path in results_table.RESULTS.glob("*.json")}
@@ -222,6 +222,14 @@ def test_the_page_of_devices_has_the_table_of_threads_and_their_bits_are_those_o
     record = benchmark_record("threads")
     assert threads.table(record) in (ROOT / "docs" / "devices-and-hosts.md").read_text()
     assert all(len(digests) == 1 for digests in record["params_sha256"].values())
+
+
+def test_the_page_of_bits_names_the_operations_that_differ_between_processors():
+    page, record = text_of("docs/run-directory.md"), benchmark_record("processors")
+    for name, start in (("default", "These differ:"), ("with the flag", "these still differ:")):
+        assert f"{start} {'; '.join(processors.differing(record[name]))}." in page
+        blocks = {one["the same in blocks of 196 terms"] for one in record[name].values()}
+        assert len(record[name]) == 3 and len(blocks) == 1
 
 
 def test_the_gpu_page_quotes_the_accuracy_in_bfloat16():
