@@ -319,7 +319,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     # A field that `old` lacks is newer than the run and counts as its default.
     before = {**DEFAULTS, **old}
     changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
-    return [f"{k}: {_contrast(before[k], new[k])}" for k in changed if k not in free]
+    reason = ", and the schedule or the optimizer depends on the length"
+    return [
+        f"{k}: {_contrast(before[k], new[k])}{reason if k in LENGTH else ''}"
+        for k in changed
+        if k not in free
+    ]
 
 
 def _contrast(old: Any, new: Any) -> str:

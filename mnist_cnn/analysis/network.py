@@ -31,8 +31,8 @@ from mnist_cnn.training.scoring import compute_logits
 class Network:
     """A callable on images uint8 [N, 28, 28, 1] with values 0..255; ValueError for others."""
 
-    config: Mapping[str, Any]  # the run's
-    variables: Variables  # parameters and batch statistics
+    config: Mapping[str, Any] = dataclasses.field(repr=False)  # the run's
+    variables: Variables = dataclasses.field(repr=False)  # parameters and batch statistics
     model: nn.Module
     step: int  # the number of training steps
     seed: int
@@ -100,7 +100,7 @@ def load(
     """The network that was tested, or that of the newest good checkpoint if it is not yet.
 
     Of a sweep it is that of the chosen setting; if the run keeps the best, that is it. With `step`
-    it is the last one of that checkpoint, if it is kept.
+    it is the network as it was at that checkpoint, which must be kept.
 
     `config` is needed if the experiment brings its own model, because nothing in a run directory is
     executed; nothing but its objects is used. Of several seeds, the first by default.
@@ -121,12 +121,16 @@ def load(
     index = _replica_index(directory, config, seed)
     model = build_model(config)
     report = functools.partial(print, f"{directory}:", file=sys.stderr)
-    newest, tree, _ = read_newest(directory.checkpoints, None, report, step)
-    found = newest
-    state, best = tree["state"], tree.get("best") if step is None else None
+    newest, tree, _ = read_newest(directory.checkpoints, None, report)
+    best = tree.get("best")
+    found = int(np.atleast_1d(best["step"])[index]) if best else newest
+    if step not in (None, found):
+        newest, tree, _ = read_newest(directory.checkpoints, None, report, step)
+        best, found = None, newest
+    state = tree["state"]
     variables = state.get("averaged") or make_variables(state["params"], state.get("batch_stats"))
     if best:
-        variables, found = best["variables"], int(np.atleast_1d(best["step"])[index])
+        variables = best["variables"]
     # Shapes only: nothing is initialized or compiled.
     shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
     axis = (len(replicas),) if len(replicas) > 1 else ()

@@ -138,7 +138,18 @@ class Console:
         count = f"({metrics[0]['correct']:,} of {metrics[0]['examples']:,})"
         if len(metrics) > 1:
             count = f"(mean of {finite}, {metrics[0]['examples']:,} images)"
-        self.line(f"step {step:,}  validation: loss {loss:.4f}  accuracy {accuracy:.4f} {count}")
+        text = f"step {step:,}  validation: loss {loss:.4f}  accuracy {accuracy:.4f} {count}"
+        for name in results.other_names(metrics[0]):
+            text += f"  {name} {np.mean([one[name] for one in metrics]):.4f}"
+        self.line(text)
+
+    def ended_early(self, step: int, metric: str, best: Sequence[int], patience: int) -> None:
+        """Says why the training ended before its length."""
+        steps = ", ".join(f"{one:,}" for one in best)
+        self.line(
+            f"ended at step {step:,}: in {patience} validations no better {metric} than at step "
+            f"{steps}"
+        )
 
     def result(self, result: Mapping[str, Any], path: str) -> None:
         """Prints the content of result.json and the path of the run directory."""

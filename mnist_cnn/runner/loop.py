@@ -196,6 +196,8 @@ def _take_steps(this: Run, trace: profile.Trace) -> tuple[int, Best | None, Repl
             raise Stopped(signal)
     if signal := processes.allgather_max(this.stop.received or 0):  # after the last check
         raise Stopped(signal)
+    if best is not None and ended:
+        this.console.ended_early(step, config["keep_best"], best.step.tolist(), config["patience"])
     return step, best, validated
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Num
 
 from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.apply import Variables, as_logits, make_variables, train_kwargs
@@ -19,9 +19,13 @@ from mnist_cnn.training.state import TrainState
 
 
 def augment_images(
-    state: TrainState, images: Float[Array, "B 28 28 1"], data_axis: str | None
+    state: TrainState, images: Num[Array, "B 28 28 1"], data_axis: str | None
 ) -> Float[Array, "B 28 28 1"]:
-    """The images, each changed at random; the result does not depend on the mesh."""
+    """Scaled images, each changed at random by the four amounts and the experiment's `augment`.
+
+    The result does not depend on the mesh.
+    """
+    _check_scaled(images)
     count = 1 if data_axis is None else lax.axis_size(data_axis)
 
     def own_part(whole: Array) -> Array:  # of something that there is for each image of the batch
@@ -48,14 +52,23 @@ def augment_images(
     return own_part(changed)
 
 
+def _check_scaled(images: Array) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ConfigError(
+            f"config.train_step: got images {images.dtype}, expected float32 in 0..1: use "
+            "scale(batch.images)"
+        )
+
+
 def training_forward(
-    state: TrainState, params: Any, images: Float[Array, "B 28 28 1"], data_axis: str | None
+    state: TrainState, params: Any, images: Num[Array, "B 28 28 1"], data_axis: str | None
 ) -> tuple[Float32[Array, "B 10"], Any]:
     """The logits during training, and the new batch statistics.
 
     A module that receives `train`, or an equivalent, may use dropout; its key differs for every
     step, and for every device that shares the batch.
     """
+    _check_scaled(images)
     variables = make_variables(params, state.batch_stats)
     kwargs = train_kwargs(state.model, train=True)
     if not kwargs:

@@ -21,6 +21,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int
 
+from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.apply import scale
 from mnist_cnn.training import batches, options, schedule
 from mnist_cnn.training.batches import Batch, Split
@@ -64,7 +65,7 @@ def descend(
     examples = _psum_if(batch.weights.sum(), data_axis)
 
     def mean_loss(params: Any) -> tuple[Array, Losses]:
-        of_images, logits, batch_stats = losses(params)
+        of_images, logits, batch_stats = _checked(losses(params), batch)
         total = (of_images * batch.weights).sum()
         return total / examples, (total, logits, batch_stats)
 
@@ -92,6 +93,21 @@ def descend(
         ema_variables=options.update_ema(state, params, batch_stats),
     )
     return state, metrics
+
+
+def _checked(returned: Any, batch: Batch) -> Losses:
+    """What `losses` returned; ConfigError unless it has a number for each image."""
+    expected = f"losses {list(batch.labels.shape)}, logits {[len(batch.labels), 10]}, batch_stats"
+    if not isinstance(returned, tuple) or len(returned) != 3:
+        got = f"{len(returned)} values" if isinstance(returned, tuple) else shorten(returned)
+        raise ConfigError(f"config.train_step: its losses returned {got}, expected {expected}")
+    shapes = [getattr(value, "shape", None) for value in returned[:2]]
+    if shapes != [batch.labels.shape, (len(batch.labels), 10)]:
+        raise ConfigError(
+            f"config.train_step: its losses returned arrays {shapes[0]} and {shapes[1]}, expected "
+            f"{expected}: a number for each image, without a mean or a sum over them"
+        )
+    return returned
 
 
 def _psum_if(tree: Any, axis: str | None) -> Any:

@@ -92,6 +92,15 @@ def test_mixup_is_the_loss_of_mixed_images(examples, batch):
     assert sha256(jax.device_get(plain.params)) != sha256(jax.device_get(after.params))
 
 
+def test_an_auxiliary_loss_is_that_of_each_image(examples, hundred_images):
+    state = create_state(config_of(examples["penalized"]))
+    batch = batches.take(hundred_images, jnp.asarray([*range(7), -1, -1]))  # a short last batch
+    _, metrics = jax.jit(state.train_step)(state, batch)
+    logits = Linear().apply({"params": state.params}, scale(batch.images[:7]))
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels[:7])
+    np.testing.assert_allclose(metrics.loss, (each + 1e-4 * (logits**2).sum(-1)).sum(), rtol=1e-5)
+
+
 def test_erasing_blanks_one_square_of_each_image_and_has_a_stream_of_its_own(examples, batch):
     config = config_of(examples["erasing"])
     key, images = jax.random.key(3), jnp.ones((200, 28, 28, 1))
@@ -213,7 +222,25 @@ def test_an_optimizer_that_declares_the_length_is_not_prolonged(declared, exampl
         mnist_cnn.run(config, tmp_path)
 
 
+def own_step(images=scale, losses=None):
+    def step(state, batch, data_axis=None):
+        def of(params):
+            logits, stats = mnist_cnn.training_forward(state, params, images(batch.images), None)
+            found = mnist_cnn.training_loss(state, logits, batch.labels), logits, stats
+            return losses(*found) if losses else found
+
+        return mnist_cnn.descend(state, batch, of, data_axis)
+
+    return step
+
+
 REFUSED = {
+    "images not scaled": ("train_step", own_step(images=lambda images: images),
+                          "got images uint8, expected float32 in 0..1: use scale(batch.images)"),
+    "a mean": ("train_step", own_step(losses=lambda a, b, c: (a.mean(), b, c)),
+               "its losses returned arrays () and (7, 10), expected losses [7]"),
+    "two values": ("train_step", own_step(losses=lambda a, b, c: (a, b)),
+                   "its losses returned 2 values, expected losses [7], logits [7, 10]"),
     "a factor for each digit": ("schedule", lambda step: jnp.ones(10), "for a step, expected a"),
     "not for each image": ("metrics", {"mean": lambda logits, labels: logits.mean()},
                            "returned float32 [] for logits [7, 10], expected a number for each"),

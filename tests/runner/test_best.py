@@ -78,14 +78,17 @@ def test_training_ends_when_no_network_got_better_for_that_long(stopped_early):
 
 
 def test_a_run_that_ended_early_is_finished_and_resumes_to_its_end(
-    experiment, stopped_early, tmp_path
+    experiment, stopped_early, tmp_path, capsys
 ):
     workdir, result = stopped_early
     shutil.copytree(workdir, tmp_path / "run")
     assert mnist_cnn.run(config_of(experiment), tmp_path / "run", quiet=True) == result
     for name in ("result.json", "predictions.npz"):  # killed before them
         (tmp_path / "run" / name).unlink()
-    mnist_cnn.run(config_of(experiment), tmp_path / "run", quiet=True)
+    mnist_cnn.run(config_of(experiment), tmp_path / "run")
+    steps = ", ".join(map(str, result["best"]["step"]))
+    said = f"ended at step {result['steps']}: in 4 validations no better loss than at step {steps}"
+    assert said in capsys.readouterr().out
     same_end(tmp_path / "run", workdir)
     for step in sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()):
         if step > 30:  # killed after the checkpoint of step 30
@@ -101,6 +104,10 @@ def test_the_network_of_any_kept_checkpoint_can_be_loaded(experiment, stopped_ea
     plain = config_of(experiment, keep_best=None, patience=None, num_steps=30, num_epochs=1)
     short = mnist_cnn.run(plain, tmp_path, quiet=True)
     assert network.step == 30 and sha256(network.variables) == short["params_sha256"][0]
+    best = stopped_early[1]["best"]["step"][0]  # the step that every command names
+    network = mnist_cnn.load(stopped_early[0], config, step=best)
+    assert sha256(network.variables) == stopped_early[1]["params_sha256"][0]
+    assert "params" not in repr(network) and f"step={best}" in repr(network)
     with pytest.raises(CheckpointError, match="no checkpoint of step 31; there are those of 15,"):
         mnist_cnn.load(stopped_early[0], config, step=31)
 
