@@ -81,6 +81,31 @@ def options(mesh):  # every option that depends on the whole batch
     network.advance(0, 0, 5)
     return jax.tree.leaves(network.variables([0])[0])
 
+def own(mesh, **changes):  # an experiment's own step, augmentation and metrics
+    def erase(key, images):
+        return images * (jax.random.uniform(key, images.shape) > 0.2)
+
+    def top2(logits, labels):
+        return (jax.lax.top_k(logits, 2)[1] == labels[:, None]).any(-1)
+
+    def penalized(state, batch, data_axis=None):
+        images = mnist_cnn.augment_images(state, mnist_cnn.scale(batch.images), data_axis)
+        def losses(params):
+            logits, stats = mnist_cnn.training_forward(state, params, images, data_axis)
+            loss = mnist_cnn.training_loss(state, logits, batch.labels)
+            return loss + 1e-2 * (logits**2).sum(-1), logits, stats
+        return mnist_cnn.descend(state, batch, losses, data_axis)
+
+    network = build(
+        mesh, 32, model=Linear(), augment=erase, train_step=penalized, metrics={"top2": top2},
+        norms=True, **changes,
+    )
+    sums = network.advance(0, 0, 5)
+    return [
+        *(sums.others[name].tolist() for name in sorted(sums.others)),
+        *(np.ravel(leaf).tolist() for leaf in jax.tree.leaves(network.variables([0])[0])),
+    ]
+
 answer = {
     "devices": len(jax.devices()),
     "gradients": {
@@ -97,6 +122,8 @@ answer = {
     "options": [
         float(np.abs(a - b).max()) for a, b in zip(options("1x1"), options("1x4"))
     ] if not base else [],
+    "own": [own("1x1"), own("1x4"), own("1x1", num_seeds=2), own("2x4", num_seeds=2)]
+    if not base else [],
     "operations": [
         build(mesh, 40).training.cost_analysis()["flops"] for mesh in ("1x1", "1x8")
     ] if base else [],
@@ -167,6 +194,17 @@ def test_each_device_computes_its_part_of_the_batch(measured):
 def test_devices_that_share_a_batch_normalize_and_augment_it_as_one_would(measured):
     if measured["options"]:
         assert len(measured["options"]) == 8 and max(measured["options"]) < 1e-4
+
+
+def test_an_own_step_augmentation_and_metrics_are_those_of_one_device(measured):
+    if not measured["own"]:
+        return
+    alone, shared, two, two_shared = measured["own"]
+    for one, other in ((alone, shared), (two, two_shared)):
+        assert len(one) == len(other) == 4 + 2  # top2 and three norms, kernel and bias
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+    assert 0 < alone[2][0] <= 5 * 32 and len(two[2]) == 2  # top2, of each replica
 
 
 @pytest.mark.slow

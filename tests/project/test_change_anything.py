@@ -101,6 +101,12 @@ def test_an_auxiliary_loss_is_that_of_each_image(examples, hundred_images):
     np.testing.assert_allclose(metrics.loss, (each + 1e-4 * (logits**2).sum(-1)).sum(), rtol=1e-5)
 
 
+def test_an_own_step_trains_a_network_in_bfloat16(examples):
+    step = config_of(examples["penalized"]).train_step
+    config = mnist_cnn.experiment(train_step=step, compute_dtype="bfloat16", num_seeds=2)
+    assert check_components(config) == []
+
+
 def test_erasing_blanks_one_square_of_each_image_and_has_a_stream_of_its_own(examples, batch):
     config = config_of(examples["erasing"])
     key, images = jax.random.key(3), jnp.ones((200, 28, 28, 1))
@@ -272,7 +278,7 @@ def test_a_metric_needs_a_name_that_is_free(name, reason, tmp_path):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_killed_run_of_an_example_ends_with_the_same_bits(name, examples, tmp_path):
     tests = str(ROOT / "tests")
-    command = ("mnist_cnn.main", "--config", examples[name], "--workdir")
+    command = ("mnist_cnn.main", "--config", examples[name], "--config.profile=True", "--workdir")
     process = start(*command, tmp_path / "killed", PYTHONPATH=tests)
     folder = tmp_path / "killed" / "checkpoints" / "10"
     wait_for(lambda: folder.exists() or process.poll() is not None)
