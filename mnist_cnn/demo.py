@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
         )
     except OSError:
         raise UserError(f"--port {args.port}: cannot be used; give another port") from None
-    print(f"draw at {address} (Ctrl-C ends it)", flush=True)
+    print(f"draw at {address} (step {network.step:,}; Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
     return 0

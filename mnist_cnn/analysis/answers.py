@@ -33,9 +33,11 @@ class Answer(NamedTuple):
     probability: float = 0.0
     runner_up: int = -1  # the second most probable one
     runner_up_probability: float = 0.0
+    step: int = 0  # of the network
 
     def as_json(self) -> str:
-        names = ["file", "error"] if self.error else ["file", "digit", "probability", "runner_up"]
+        names = ["file", "digit", "probability", "runner_up", "step"]
+        names = ["file", "error"] if self.error else names
         values = self._asdict() | {"probability": round(self.probability, 6)}
         return json.dumps({name: values[name] for name in names})
 
@@ -75,7 +77,8 @@ def _recognize(network: "Network", batch: list[Answer]) -> list[Answer]:
         if error is None:
             row = next(rows)
             second, first = np.argsort(row)[-2:].tolist()
-            batch[index] = Answer(file, None, image, first, row[first], second, row[second])
+            found = first, row[first], second, row[second]
+            batch[index] = Answer(file, None, image, *found, step=network.step)
     return batch
 
 

@@ -94,8 +94,12 @@ def test_answers_are_in_the_order_of_the_files(network, files):
     found = [json.loads(answer.as_json()) for answer in answers(network, names)]
     assert [answer["file"] for answer in found] == names
     for answer in found:
-        assert list(answer) == ["file", "digit", "probability", "runner_up"]
-        assert answer["digit"] != answer["runner_up"] and 0.1 <= answer["probability"] <= 1
+        assert list(answer) == ["file", "digit", "probability", "runner_up", "step"]
+        assert (
+            answer["step"] == 200
+            and answer["digit"] != answer["runner_up"]
+            and 0.1 <= answer["probability"] <= 1
+        )
 
 
 def test_each_bad_file_has_its_line_and_the_others_are_answered(trained_base, bad):
