@@ -501,7 +501,10 @@ def test_a_comparison_leaves_out_what_has_no_result_and_says_so(trained, tmp_pat
     assert len(report.write(unfinished[:2], tmp_path / "page.html")) == 3
 
 
-@pytest.mark.parametrize("length", ["num_steps", "num_epochs", "metrics"])
+@pytest.mark.parametrize(
+    "length",
+    ["num_steps", *(pytest.param(x, marks=pytest.mark.slow) for x in ("num_epochs", "metrics"))],
+)
 def test_a_result_of_another_length_is_never_shown(length, tiny_experiment, tmp_path, monkeypatch):
     """As an older version left a run that it prolonged, and that was killed before its end."""
     without_plots(monkeypatch)

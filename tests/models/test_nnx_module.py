@@ -102,6 +102,7 @@ def test_a_resumed_run_and_each_replica_alone_end_with_the_same_bits(
     assert alone["params_sha256"] == ones[1:] and ones[0] != ones[1]
 
 
+@pytest.mark.slow
 def test_the_trained_network_is_loaded_and_exported(experiment, finished, hundred_images):
     config = config_of(experiment)
     network = mnist_cnn.load(finished, config)
@@ -129,6 +130,7 @@ def test_the_commands_read_it_with_its_experiment_file(experiment, finished, tmp
     assert '"digit"' in out
 
 
+@pytest.mark.slow
 def test_it_is_the_network_of_linen_to_the_last_bit(experiment, net, batch):
     """So it is as fast on a CPU, and its statistics are updated and used at the same places."""
     config = config_of(experiment, model=functools.partial(net, 2, rate=0.0))
@@ -186,6 +188,7 @@ def test_dropout_depends_on_seed_and_step_and_is_off_in_evaluation(experiment, n
         np.testing.assert_array_equal(still, evaluated)
 
 
+@pytest.mark.slow
 def test_devices_that_share_a_batch_normalize_it_as_one_would(experiment, net, batch):
     config = config_of(experiment, model=functools.partial(net, 2, rate=0.0))
     state, images = create_state(config), scale(batch.images)
@@ -291,7 +294,13 @@ ACCEPTED = {
 }
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("class", "partial") else pytest.param(name, marks=pytest.mark.slow)
+        for name in ACCEPTED
+    ],
+)
 def test_what_makes_a_module_is_accepted(name, batch):
     config = mnist_cnn.experiment(model=ACCEPTED[name])
     assert check_components(config) == []

@@ -191,6 +191,7 @@ def test_run_does_not_resume_with_another_number_of_threads(old, tmp_path):
             checks.finished_result(directory, config)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell")
 def test_jax_that_has_started_with_another_number_is_said(undisturbed, tiny_experiment, tmp_path):
     program = f"""

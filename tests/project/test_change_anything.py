@@ -75,6 +75,7 @@ def test_an_example_has_at_most_fifteen_lines(name):
     assert len([line for line in EXAMPLES[name].splitlines() if line.strip()]) <= 15
 
 
+@pytest.mark.slow
 def test_mixup_is_the_loss_of_mixed_images(examples, batch):
     state = create_state(config_of(examples["mixup"]))
     after, metrics = jax.jit(state.train_step)(state, batch)
@@ -206,7 +207,7 @@ def test_the_public_pieces_make_a_loop(hundred_images):
         assert getattr(mnist_cnn, name) is not None
 
 
-@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("declared", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_optimizer_that_declares_the_length_is_not_prolonged(declared, examples, tmp_path):
     seen = []
 
