@@ -144,7 +144,7 @@ def test_the_whole_notebook_runs_in_a_fresh_environment_and_keeps_its_jax(
         for name, outputs in shown.items()
     }
     assert f"(cpu), JAX {RUNTIMES_JAX}" in text["device"]
-    assert text["device"].count("\u2713") == 7
+    assert text["device"].count("\u2713") == 8
     assert "test accuracy" in text["train"]
     for name in ("pictures", "seeds"):
         pages = [output.get("data", {}).get("text/html", "") for output in shown[name]]
