@@ -29,7 +29,7 @@ def test_peers_are_compared_and_plotted_and_the_scaling_is_measured(tmp_path, mo
     monkeypatch.setattr(training, "_LOSS_TOLERANCE", 1.0)  # three steps teach little
     compared = training.compare([OURS, FLAX], rounds=2, steps=SMALL)
     part = compared["batch_sizes"]["16"]
-    assert list(part["images_per_second"]) == ["mnist_cnn", "plain Flax loop"]
+    assert list(part["images_per_second"]) == ["mnist_cnn, float32", "plain Flax loop"]
     for rates in (*part["images_per_second"].values(), part["limit"]):
         assert len(rates) == 2 and min(rates) > 0
     assert all(0 < loss < 2.5 for loss in part["loss"].values())
