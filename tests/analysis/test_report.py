@@ -152,6 +152,7 @@ def test_varied_field_is_plotted_against_validation_error(trained, monkeypatch):
             assert error == pytest.approx(100 * (1 - last["accuracy"]))
 
 
+@pytest.mark.slow
 def test_report_is_complete_and_safe_in_a_browser(trained, browser, tmp_path):
     """All plots in both themes, no error, request, horizontal scrolling or injected markup."""
     hostile = tmp_path / HOSTILE.replace("/", "")

@@ -152,6 +152,7 @@ def test_an_own_metric_is_exact_and_shown_wherever_accuracy_is(examples, tmp_pat
         assert tag in tags
 
 
+@pytest.mark.slow
 def test_metrics_do_not_change_the_training_nor_a_checkpoint(examples, tmp_path):
     plain, more = (config_of(examples["top2"], num_steps=15) for _ in range(2))
     plain.update(metrics=None, norms=False)
@@ -189,6 +190,7 @@ def test_a_quiet_run_prints_nothing_and_hands_out_each_line(examples, tmp_path, 
     assert lines == [json.loads(line) for line in written] and lines[-1]["split"] == "test"
 
 
+@pytest.mark.slow
 def test_the_public_pieces_make_a_loop(hundred_images):
     (code,) = [code for code in CODES if "m.create_state(config)" in code]
     code = code.replace('open_dataset("mnist").read', "(lambda split: few)").replace("[:100]", "")

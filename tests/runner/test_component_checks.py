@@ -223,7 +223,7 @@ def trained_by_train(hundred_images, tmp_path_factory):
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("deterministic=True", "deterministic"),
+        pytest.param("deterministic=True", "deterministic", marks=pytest.mark.slow),
         pytest.param("training=False", "not training", marks=pytest.mark.slow),
         pytest.param("is_training=False", "not is_training", marks=pytest.mark.slow),
         pytest.param("*, deterministic", "deterministic", marks=pytest.mark.slow),
