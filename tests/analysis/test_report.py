@@ -398,6 +398,7 @@ def test_several_settings_are_corrected_for_their_number(trained, tmp_path, monk
     assert needed == [statistics.seeds_needed(0.5, 3)] * 3 and needed[0] > 34
 
 
+@pytest.mark.slow
 def test_the_command_compares_pairs(trained, tmp_path):
     directories = [trained[rate, 1] for rate in (1e-3, 1e-4, 1e-2)]
     page = tmp_path / "page.html"

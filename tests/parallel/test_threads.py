@@ -251,6 +251,7 @@ def test_threads_of_more_devices_are_no_conflict():
     assert threads.conflict(1, 2) is None
 
 
+@pytest.mark.slow
 def test_note_says_how_idle_cores_are_used(tiny_experiment, tmp_path, capsys, monkeypatch):
     from mnist_cnn.runner import environment
 

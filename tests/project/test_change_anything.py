@@ -93,6 +93,7 @@ def test_mixup_is_the_loss_of_mixed_images(examples, batch):
     assert sha256(jax.device_get(plain.params)) != sha256(jax.device_get(after.params))
 
 
+@pytest.mark.slow
 def test_an_auxiliary_loss_is_that_of_each_image(examples, hundred_images):
     state = create_state(config_of(examples["penalized"]))
     batch = batches.take(hundred_images, jnp.asarray([*range(7), -1, -1]))  # a short last batch

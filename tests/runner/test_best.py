@@ -112,6 +112,7 @@ def test_the_network_of_any_kept_checkpoint_can_be_loaded(experiment, stopped_ea
         mnist_cnn.load(stopped_early[0], config, step=31)
 
 
+@pytest.mark.slow
 def test_without_patience_training_goes_on_and_an_average_is_kept_too(experiment, tmp_path):
     config = config_of(
         experiment, patience=None, num_epochs=1, num_steps=60, num_seeds=1, ema=0.9,
