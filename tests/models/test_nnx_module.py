@@ -254,7 +254,7 @@ class Noisy(Plain):
 
 
 class Told(Plain):
-    """Is told in the call what to do."""
+    """Receives in the call whether it is in training."""
 
     def __init__(self, *, rngs):
         super().__init__(rngs=rngs)
