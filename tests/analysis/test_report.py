@@ -12,7 +12,7 @@ from conftest import config_of, imported_by, metrics_of, read_idx, run
 
 import mnist_cnn
 from mnist_cnn import report, statistics
-from mnist_cnn.analysis import finished_runs, html_report, mosaics, plots
+from mnist_cnn.analysis import comparison_page, finished_runs, html_report, mosaics, pages, plots
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import predictions
 from mnist_cnn.runner.preparation import Diverged
@@ -142,7 +142,7 @@ def test_varied_field_is_plotted_against_validation_error(trained, monkeypatch):
     monkeypatch.setattr(plots, "error_over_field", lambda *a: calls.append(a) or original(*a))
     monkeypatch.setattr(plots, "learning_curves", lambda settings: [])  # the others take time
     monkeypatch.setattr(mosaics, "changed_predictions", lambda *_: plots.Plot("", "", b"", b""))
-    assert "<h2>Error over learning_rate</h2>" in html_report.comparison_page(settings)[0]
+    assert "<h2>Error over learning_rate</h2>" in comparison_page.comparison_page(settings)[0]
     ((name, lines, split),) = calls
     assert (name, list(lines), split) == ("learning_rate", [""], "validation")
     assert list(lines[""]) == [1e-3, 1e-4, 1e-2]
@@ -357,10 +357,12 @@ def test_a_loss_of_zero_is_a_number():
 def test_an_interval_beyond_the_possible_range_is_not_printed(trained):
     """Two seeds with 0 and 100 %: 50 +- 635 %."""
     first, other = settings_of(trained[1e-3, 1], trained[1e-2, 1])
-    assert html_report._percent(0.5, statistics.mean_interval(np.array([0.0, 1.0]))) == "50.00 %"
-    assert html_report._percent(0.985, 0.01) == "98.50 ± 1.00 %"
+    assert pages.percent(0.5, statistics.mean_interval(np.array([0.0, 1.0]))) == "50.00 %"
+    assert pages.percent(0.985, 0.01) == "98.50 ± 1.00 %"
     difference = statistics.compare_over_seeds(np.array([0.0, 0.5]), np.array([0.0, 0.9]))
-    sentence = html_report._sentence(finished_runs.Comparison(first, other, difference, 0.1, 9), 1)
+    sentence = comparison_page._sentence(
+        finished_runs.Comparison(first, other, difference, 0.1, 9), 1
+    )
     assert "95 % confidence interval unknown (too few seeds), p = " in sentence
 
 

@@ -1,0 +1,108 @@
+"""The page that compares settings by their finished runs."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mnist_cnn import statistics
+from mnist_cnn.analysis import finished_runs, mosaics, pages, plots
+from mnist_cnn.analysis.finished_runs import Comparison, Setting
+
+
+def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[str, list[str]]:
+    """The page that compares settings by their finished runs, and its sentences."""
+    runs = [(setting, run) for setting in settings for run in setting.runs]
+    others = [(setting, run) for setting, run in runs if not run.tested]
+    tested = [
+        dataclasses.replace(setting, runs=finished)
+        for setting in settings
+        if (finished := [run for run in setting.runs if run.tested])
+    ]
+    compared = finished_runs.compare_all(tested, pairs)
+    rows = []
+    for setting in tested:
+        accuracies = setting.accuracies()
+        values = np.array(list(accuracies.values()))
+        accuracy = pages.percent(values.mean(), statistics.mean_interval(values))
+        rows.append([setting.label, ", ".join(map(str, accuracies)), accuracy])
+    for setting, run in others:
+        rows.append([setting.label, ", ".join(map(str, run.seeds)), pages.status(run)])
+    heading, sentences = "Not compared", [_sentence(one, len(compared)) for one in compared]
+    shown = []
+    if not compared:
+        sentences = ["Fewer than two settings have a test result, so nothing is compared."]
+    elif pairs:
+        heading = f"{', '.join(setting.label for setting in tested)} compared in pairs"
+        differences = [
+            (f"{x.first.label} \N{RIGHTWARDS ARROW} {x.other.label}", x.difference)
+            for x in compared
+        ]
+        shown = [plots.differences("Differences of the second from the first", differences)]
+    else:
+        heading = f"{', '.join(x.other.label for x in compared)} compared with {tested[0].label}"
+        differences = [(x.other.label, x.difference) for x in compared]
+        shown = [plots.differences(f"Difference from {tested[0].label}", differences)]
+    sentences += [*_notes(compared), *(run.note for _, run in others)]
+    shown += plots.error_across_settings(tested)
+    unfinished = [
+        curves
+        for setting, run in others
+        for curves in finished_runs.curves_of(run, f"{setting.label} ({pages.status(run)})")
+    ]
+    shown += pages.curves([*tested, *unfinished])
+    shown += [mosaics.changed_predictions(one.first, one.other) for one in compared]
+    page = pages.page(
+        " / ".join(setting.label for setting in settings),
+        heading,
+        f"{pages.points(compared[0].difference.mean)} points" if len(compared) == 1 else "",
+        sentences,
+        [
+            pages.table(rows, ["setting", "seeds", "test accuracy"], "numbers"),
+            pages.grid(shown),
+            *(part for _, run in runs for part in pages.provenance(run)),
+        ],
+    )
+    return page, sentences
+
+
+def _sentence(found: Comparison, comparisons: int) -> str:
+    """A comparison, one of a number, in words."""
+    difference = found.difference
+    interval = f"{pages.points(difference.low)} to {pages.points(difference.high)}"
+    if not statistics.is_possible(difference.low, difference.high, minimum=-1):
+        interval = "unknown (too few seeds)"
+    p, level = f"p = {difference.p:.2g}", f"{statistics.LEVEL:.0%}".replace("%", " %")
+    if comparisons > 1:
+        p, level = f"{p}, corrected {found.corrected_p:.2g}", f"{level} / {comparisons}"
+    text = (
+        f"{found.other.label} compared with {found.first.label}: {pages.points(difference.mean)} "
+        f"percentage points of test accuracy, 95 % confidence interval {interval}, {p} "
+        f"({difference.method})."
+    )
+    if difference.effect_size is None:
+        return text
+    needed = found.seeds_needed
+    number = f"more than {statistics.MAX_SEEDS:,}" if needed is None else f"about {needed:,}"
+    return (
+        f"{text} A difference of this size and spread needs {number} seeds "
+        f"({100 * statistics.POWER:.0f} % power, paired t-test at {level})."
+    )
+
+
+def _notes(compared: Sequence[Comparison]) -> list[str]:
+    """What the comparisons do not say."""
+    notes = []
+    if len(compared) > 1:
+        notes.append(
+            f"The corrected p is that of {len(compared)} comparisons (Holm); each interval is that "
+            "of its comparison alone."
+        )
+    if any(one.difference.effect_size is None for one in compared):
+        notes.append(
+            "A test over images tells whether two trained networks differ, not whether their "
+            "settings do: another seed trains another network. To compare the settings, and to "
+            "know how many seeds show the difference, train the same seeds of both, at least two "
+            "(num_seeds)."
+        )
+    return notes
