@@ -14,7 +14,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_dict
 
-from mnist_cnn.errors import ConfigError, one_line, shorten
+from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.files import local_path
 
 
@@ -279,67 +279,11 @@ def setting_rows(num_seeds: int, index: int) -> slice:
     return slice(index * num_seeds, (index + 1) * num_seeds)
 
 
-def describe(value: Any) -> Any:
-    """`value` as config.json keeps it: a number or string as it is, an object by its name.
-
-    The name is without the module, which depends on how the experiment is loaded, and the address.
-    That of a function of the length says so.
-    """
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {key: describe(v) if callable(v) else list(v) for key, v in value.items()}
-    if isinstance(value, functools.partial):
-        named = [("", argument) for argument in value.args]
-        named += [(f"{key}=", argument) for key, argument in sorted(value.keywords.items())]
-        texts = [name + (describe(v) if callable(v) else repr(v)) for name, v in named]
-        return f"{describe(value.func)}({', '.join(texts)})"
-    if hasattr(value, "__qualname__"):
-        return value.__qualname__ + ("(total_steps)" if takes_total_steps(value) else "")
-    return one_line(value)
-
-
 def takes_total_steps(value: Any) -> bool:
     """Whether a schedule or an optimizer depends on the length of the training, as it declares."""
+    if isinstance(value, functools.partial) and "total_steps" in value.keywords:
+        return False
     try:
         return "total_steps" in inspect.signature(value).parameters
     except (TypeError, ValueError):  # not a function, or one without a signature
         return False
-
-
-def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as config.json keeps it, in the order of `FIELDS`."""
-    return {key: describe(config[key]) for key in FIELDS}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What prevents `new` from resuming a run of `old`, both of `as_dict`: "KEY: was X, now Y"."""
-    of_length = new["schedule"] == "cosine" or any("(total_steps)" in str(new[k]) for k in OBJECTS)
-    free = FREE_ON_RESUME + (() if of_length else LENGTH)
-    # A field that `old` lacks is newer than the run and counts as its default.
-    before = {**DEFAULTS, **old}
-    changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
-    reason = ", and the schedule or the optimizer depends on the length"
-    return [
-        f"{k}: {_contrast(before[k], new[k])}{reason if k in LENGTH else ''}"
-        for k in changed
-        if k not in free
-    ]
-
-
-def _contrast(old: Any, new: Any) -> str:
-    """Both values, or, of long ones, what follows their common beginning."""
-    texts = [repr(old), repr(new)]
-    if max(map(len, texts)) > 200:
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
-        start = max(0, len(list(same)) - 40)
-        texts = [f"{'...' * bool(start)}{text[start : start + 100]}..." for text in texts]
-    return f"was {texts[0]}, now {texts[1]}"
-
-
-def is_same(key: str, old: Any, new: Any) -> bool:
-    """Whether two values of the field `key`, in the form of `describe`, stand for the same one."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return list(old.items()) == list(new.items())  # the order of a sweep orders its replicas
-    # Older versions recorded an object with its module.
-    return old == new or (bool(FIELDS[key].or_object) and str(old).endswith(f".{new}"))

@@ -19,7 +19,7 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.errors import CheckpointError, shorten
 from mnist_cnn.models.apply import Variables, init_variables, make_variables
 from mnist_cnn.parallel.devices import find_devices, other_threads, own_settings
-from mnist_cnn.runner import experiment_file
+from mnist_cnn.runner import experiment_file, recorded_config
 from mnist_cnn.runner.checkpoint import read_newest, specs
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training import rng
@@ -170,7 +170,7 @@ def _complete_config(
     complete = config_lib.experiment(**{k: v for k, v in saved.items() if k not in named} | objects)
     with complete.ignore_type():
         complete.update(named)
-    if changed := config_lib.differences(saved, config_lib.as_dict(complete)):
+    if changed := recorded_config.differences(saved, recorded_config.as_dict(complete)):
         raise CheckpointError(f"{directory.path} belongs to another configuration ({changed[0]})")
     old = (directory.read("environment.json") or {}).get("experiment") or {}
     source = experiment_file.read(objects) if objects else None

@@ -2,14 +2,12 @@
 
 import dataclasses
 import functools
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from flax import serialization
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Integer, UInt8
@@ -17,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Integer, UInt8
 from mnist_cnn import config as config_lib
 from mnist_cnn.models.apply import Variables
 from mnist_cnn.models.kernels.compiler import compiler_options
+from mnist_cnn.parallel import snapshot
 from mnist_cnn.parallel.mesh import BY_BATCH, BY_REPLICA, DATA, REPLICA, REPLICATED, on_cpu, shard
 from mnist_cnn.parallel.plan import make_plan
 from mnist_cnn.parallel.processes import allgather_max, gather
@@ -25,7 +24,7 @@ from mnist_cnn.training import batches, metrics, schedule, scoring
 from mnist_cnn.training.batches import Split
 from mnist_cnn.training.components import build_components, build_hyperparameters
 from mnist_cnn.training.metrics import Metrics
-from mnist_cnn.training.state import TrainState, from_dict, initial_state, is_finite, to_dict
+from mnist_cnn.training.state import TrainState, initial_state, is_finite
 
 # (split, replicas) -> logits float32 [R, N, 10], losses float32 [R, N]
 Score = Callable[[Split, Sequence[int]], tuple[np.ndarray, np.ndarray]]
@@ -157,7 +156,9 @@ class Replicas:
 
     def snapshot(self) -> dict[str, Any]:
         """States and sums as new NumPy arrays, with a leading axis [R] if R > 1."""
-        tree = self._gather(lambda group: _to_dicts(self._on_device(group.state), group.sums))
+        tree = self._gather(
+            lambda group: snapshot.to_dicts(self._on_device(group.state), group.sums)
+        )
         return tree if self.plan.total > 1 else jax.tree.map(lambda leaf: leaf.squeeze(0), tree)
 
     def other_sums(self) -> dict[str, list[float]]:
@@ -174,7 +175,7 @@ class Replicas:
         state, sums = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (group.state, group.sums)
         )
-        return checkpoint_template(state, sums, self.plan.total)
+        return snapshot.template(state, sums, self.plan.total)
 
     def restore(self, tree: dict[str, Any], other_sums: Mapping[str, Sequence[float]]) -> None:
         """Sets the networks to a snapshot, whatever the mesh and the groups were then.
@@ -184,16 +185,9 @@ class Replicas:
         if self.plan.total == 1:
             tree = jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
         for group in self._groups:
-            own = jax.tree.map(operator.itemgetter(np.array(group.replicas)), tree)
-            state = from_dict(group.state, own["state"])
-            fields = own["sums"] | {"others": group.sums.others}
-            sums = serialization.from_state_dict(group.sums, fields)
-            unknown = [math.nan if sums.examples.any() else 0.0] * self.plan.total
-            others = {
-                name: np.array(other_sums.get(name, unknown), np.float32)[np.array(group.replicas)]
-                for name in group.sums.others
-            }
-            sums = sums.replace(others=others)
+            state, sums = snapshot.from_dicts(
+                group.state, group.sums, np.array(group.replicas), tree, other_sums
+            )
             group.state = self._off_device(shard(state, self._mesh, BY_REPLICA))
             group.sums = shard(sums, self._mesh, BY_REPLICA)
         self._epoch = -1
@@ -307,17 +301,3 @@ class Replicas:
             for number in sorted({group for group, _ in places})
         }
         return [jax.tree.map(operator.itemgetter(place), results[group]) for group, place in places]
-
-
-def _to_dicts(state: TrainState, sums: Metrics) -> dict[str, Any]:
-    fields = serialization.to_state_dict(sums)
-    return {"state": to_dict(state), "sums": {n: x for n, x in fields.items() if n != "others"}}
-
-
-def checkpoint_template(state: TrainState, sums: Metrics, num_replicas: int) -> dict[str, Any]:
-    """Arrays of the shapes and dtypes of a checkpoint, uninitialized.
-
-    `state` and `sums` are of one replica, or their shapes; if R > 1, the leading axis is [R].
-    """
-    axis, tree = (num_replicas,) if num_replicas > 1 else (), _to_dicts(state, sums)
-    return jax.tree.map(lambda leaf: np.empty(axis + leaf.shape, leaf.dtype), tree)

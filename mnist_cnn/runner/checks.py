@@ -6,6 +6,7 @@ from typing import Any
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset, is_same_data, open_dataset
 from mnist_cnn.errors import CheckpointError, ConfigError
+from mnist_cnn.runner import recorded_config
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training.batches import total_steps
 
@@ -23,7 +24,7 @@ def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[
     threads = directory.num_threads()
     if config["num_threads"] and threads:  # what the run has, also if its config.json says None
         same |= {"num_threads": threads}
-    if differences := config_lib.differences(old | same, config_lib.as_dict(config)):
+    if differences := recorded_config.differences(old | same, recorded_config.as_dict(config)):
         raise ConfigError(
             f"{directory} belongs to another configuration ({'; '.join(differences)}); "
             "give another --workdir, or that configuration"

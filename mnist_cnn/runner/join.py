@@ -15,6 +15,7 @@ from mnist_cnn.data.dataset import is_same_data
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.files import local_path
 from mnist_cnn.parallel.devices import find_devices
+from mnist_cnn.runner import recorded_config
 from mnist_cnn.runner.checkpoint import Checkpoints, Tree, read_newest
 from mnist_cnn.runner.run_directory import RunDirectory
 
@@ -94,7 +95,7 @@ def _read(workdir: str | os.PathLike[str], report: Callable[[str], None]) -> _Pa
 def _check_same_experiment(part: _Part, first: _Part) -> None:
     """Raises CheckpointError if experiment, data or step differ."""
     comparable = part.config | {key: first.config[key] for key in _MAY_DIFFER}
-    differences = config_lib.differences(first.config, comparable)
+    differences = recorded_config.differences(first.config, comparable)
     if not is_same_data(*(one.environment.get("data", {}) for one in (part, first))):
         differences.append("their images or labels differ")
     threads = [one.environment.get("num_threads") for one in (first, part)]

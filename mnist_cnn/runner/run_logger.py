@@ -7,7 +7,7 @@ from typing import Any
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.parallel import processes
-from mnist_cnn.runner import results
+from mnist_cnn.runner import recorded_config, results
 from mnist_cnn.runner.run_directory import RunDirectory
 
 OnLog = Callable[[dict[str, Any]], object]  # of a line of metrics.jsonl
@@ -64,7 +64,7 @@ class RunLogger:
             outdated += [directory.path / name for name in ("report.html", "predictions.npz")]
             for path in (*outdated, result):
                 path.unlink(missing_ok=True)
-        directory.write("config.json", config_lib.as_dict(self._config))
+        directory.write("config.json", recorded_config.as_dict(self._config))
         directory.write("environment.json", environment)
         directory.open_metrics(step, total)
 
@@ -97,7 +97,7 @@ class RunLogger:
         result = {"status": "finished", "experiment": self._config["name"]} | found
         result |= {"steps": step, "seconds": seconds}
         self._directory.write_arrays("predictions.npz", kept)
-        fields = config_lib.as_dict(self._config)
+        fields = recorded_config.as_dict(self._config)
         if "sweep" in found:
             fields |= found["sweep"]["settings"][found["sweep"]["chosen"]]["setting"]
         fields["sweep"] = str(fields["sweep"])

@@ -19,7 +19,7 @@ import mnist_cnn
 from mnist_cnn import __main__, command_line, config as config_lib, files, report
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.runner import checks, join
+from mnist_cnn.runner import checks, join, recorded_config
 
 COMMANDS = ("main", "evaluate", "predict", "report", "export", "demo", "join")
 
@@ -195,7 +195,7 @@ def test_training_never_reads_the_test_split(key):
 
 def test_objects_in_an_experiment_are_recorded_by_name():
     config = mnist_cnn.experiment(optimizer=functools.partial(optax.sgd, momentum=0.9))
-    assert config_lib.as_dict(config)["optimizer"] == "sgd(momentum=0.9)"
+    assert recorded_config.as_dict(config)["optimizer"] == "sgd(momentum=0.9)"
 
 
 def test_experiment_is_recorded_the_same_whichever_way_it_is_loaded():
@@ -203,12 +203,12 @@ def test_experiment_is_recorded_the_same_whichever_way_it_is_loaded():
     read = [
         runpy.run_path(str(path), run_name=name)["get_config"]() for name in ("config_config", "a")
     ]
-    one, other = map(config_lib.as_dict, read)
+    one, other = map(recorded_config.as_dict, read)
     assert one == other and one["optimizer"] == "optimizer"
     earlier = one | {"optimizer": "config_config.optimizer"}  # as older versions recorded it
-    assert config_lib.differences(earlier, one) == []
-    assert config_lib.differences(one | {"optimizer": "another"}, one) != []
-    assert config_lib.differences(one | {"name": "an.accuracy"}, one) != []
+    assert recorded_config.differences(earlier, one) == []
+    assert recorded_config.differences(one | {"optimizer": "another"}, one) != []
+    assert recorded_config.differences(one | {"name": "an.accuracy"}, one) != []
 
 
 def test_record_of_an_object_has_no_address_in_memory():
@@ -220,7 +220,7 @@ def test_record_of_an_object_has_no_address_in_memory():
             return optax.sgd(learning_rate)
 
     for optimizer in (functools.partial(optax.adamw, mask=mask), Callable()):
-        text = config_lib.describe(mnist_cnn.experiment(optimizer=optimizer)["optimizer"])
+        text = recorded_config.describe(mnist_cnn.experiment(optimizer=optimizer)["optimizer"])
         assert "0x" not in text and ("mask" in text or "Callable" in text)
 
 
@@ -258,17 +258,20 @@ def test_order_of_a_sweep_is_part_of_it():
     grid = {"learning_rate": [1e-3, 1e-2], "b1": [0.5, 0.9]}
     halves = {"train_split": "train[:55000]", "validation_split": "train[55000:]"}
     one, other = (
-        config_lib.as_dict(mnist_cnn.experiment(sweep={key: grid[key] for key in keys}, **halves))
+        recorded_config.as_dict(
+            mnist_cnn.experiment(sweep={key: grid[key] for key in keys}, **halves)
+        )
         for keys in (("learning_rate", "b1"), ("b1", "learning_rate"))
     )
-    assert config_lib.differences(one, one) == []
-    assert len(config_lib.differences(one, other)) == 1
+    assert recorded_config.differences(one, one) == []
+    assert len(recorded_config.differences(one, other)) == 1
 
 
 def test_override_can_be_none_or_a_name_in_place_of_an_object():
     program = (
-        "import sys\nfrom absl import flags\nfrom mnist_cnn import config, main\n"
-        "main.parse_flags(sys.argv)\nprint(config.as_dict(flags.FLAGS.config))\n"
+        "import sys\nfrom absl import flags\nfrom mnist_cnn import main\n"
+        "main.parse_flags(sys.argv)\nfrom mnist_cnn.runner import recorded_config\n"
+        "print(recorded_config.as_dict(flags.FLAGS.config))\n"
     )
     arguments = [
         "--config", ROOT / "experiments" / "mlp.py", "--config.optimizer=adam",
@@ -280,7 +283,7 @@ def test_override_can_be_none_or_a_name_in_place_of_an_object():
     config = mnist_cnn.experiment(
         name="mlp", learning_rate=1.0, sweep={"b1": [0.5]}, validation_split="train[55000:]"
     )
-    assert ast.literal_eval(out) == config_lib.as_dict(config)
+    assert ast.literal_eval(out) == recorded_config.as_dict(config)
 
 
 class Listed(nn.Module):
@@ -304,15 +307,17 @@ def test_model_that_cannot_be_compiled_is_refused_in_one_line(model, said, tmp_p
 
 
 def test_differences_name_the_key_and_both_values():
-    old = config_lib.as_dict(mnist_cnn.experiment())
+    old = recorded_config.as_dict(mnist_cnn.experiment())
     new = mnist_cnn.experiment(seed=5, log_every=3, num_epochs=9, keep=4)
-    assert config_lib.differences(old, config_lib.as_dict(new)) == ["seed: was 1337, now 5"]
+    assert recorded_config.differences(old, recorded_config.as_dict(new)) == [
+        "seed: was 1337, now 5"
+    ]
 
 
 def test_long_values_are_compared_from_their_first_difference():
-    old = config_lib.as_dict(mnist_cnn.experiment())
+    old = recorded_config.as_dict(mnist_cnn.experiment())
     names = ["Net(" + "x = 1, " * 200 + f"y = {y})" for y in (1, 2)]
-    (text,) = config_lib.differences(old | {"model": names[0]}, old | {"model": names[1]})
+    (text,) = recorded_config.differences(old | {"model": names[0]}, old | {"model": names[1]})
     assert text.startswith("model: was ...") and text.index("y = 1") < text.index("now ...")
     assert text.index("now ...") < text.index("y = 2") and len(text) < 250
 

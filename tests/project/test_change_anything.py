@@ -1,5 +1,6 @@
 """The examples of docs/change-anything.md do what they say, and resume to the same bits."""
 
+import functools
 import json
 import re
 import shutil
@@ -23,10 +24,12 @@ from conftest import (
 from networks import Linear
 
 import mnist_cnn
+from mnist_cnn.config import takes_total_steps
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.models.apply import scale
 from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.runner.component_checks import check_components
+from mnist_cnn.runner.recorded_config import as_dict, describe, differences
 from mnist_cnn.training import batches
 from mnist_cnn.training.state import create_state
 from mnist_cnn.training.step import step
@@ -242,6 +245,21 @@ def own_step(images=scale, losses=None):
         return mnist_cnn.descend(state, batch, of, data_axis)
 
     return step
+
+
+def test_a_length_that_is_given_in_the_file_is_kept_and_depends_on_no_other():
+    def falling(learning_rate, total_steps, power=1):
+        return optax.sgd(optax.polynomial_schedule(learning_rate, 0, power, total_steps))
+
+    fixed = functools.partial(falling, total_steps=100)
+    assert not takes_total_steps(fixed) and takes_total_steps(functools.partial(falling, power=2))
+    name = describe(fixed)
+    assert name.endswith("falling(total_steps=100)")
+    assert describe(falling).endswith("falling(total_steps)")
+    config = mnist_cnn.experiment(optimizer=fixed)
+    old = as_dict(config)
+    config.num_epochs = 3
+    assert differences(old, as_dict(config)) == []
 
 
 REFUSED = {

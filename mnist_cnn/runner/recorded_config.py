@@ -1,0 +1,82 @@
+"""A configuration as config.json keeps it, and whether another one resumes its run."""
+
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from mnist_cnn.config import (
+    DEFAULTS,
+    FIELDS,
+    FREE_ON_RESUME,
+    LENGTH,
+    OBJECTS,
+    takes_total_steps,
+)
+from mnist_cnn.errors import one_line
+
+_OF_LENGTH = "(total_steps)"  # ends the name of what depends on the length of the training
+
+
+def describe(value: Any) -> Any:
+    """`value` as config.json keeps it: a number or string as it is, an object by its name.
+
+    The name is without the module, which depends on how the experiment is loaded, and the address.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {key: describe(v) if callable(v) else list(v) for key, v in value.items()}
+    if not hasattr(value, "__qualname__") and not isinstance(value, functools.partial):
+        return one_line(value)
+    return _name(value) + (_OF_LENGTH if takes_total_steps(value) else "")
+
+
+def _name(function: Any) -> str:
+    """The name of a function or a class, with the arguments of a partial."""
+    if not isinstance(function, functools.partial):
+        return getattr(function, "__qualname__", None) or one_line(function)
+    named = [("", argument) for argument in function.args]
+    named += [(f"{key}=", argument) for key, argument in sorted(function.keywords.items())]
+    texts = [name + (describe(v) if callable(v) else repr(v)) for name, v in named]
+    return f"{_name(function.func)}({', '.join(texts)})"
+
+
+def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as config.json keeps it, in the order of `FIELDS`."""
+    return {key: describe(config[key]) for key in FIELDS}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What prevents `new` from resuming a run of `old`, both of `as_dict`: "KEY: was X, now Y"."""
+    of_length = new["schedule"] == "cosine" or any(
+        str(new[k]).endswith(_OF_LENGTH) for k in OBJECTS
+    )
+    free = FREE_ON_RESUME + (() if of_length else LENGTH)
+    # A field that `old` lacks is newer than the run and counts as its default.
+    before = {**DEFAULTS, **old}
+    changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
+    reason = ", and the schedule or the optimizer depends on the length"
+    return [
+        f"{k}: {_contrast(before[k], new[k])}{reason if k in LENGTH else ''}"
+        for k in changed
+        if k not in free
+    ]
+
+
+def _contrast(old: Any, new: Any) -> str:
+    """Both values, or, of long ones, what follows their common beginning."""
+    texts = [repr(old), repr(new)]
+    if max(map(len, texts)) > 200:
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
+        start = max(0, len(list(same)) - 40)
+        texts = [f"{'...' * bool(start)}{text[start : start + 100]}..." for text in texts]
+    return f"was {texts[0]}, now {texts[1]}"
+
+
+def is_same(key: str, old: Any, new: Any) -> bool:
+    """Whether two values of the field `key`, in the form of `describe`, stand for the same one."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return list(old.items()) == list(new.items())  # the order of a sweep orders its replicas
+    # Older versions recorded an object with its module.
+    return old == new or (bool(FIELDS[key].or_object) and str(old).endswith(f".{new}"))
