@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from mnist_cnn.data import download, idx, tfds_builder
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import ConfigError, DataError
 from mnist_cnn.files import local_path
 
@@ -42,6 +43,7 @@ class Dataset:
     files: dict[str, str]  # the names of the four source files -> their SHA-256, in their order
     contents: dict[str, str]  # the names of the splits -> the SHA-256 of their pixels and labels
     num_examples: dict[str, int]  # the names of the splits -> their sizes
+    spec: DataSpec
     directory: Path | None  # the prepared folder; None: there is no home directory for it
     _sources: dict[Path, str] = dataclasses.field(repr=False)
     # Of all splits, if the folder cannot be written.
@@ -130,6 +132,7 @@ def open_dataset(name: Any, manual_dir: str | os.PathLike[str] | None = None) ->
         files,
         metadata["sha256"],
         metadata["num_examples"],
+        MNIST,
         directory,
         sources,
         examples,
