@@ -19,6 +19,8 @@ def get_config():
         seed=1337,  # 0 to 2**31 - 1; all randomness follows from it
         num_seeds=1,  # train this number of networks, with the seeds seed, seed + 1, ...
         sweep=None,  # {"learning_rate": [1e-4, 1e-3]}: train the grid, choose by validation
+        variants=None,  # {"mlp": {"model": ...}, "cnn": {}}: train several versions, likewise
+        sweep_method="grid",  # or halving: the worse settings end early, for 1/4 of the steps
         #
         # Data
         dataset="mnist",  # mnist (in the package), fashion_mnist or kmnist (downloaded)

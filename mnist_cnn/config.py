@@ -95,6 +95,8 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "seed": Field(int, 1337, min=0, max=_MAX_INT),
     "num_seeds": Field(int, 1, min=1, max=10**5),
     "sweep": Field(dict, None, optional=True),
+    "variants": Field(dict, None, optional=True),
+    "sweep_method": Field(str, "grid", choices=("grid", "halving")),
     "dataset": Field(str, "mnist", choices=("mnist", "fashion_mnist", "kmnist")),
     "manual_dir": Field(str, None, optional=True),
     "train_split": Field(str, "train"),
@@ -255,6 +257,12 @@ def test_split_error(key: str, split: str) -> str:
     )
 
 
+def has_one_program(config: Mapping[str, Any]) -> bool:
+    """Whether all networks of a run are replicas of one program; else each setting is a run."""
+    sweep, method = config["sweep"] or {}, config["sweep_method"]
+    return not config["variants"] and method == "grid" and not sweep.keys() - HYPERPARAMETERS
+
+
 class Replica(NamedTuple):
     """One of the networks that a run trains: its seed and its setting of the sweep."""
 
@@ -262,10 +270,22 @@ class Replica(NamedTuple):
     setting: Mapping[str, float]
 
 
-def settings(config: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The grid of the sweep, the last hyperparameter varying fastest; [{}] without a sweep."""
-    sweep = config["sweep"] or {}
-    return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+def settings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The grid of the sweep, the last field varying fastest; [{}] without a sweep.
+
+    The key "variant" has the name of one of the `variants`, if there are any.
+    """
+    axes = {"variant": list(config["variants"])} if config["variants"] else {}
+    axes |= config["sweep"] or {}
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def of_setting(config: Mapping[str, Any], setting: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration of a run of one of `settings` alone, with all seeds and no sweep."""
+    changes = dict(setting)
+    variant = config["variants"][changes.pop("variant")] if "variant" in changes else {}
+    alone = {"sweep": None, "variants": None, "sweep_method": "grid"}
+    return experiment(**{key: config[key] for key in FIELDS} | dict(variant) | changes | alone)
 
 
 def replicas(config: Mapping[str, Any]) -> list[Replica]:
