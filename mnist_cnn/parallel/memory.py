@@ -1,10 +1,11 @@
 """The memory of this machine, and an estimate of what the networks of a run need of it."""
 
 import contextlib
+import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,26 @@ from mnist_cnn.training.state import create_state
 # one, in Orbax's own copy and in the files' buffers. The peak of the base experiment with 8 and 24
 # seeds and a checkpoint every two steps was 4.3 and 4.7 states for each network, with its own.
 _COPIES = 4.0
+
+
+def check_data(num_examples: int, image_shape: Sequence[int], device: Any) -> None:
+    """Raises UserError if the training images do not fit, before they are read.
+
+    All of them lie in the memory of each device (of which `device` is one), and twice in this
+    machine's while they are laid there.
+    """
+    data_bytes = num_examples * math.prod(image_shape)
+    stats = device.memory_stats() or {}
+    sizes = {"this machine has": (2 * data_bytes, available_memory())}
+    sizes["each device has"] = data_bytes, float(stats.get("bytes_limit", math.inf))
+    for owner, (need, available) in sizes.items():
+        if need > available:
+            fitting = int(num_examples * available / need)
+            raise UserError(
+                f"{num_examples:,} training images of {'x'.join(map(str, image_shape))} need "
+                f"{need / 1e9:,.2f} GB of memory, but {owner} {available / 1e9:,.2f} GB, for "
+                f"{fitting:,}; train on fewer: --config.train_split='train[:{fitting}]'"
+            )
 
 
 def check_memory(config: Mapping[str, Any], mesh: Mesh, data: Split) -> None:
@@ -60,7 +81,7 @@ def check_sizes(
 
 def available_memory(root: pathlib.Path = pathlib.Path("/")) -> float:
     """The bytes that this process can still use: the machine's, or the limit of a cgroup."""
-    limits = [float("inf")]
+    limits = [math.inf]
     with contextlib.suppress(OSError):
         text = (root / "proc/meminfo").read_text()
         limits += [1024.0 * int(size) for size in re.findall(r"MemAvailable: +(\d+) kB", text)]

@@ -17,7 +17,7 @@ from mnist_cnn.models.kernels.compiler import compiler_note
 from mnist_cnn.parallel import processes
 from mnist_cnn.parallel.compile_cache import compile_cache
 from mnist_cnn.parallel.devices import find_devices, unused_gpu
-from mnist_cnn.parallel.memory import check_memory
+from mnist_cnn.parallel.memory import check_data, check_memory
 from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner import best as best_lib, checks, component_checks, experiment_file
@@ -132,6 +132,8 @@ def prepare(
     with logger.clock("data"):
         dataset = open_dataset(config["dataset"], config["manual_dir"])
         checks.check_splits(dataset, config)
+        examples = sum(stop - start for _, start, stop in dataset.rows(config["train_split"]))
+        check_data(examples, dataset.spec.image_shape, devices[0])
         images, labels = dataset.read(config["train_split"])
     total = batches.total_steps(config, len(labels))
     console.data(dataset, config, len(labels))

@@ -5,6 +5,7 @@ from conftest import ROOT, config_of
 from networks import Linear
 
 import mnist_cnn
+from mnist_cnn.data.dataset import Dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.parallel import memory
 from mnist_cnn.runner import smoke
@@ -69,6 +70,32 @@ def test_500_networks_on_a_machine_of_23_gb_are_refused_with_the_numbers(tmp_pat
     assert "500 networks" in text and "39.3 MB each" in text and "\n" not in text
     assert "need about 98.3 GB" in text and "23.0 GB are available, for about 116;" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_more_images_than_fit_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    def read(*_):
+        raise AssertionError("the images were read")
+
+    monkeypatch.setattr(Dataset, "read", read)
+    monkeypatch.setattr(memory, "available_memory", lambda: 0.047 * GB)
+    with pytest.raises(UserError) as error:
+        mnist_cnn.run(mnist_cnn.experiment(report=False), tmp_path / "run")
+    assert str(error.value) == (
+        "60,000 training images of 28x28x1 need 0.09 GB of memory, but this machine has 0.05 GB, "
+        "for 29,974; train on fewer: --config.train_split='train[:29974]'"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_images_than_a_device_holds_are_refused(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 16 * GB}
+
+    monkeypatch.setattr(memory, "available_memory", lambda: 256.0 * GB)
+    memory.check_data(1_000_000, (28, 28, 1), Device())
+    with pytest.raises(UserError, match=r"need 19.66 GB of memory, but each device has 16.00 GB"):
+        memory.check_data(400_000, (128, 128, 3), Device())
 
 
 def test_documentation_has_the_factors_of_the_estimate():
