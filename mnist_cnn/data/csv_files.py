@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from mnist_cnn.data import idx
-from mnist_cnn.data.source import Parsed, Read, Source, first_label, shift_note
-from mnist_cnn.data.spec import check_size
+from mnist_cnn.data.source import Parsed, Read, Source, check_size, first_label, shift_note
 from mnist_cnn.errors import DataError
 
 HELD_OUT = 7  # without test labels, every seventh image of each class: MNIST's own share
@@ -51,7 +50,7 @@ def find(folder: Path) -> Source:
             )
         names = tuple(str(first + label) for label in range(int(labels.max()) + 1 - first))
         examples = {"train": (images, labels - first), "test": (held_out, held_out_labels - first)}
-        return Parsed(examples, names, (*notes, *shift_note(first)))
+        return Parsed(examples, names, (*notes, *shift_note(first, names)))
 
     return Source({path.name: path for path in files}, parse, folder.name, form="csv")
 

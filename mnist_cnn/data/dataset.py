@@ -22,7 +22,7 @@ from jaxtyping import Int32, UInt8
 
 from mnist_cnn.data import download, idx, idx_folder, manual, tfds_builder
 from mnist_cnn.data.source import Examples, Source
-from mnist_cnn.data.spec import CLASS_NAMES, MNIST, DataSpec
+from mnist_cnn.data.spec import MNIST, NAMED, DataSpec
 from mnist_cnn.errors import ConfigError, DataError
 from mnist_cnn.files import local_path
 
@@ -131,23 +131,23 @@ def open_dataset(name: Any, manual_dir: str | os.PathLike[str] | None = None) ->
     with contextlib.ExitStack() as stack:
         if manual_dir is not None:
             origin = os.path.abspath(local_path(manual_dir, "manual_dir"))
-            source = manual.find(Path(origin), CLASS_NAMES[name])
+            source = manual.find(Path(origin), NAMED[name].class_names)
         elif name == "mnist":
             folder = Path(__file__).parent / "mnist"
             paths = idx_folder.find_files(folder, idx_folder.FILES)
-            origin, source = "the package", idx_folder.source_of(paths, CLASS_NAMES[name])
+            origin, source = "the package", idx_folder.source_of(paths, NAMED[name].class_names)
         else:
             paths = _download(name, root, stack)
-            origin, source = "tfds download", idx_folder.source_of(paths, CLASS_NAMES[name])
+            origin, source = "tfds download", idx_folder.source_of(paths, NAMED[name].class_names)
         sources = {p: hashlib.sha256(_read_file(p)).hexdigest() for p in source.files.values()}
         identity = " ".join([source.form, *sources.values()] if source.form else sources.values())
         key = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:32]
         directory = root / f"mnist_cnn_{name}" / key / tfds_builder.VERSION if root else None
         metadata, examples = _prepare(name, origin, source, sources, directory)
-    spec = _published_spec(name)
+    spec = NAMED[name]
     if not metadata["official"]:
         spec = DataSpec(tuple(metadata["image_shape"]), tuple(metadata["class_names"]))
-    shown = source.name or (name if spec == _published_spec(name) else Path(origin).name)
+    shown = source.name or (name if spec == NAMED[name] else Path(origin).name)
     return Dataset(
         shown,
         origin,
@@ -194,11 +194,6 @@ def _download(name: str, root: Path | None, stack: contextlib.ExitStack) -> list
             return download.fetch(name, root / "downloads")
     temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist_cnn-"))
     return download.fetch(name, Path(temporary))
-
-
-def _published_spec(name: str) -> DataSpec:
-    """The form of a dataset of `download.DATASETS`: all of them have MNIST's images."""
-    return DataSpec(MNIST.image_shape, CLASS_NAMES[name])
 
 
 def _summarize(digests: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mnist_cnn.data import idx_folder
-from mnist_cnn.data.source import Parsed, Read, Source, list_folder
+from mnist_cnn.data.source import Parsed, Read, Source, list_folder, shift_note
 from mnist_cnn.errors import DataError
 
 _FILE = re.compile(r"(emnist-\w+)-(train|test)-(images|labels)[-.]idx\d-ubyte(\.gz)?")
@@ -52,7 +52,7 @@ def find(folder: Path, name: str | None = None) -> Source:
         else:
             class_names = tuple(map(str, labels))
             notes.append(f"there is no {mapping.name}, so classes have the names of their labels")
-        return Parsed(examples, class_names, tuple(notes))
+        return Parsed(examples, class_names, (*notes, *shift_note(first, class_names)))
 
     return Source({path.name: path for path in found}, parse, name or "", form=name or "")
 

@@ -8,8 +8,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from mnist_cnn.data.source import Examples, Parsed, Read, Source, list_folder
-from mnist_cnn.data.spec import MAX_CLASSES, check_size
+from mnist_cnn.data.source import (
+    MAX_CLASSES,
+    Examples,
+    Parsed,
+    Read,
+    Source,
+    check_size,
+    list_folder,
+)
 from mnist_cnn.digits import pictures
 from mnist_cnn.errors import DataError, PictureError
 

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_cnn.data import idx
-from mnist_cnn.data.source import Examples, Parsed, Read, Source, first_label, shift_note
-from mnist_cnn.data.spec import check_size
+from mnist_cnn.data.source import (
+    Examples,
+    Parsed,
+    Read,
+    Source,
+    check_size,
+    first_label,
+    shift_note,
+)
 from mnist_cnn.errors import DataError
 
 FILES = (
@@ -46,7 +53,7 @@ def source_of(paths: Sequence[Path], class_names: Sequence[str]) -> Source:
         names = tuple(str(first + label) for label in range(count))
         if not first and count <= len(class_names):
             names = tuple(class_names[:count])
-        return Parsed(examples, names, shift_note(first))
+        return Parsed(examples, names, shift_note(first, names))
 
     return Source({path.name: path for path in paths}, parse)
 

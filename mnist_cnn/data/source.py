@@ -9,6 +9,9 @@ from jaxtyping import UInt8
 
 from mnist_cnn.errors import DataError
 
+MIN_SIDE, MAX_SIDE = 8, 128  # of an image, in pixels
+MAX_CLASSES = 256  # a label is one byte
+
 Examples = tuple[UInt8[np.ndarray, "N H W C"], UInt8[np.ndarray, " N"]]  # images, labels
 Read = Callable[[Path], bytes]  # the content of one of a source's files
 
@@ -37,6 +40,15 @@ def list_folder(folder: Path) -> list[str]:
         return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror})") from error
+
+
+def check_size(name: object, height: int, width: int) -> None:
+    """Raises a `DataError` with the file's name unless images may have this size."""
+    if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
+        raise DataError(
+            f"{name}: {height}x{width} pixels, expected {MIN_SIDE}x{MIN_SIDE} to "
+            f"{MAX_SIDE}x{MAX_SIDE}: scale the images to such a size"
+        )
 
 
 def first_label(
@@ -68,6 +80,6 @@ def first_label(
     return first
 
 
-def shift_note(first: int) -> tuple[str, ...]:
+def shift_note(first: int, class_names: Sequence[str]) -> tuple[str, ...]:
     """The note for labels that do not begin at 0."""
-    return ("labels begin at 1: the network's first output is class 1",) if first else ()
+    return (f"labels begin at 1, which is the first class, {class_names[0]}",) if first else ()

@@ -134,7 +134,7 @@ def prepare(
         checks.check_splits(dataset, config)
         images, labels = dataset.read(config["train_split"])
     total = batches.total_steps(config, len(labels))
-    console.data(dataset, config, len(labels))
+    console.data(dataset, config, images, labels)
 
     check_memory(config, mesh, batches.Split(images, labels))
     init_variables = _init_variables(config, directory)

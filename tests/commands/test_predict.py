@@ -16,10 +16,11 @@ from pictures import picture
 from PIL import Image
 
 import mnist_cnn
-from mnist_cnn.analysis.answers import BATCH_SIZE, answers, blocks, list_files
+from mnist_cnn.analysis.answers import BATCH_SIZE, answers, list_files
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import read
 from mnist_cnn.errors import CheckpointError
+from mnist_cnn.runner.blocks import blocks
 from mnist_cnn.training.scoring import compute_logits
 
 
