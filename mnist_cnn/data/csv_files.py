@@ -25,6 +25,7 @@ def find(folder: Path) -> Source:
     files = [train]
     if test is not None and _is_labelled(test):
         files.append(test)
+    reason = f"{test.name} has no labels" if test else "there is no test.csv"
 
     def parse(read: Read) -> Parsed:
         notes = []
@@ -43,7 +44,6 @@ def find(folder: Path) -> Source:
                 raise DataError(f"{train}: expected {HELD_OUT} images of a class, to test on one")
             held_out, held_out_labels = images[out], labels[out]
             images, labels = images[~out], labels[~out]
-            reason = f"{test.name} has no labels" if test else "there is no test.csv"
             notes.append(
                 f"{reason}: the test images are every {HELD_OUT}th of each class in {train.name}, "
                 "and training does not see them"
@@ -52,7 +52,7 @@ def find(folder: Path) -> Source:
         examples = {"train": (images, labels - first), "test": (held_out, held_out_labels - first)}
         return Parsed(examples, names, (*notes, *shift_note(first, names)))
 
-    return Source({path.name: path for path in files}, parse, folder.name, form="csv")
+    return Source({path.name: path for path in files}, parse, folder.name, form=f"csv, {reason}")
 
 
 def read(
@@ -67,6 +67,8 @@ def read(
     head, _, body = content.translate(None, b'"\r').partition(b"\n")
     is_labelled, columns = _parse_header(head, path)
     side = math.isqrt(columns - is_labelled)
+    if not body.strip():
+        raise DataError(f"{path} holds no images, only a header")
     rows = []
     body, start, line = body.rstrip(b"\n") + b"\n", 0, 2
     while start < len(body):

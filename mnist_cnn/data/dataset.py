@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import itertools
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
@@ -208,7 +209,10 @@ def _summarize(digests: Mapping[str, str]) -> dict[str, str]:
 
 def _read_file(path: Path) -> bytes:
     try:
-        if path.stat().st_size > idx.MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a device or a pipe might never end
+            raise DataError(f"{path} is no regular file")
+        if status.st_size > idx.MAX_BYTES:
             raise DataError(f"{path} is larger than {idx.MAX_BYTES:,} bytes, the limit of a file")
         return path.read_bytes()
     except OSError as error:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mnist_cnn.data.source import (
     MAX_CLASSES,
+    MAX_SIDE,
     Examples,
     Parsed,
     Read,
@@ -62,16 +63,18 @@ def find(folder: Path) -> Source:
             raise DataError(f"{folder / split} holds no pictures in its folders: add some")
 
     def parse(read: Read) -> Parsed:
-        paths = iter(files.values())
-        images = [_pixels(read(path), path) for path in paths]
-        shapes = [image.shape[:2] for image in images]
-        if other := next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None):
-            (path, one), (first, expected) = (
-                (list(files.values())[i], "x".join(map(str, shapes[i][::-1]))) for i in (other, 0)
-            )
-            raise DataError(f"{path} is {one} pixels, {first} {expected}: expected one size")
+        images: list[np.ndarray] = []
+        for path in files.values():
+            images.append(_pixels(read(path), path))
+            sizes = [image.shape[:2] for image in (images[0], images[-1])]
+            if sizes[0] != sizes[1]:
+                texts = [f"{width} pixels wide and {height} high" for height, width in sizes]
+                first = next(iter(files.values()))
+                raise DataError(
+                    f"{path} is {texts[1]}, {first} is {texts[0]}: scale all to one size"
+                )
         channels = max(image.shape[2] for image in images)
-        pixels = np.empty((len(images), *shapes[0], channels), np.uint8)
+        pixels = np.empty((len(images), *images[0].shape[:2], channels), np.uint8)
         for row, image in zip(pixels, images, strict=True):
             row[:] = image  # grey among colours: three equal channels
         count = len(labels["train"])
@@ -113,7 +116,10 @@ def _pixels(content: bytes, path: Path) -> UInt8[np.ndarray, "H W C"]:
     """A picture as one channel if it is grey, otherwise three; transparent parts are white."""
     try:
         image = pictures.decode(io.BytesIO(content))
-        check_size(path, image.height, image.width)
+        width, height = image.size
+        if max(image.size) > MAX_SIDE:  # large JPEGs are decoded at a smaller size
+            width, height = Image.open(io.BytesIO(content)).size
+        check_size(path, height, width)
         if image.mode.startswith("I;16"):
             return np.rint(np.asarray(image) / 257).astype(np.uint8)[..., None]
         if image.mode in ("I", "F"):
@@ -123,7 +129,7 @@ def _pixels(content: bytes, path: Path) -> UInt8[np.ndarray, "H W C"]:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         if image.mode != "L":
             image = image.convert("RGB")
-    except PictureError as error:
+    except (PictureError, ValueError) as error:  # ValueError: no conversion from such colours
         raise DataError(f"{path}: {error}") from None
     pixels = np.atleast_3d(np.asarray(image))
     return pixels[..., :1] if (pixels == pixels[..., :1]).all() else pixels

@@ -46,7 +46,7 @@ def check_size(name: object, height: int, width: int) -> None:
     """Raises a `DataError` with the file's name unless images may have this size."""
     if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
         raise DataError(
-            f"{name}: {height}x{width} pixels, expected {MIN_SIDE}x{MIN_SIDE} to "
+            f"{name}: {width} pixels wide and {height} high, expected {MIN_SIDE}x{MIN_SIDE} to "
             f"{MAX_SIDE}x{MAX_SIDE}: scale the images to such a size"
         )
 
