@@ -98,8 +98,14 @@ BAD_LINES = {  # what the cells of line 3 become -> why they are refused
     "space": (lambda cells: [*cells[:-1], "1 2"], "line 3: got '1 2', expected a whole number"),
     "empty line": (lambda cells: [], "line 3: 1 columns, expected 82 as in the header"),
     "not ASCII": (lambda cells: [*cells[:-1], "\u0663"], "line 3: got '\u0663', expected a whole"),
-    # The number of cells in the file is right.
-    "moved": (lambda cells: [*cells[:-1], f"{cells[-1]}\n0"], "line 4: 1 columns, expected 82"),
+    # The number of cells is right.
+    "moved": (
+        lambda cells: [*cells[:-2], f"{cells[-2]}\n0", *cells], "line 3: 81 columns, expected 82",
+    ),
+    "split": (
+        lambda cells: [*cells[:40], f"{cells[40]}\n{cells[41]}", *cells[42:]],
+        "line 3: 41 columns, expected 82",
+    ),
 }  # fmt: skip
 
 
