@@ -1,5 +1,6 @@
 """Folders of pictures: `train/CLASS/*.png` and `test/CLASS/*.png`."""
 
+import os
 import shutil
 
 import numpy as np
@@ -143,7 +144,7 @@ WRONG = {
         lambda f: [(f / s / f"c{i}").mkdir() for s in ("train", "test") for i in range(250)],
         "train holds 257 folders, expected one for each class, 2 to 256",
     ),
-    "pipe": (lambda f: __import__("os").mkfifo(f / "train/1/0.png"), "0.png is no regular file"),
+    "pipe": (lambda f: os.mkfifo(f / "train/1/0.png"), "0.png is no regular file"),
 }  # fmt: skip
 
 
