@@ -24,7 +24,7 @@ def get_config():
         #
         # Data
         dataset="mnist",  # mnist (in the package), fashion_mnist or kmnist (downloaded)
-        manual_dir=None,  # or a directory with the four IDX files, gzipped or not
+        manual_dir=None,  # or a folder of your own images: docs/your-own-images.md
         train_split="train",  # a part of the training images in tfds' syntax: "train[:55000]"
         validation_split=None,  # another part, to validate on: "train[55000:]"
         #

@@ -35,6 +35,6 @@ if __name__ == "__main__":  # an import defines no flags
     command_line.define_network_flags()
     flags.DEFINE_string("split", "test", "The images to score, in tfds' notation: train[55000:].")
     flags.DEFINE_string("dataset", None, "A dataset other than the run's.")
-    command_line.define_path("manual_dir", "A folder of four IDX files to score instead.")
+    command_line.define_path("manual_dir", "A folder of images to score instead.")
     flags.DEFINE_boolean("json", False, "Print one JSON object.")
     command_line.run_command(main, command_line.parse_flags)

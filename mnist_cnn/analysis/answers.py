@@ -103,10 +103,3 @@ def list_files(arguments: Iterable[str]) -> Iterator[str]:
                 entries = []
             pictures = [entry for entry in entries if entry.lower().endswith(suffixes)]
             yield from [os.path.join(name, entry) for entry in pictures] or [name]
-
-
-def blocks(image: UInt8[np.ndarray, "28 28"]) -> str:
-    """The image as 14 lines of 28 characters, for a terminal; a character shows two pixels."""
-    pairs = image.reshape(14, 2, 28).mean(axis=1)
-    shades = np.array(list(" ░▒▓█"))
-    return "\n".join("".join(row) for row in shades[np.rint(pairs / 255 * 4).astype(int)])

@@ -29,7 +29,7 @@ def evaluate(
     """Scores the network of a run directory on every image of a split, as its run does.
 
     `split` is in the notation of tfds: "test", "train[55000:]". `dataset` is the name of one and
-    `manual_dir` a folder of IDX files; both None: the run's data, a DataError if they have changed.
+    `manual_dir` a folder of images; both None: the run's data, a DataError if they have changed.
     The others are those of `network.load`. Returns the metrics of `metrics.summarize` and
     `statistics.classification_metrics`, and the origin of network and data. The loss is None if it
     is the experiment's own and `config` is not given.

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Float32, Float64, UInt8
 
 from mnist_cnn import config as config_lib
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError, shorten
 from mnist_cnn.models.apply import Variables, init_variables, make_variables
 from mnist_cnn.parallel.devices import find_devices, other_threads, own_settings
@@ -36,6 +37,7 @@ class Network:
     model: nn.Module
     step: int  # the number of training steps
     seed: int
+    spec: DataSpec = MNIST  # the form of its images, and its classes
 
     @property
     def params(self) -> Any:

@@ -1,1 +1,1 @@
-"""Original IDX files -> checked uint8 arrays, prepared once by tensorflow-datasets."""
+"""Source files -> checked uint8 arrays, prepared once by tensorflow-datasets."""

@@ -1,4 +1,4 @@
-"""Opens a dataset: original IDX files -> checked uint8 arrays, by way of tensorflow-datasets.
+"""Opens a dataset: source files -> checked uint8 arrays, by way of tensorflow-datasets.
 
 The examples are prepared once in `TFDS_DATA_DIR`, in the order of the files: tfds' own `mnist` is
 shuffled.  Different files never share a folder.  If it cannot be written, the examples are used
@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
@@ -19,8 +21,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from mnist_cnn.data import download, idx, tfds_builder
-from mnist_cnn.data.spec import MNIST, DataSpec
+from mnist_cnn.data import download, idx, idx_folder, manual, tfds_builder
+from mnist_cnn.data.source import Examples, Source
+from mnist_cnn.data.spec import MNIST, NAMED, DataSpec
 from mnist_cnn.errors import ConfigError, DataError
 from mnist_cnn.files import local_path
 
@@ -37,21 +40,32 @@ _MNIST_DIGESTS = {
 class Dataset:
     """A prepared dataset: named splits of images with their labels."""
 
-    name: str  # one of `download.DATASETS`
+    name: str  # one of `download.DATASETS`; of the user's own images that of their folder
     origin: str  # "the package", "tfds download" or the absolute path of `manual_dir`
     official: bool  # the published examples: for mnist by unpacked content, otherwise by the files
-    files: dict[str, str]  # the names of the four source files -> their SHA-256, in their order
+    # The names of the source files -> their SHA-256, in their order. A folder of pictures is one
+    # entry: the SHA-256 of the names and SHA-256s in it.
+    files: dict[str, str]
     contents: dict[str, str]  # the names of the splits -> the SHA-256 of their pixels and labels
     num_examples: dict[str, int]  # the names of the splits -> their sizes
     spec: DataSpec
+    notes: tuple[str, ...]  # what the user should know about how the files were read
     directory: Path | None  # the prepared folder; None: there is no home directory for it
-    _sources: dict[Path, str] = dataclasses.field(repr=False)
+    _chosen: str = dataclasses.field(repr=False)  # the name that the user chose
+    _source: Source = dataclasses.field(repr=False)
+    _sources: dict[Path, str] = dataclasses.field(repr=False)  # the SHA-256 of its files
     # Of all splits, if the folder cannot be written.
-    _examples: dict[str, tfds_builder.Examples] | None = dataclasses.field(repr=False)
+    _examples: dict[str, Examples] | None = dataclasses.field(repr=False)
 
     def describe(self) -> dict[str, Any]:
         """The data's identity, as environment.json contains it."""
-        return {"origin": self.origin, "sha256": self.files, "content_sha256": self.contents}
+        return {
+            "origin": self.origin,
+            "sha256": self.files,
+            "content_sha256": self.contents,
+            "image_shape": list(self.spec.image_shape),
+            "class_names": list(self.spec.class_names),
+        }
 
     def rows(self, split: Any) -> list[tuple[str, int, int]]:
         """The slices that tfds reads for `split`: (name, start, stop), start < stop.
@@ -77,8 +91,8 @@ class Dataset:
             )
         return rows
 
-    def read(self, split: Any) -> tuple[UInt8[np.ndarray, "N 28 28 1"], Int32[np.ndarray, " N"]]:
-        """Reads images, 0 (background) to 255, and labels, 0 to 9, of the slices `rows(split)`.
+    def read(self, split: Any) -> tuple[UInt8[np.ndarray, "N H W C"], Int32[np.ndarray, " N"]]:
+        """Reads images of `spec.image_shape`, 0 to 255, and labels, from 0, of `rows(split)`.
 
         A damaged folder is prepared again; raises a `DataError` if that fails, and as `rows` does.
         """
@@ -86,10 +100,13 @@ class Dataset:
         names = {name for name, _, _ in rows}
         whole = self._examples
         if whole is None:
-            metadata, whole = _prepare(self.name, self.origin, self._sources, self.directory, names)
+            metadata, whole = _prepare(
+                self._chosen, self.origin, self._source, self._sources, self.directory, names
+            )
         if whole is None:
             assert self.directory is not None  # `_prepare` has verified it
-            whole = {name: tfds_builder.read(self.directory, name, metadata) for name in names}
+            shape = self.spec.image_shape
+            whole = {n: tfds_builder.read(self.directory, n, metadata, shape) for n in names}
         images = [whole[name][0][start:stop] for name, start, stop in rows]
         labels = [whole[name][1][start:stop] for name, start, stop in rows]
         pixels = images[0] if len(images) == 1 else np.concatenate(images)  # avoids a copy
@@ -99,12 +116,12 @@ class Dataset:
 def open_dataset(name: Any, manual_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Finds and checks the source files, and prepares them unless they are already prepared.
 
-    `manual_dir` is a folder with the four IDX files, of any number of 28x28 images: the first that
-    exists of `train-images-idx3-ubyte.gz`, `train-images-idx3-ubyte`, `train-images.idx3-ubyte.gz`,
-    `train-images.idx3-ubyte`; the others likewise.  By default mnist comes from the package, and
-    tfds downloads the other datasets.  If the folder cannot be written, prints a note and keeps the
-    examples in memory.  Raises a `DataError` if the name is unknown; files are missing, damaged or
-    contradict one another; or a download fails.  ConfigError: a folder is not a local path.
+    `manual_dir` is a folder of images in one of the formats of `manual.find`, which may have any
+    size from 8x8 to 128x128, one or three channels and up to 256 classes.  By default mnist comes
+    from the package, and tfds downloads the other datasets.  If the folder cannot be written,
+    prints a note and keeps the examples in memory.  Raises a `DataError` if the name is unknown;
+    files are missing, damaged or contradict one another; or a download fails.  ConfigError: a
+    folder is not a local path.
     """
     if name not in download.DATASETS:
         near = difflib.get_close_matches(str(name), download.DATASETS, n=1)
@@ -115,25 +132,35 @@ def open_dataset(name: Any, manual_dir: str | os.PathLike[str] | None = None) ->
     with contextlib.ExitStack() as stack:
         if manual_dir is not None:
             origin = os.path.abspath(local_path(manual_dir, "manual_dir"))
-            paths = _find(Path(origin))
+            source = manual.find(Path(origin), NAMED[name].class_names)
         elif name == "mnist":
-            origin, paths = "the package", _find(Path(__file__).parent / "mnist")
+            folder = Path(__file__).parent / "mnist"
+            paths = idx_folder.find_files(folder, idx_folder.FILES)
+            origin, source = "the package", idx_folder.source_of(paths, NAMED[name].class_names)
         else:
-            origin, paths = "tfds download", _download(name, root, stack)
-        sources = {path: hashlib.sha256(_read_file(path)).hexdigest() for path in paths}
-        key = hashlib.sha256(" ".join(sources.values()).encode()).hexdigest()[:32]
+            paths = _download(name, root, stack)
+            origin, source = "tfds download", idx_folder.source_of(paths, NAMED[name].class_names)
+        sources = {p: hashlib.sha256(_read_file(p)).hexdigest() for p in source.files.values()}
+        identity = " ".join([source.form, *sources.values()] if source.form else sources.values())
+        key = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:32]
         directory = root / f"mnist_cnn_{name}" / key / tfds_builder.VERSION if root else None
-        metadata, examples = _prepare(name, origin, sources, directory)
-    files = {path.name: digest for path, digest in sources.items()}
+        metadata, examples = _prepare(name, origin, source, sources, directory)
+    spec = NAMED[name]
+    if not metadata["official"]:
+        spec = DataSpec(tuple(metadata["image_shape"]), tuple(metadata["class_names"]))
+    shown = source.name or (name if spec == NAMED[name] else Path(origin).name)
     return Dataset(
-        name,
+        shown,
         origin,
         metadata["official"],
-        files,
+        _summarize({file: sources[path] for file, path in source.files.items()}),
         metadata["sha256"],
         metadata["num_examples"],
-        MNIST,
+        spec,
+        tuple(metadata.get("notes", ())),
         directory,
+        name,
+        source,
         sources,
         examples,
     )
@@ -146,7 +173,8 @@ def is_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     `content_sha256`: then the files must be the same, whatever their names.
     """
     if "content_sha256" in one and "content_sha256" in other:
-        return one["content_sha256"] == other["content_sha256"]
+        shapes = [data.get("image_shape", list(MNIST.image_shape)) for data in (one, other)]
+        return one["content_sha256"] == other["content_sha256"] and shapes[0] == shapes[1]
     files, others = (list((data.get("sha256") or {}).values()) for data in (one, other))
     return files == others
 
@@ -169,27 +197,23 @@ def _download(name: str, root: Path | None, stack: contextlib.ExitStack) -> list
     return download.fetch(name, Path(temporary))
 
 
-def _find(folder: Path) -> list[Path]:
-    """The files, in the order of `download.FILES`, each in the first spelling that exists."""
-    if not folder.is_dir():
-        raise DataError(f"{str(folder)!r} is not a folder: name the one that holds the IDX files")
-    found = []
-    for name in download.FILES:
-        names = (name, name.replace("-idx", ".idx"))
-        spellings = [folder / f"{n}{gz}" for n in names for gz in (".gz", "")]
-        found.append(next(filter(Path.is_file, spellings), spellings[0]))
-    if missing := [path.name for path in found if not path.is_file()]:
-        raise DataError(
-            f"{str(folder)!r} lacks {', '.join(missing)}: put them there (names without '.gz' or "
-            "with '.idx' instead of '-idx' are accepted too)"
-        )
-    return found
+def _summarize(digests: Mapping[str, str]) -> dict[str, str]:
+    """The SHA-256 of each file; those of a folder as one, of all its names and SHA-256s."""
+    summary = {}
+    for top, names in itertools.groupby(digests, lambda name: name.partition("/")[0]):
+        lines = [f"{digests[name]}  {name}\n" for name in names]
+        text = "".join(lines).encode(errors="surrogateescape")
+        summary[top] = digests[top] if top in digests else hashlib.sha256(text).hexdigest()
+    return summary
 
 
 def _read_file(path: Path) -> bytes:
     try:
-        if path.stat().st_size > idx.MAX_BYTES:
-            raise DataError(f"{path} is larger than {idx.MAX_BYTES} bytes: expected an IDX file")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a device or a pipe might never end
+            raise DataError(f"{path} is no regular file")
+        if status.st_size > idx.MAX_BYTES:
+            raise DataError(f"{path} is larger than {idx.MAX_BYTES:,} bytes, the limit of a file")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
@@ -198,46 +222,47 @@ def _read_file(path: Path) -> bytes:
 def _prepare(
     name: str,
     origin: str,
+    source: Source,
     sources: dict[Path, str],
     directory: Path | None,
     splits: Collection[str] = (),
-) -> tuple[tfds_builder.Metadata, dict[str, tfds_builder.Examples] | None]:
+) -> tuple[tfds_builder.Metadata, dict[str, Examples] | None]:
     """The metadata of the prepared folder, prepared (again) unless it and `splits` are intact.
 
     If it cannot be written, a note is printed and the examples are returned as well.
     """
     metadata = tfds_builder.load_metadata(directory, splits) if directory else None
-    if metadata is not None:
+    # Earlier versions did not write the form of the user's own images.
+    if metadata is not None and (metadata["official"] or "image_shape" in metadata):
         return metadata, None
     registered = [info.checksum for info in download.registered(name).values()]
-    contents = []
-    for (path, digest), official in zip(sources.items(), registered, strict=True):
-        if origin in _REMEDIES and digest != official:
-            raise DataError(
-                f"{path} has SHA-256 {digest}, tfds has registered {official}: {_REMEDIES[origin]}"
-            )
-        contents.append(_read_file(path))
-        if hashlib.sha256(contents[-1]).hexdigest() != digest:
+    if origin in _REMEDIES:
+        for (path, digest), official in zip(sources.items(), registered, strict=True):
+            if digest != official:
+                raise DataError(
+                    f"{path} has SHA-256 {digest}, tfds has registered {official}: "
+                    f"{_REMEDIES[origin]}"
+                )
+
+    def read(path: Path) -> bytes:
+        content = _read_file(path)
+        if hashlib.sha256(content).hexdigest() != sources[path]:
             raise DataError(f"{path} changed since it was opened: run the same command again")
-    paths = list(sources)
-    examples = {}
-    for split, i in (("train", 0), ("test", 2)):
-        images = idx.parse_images(contents[i], str(paths[i]))
-        labels = idx.parse_labels(contents[i + 1], str(paths[i + 1]))
-        if len(images) != len(labels):
-            raise DataError(
-                f"{paths[i]} holds {len(images)} images, but {paths[i + 1].name} "
-                f"{len(labels)} labels: give files that belong together"
-            )
-        examples[split] = images, labels
+        return content
+
+    examples, class_names, notes = source.parse(read)
+    shape = examples["train"][0].shape[1:]
     digests = {split: tfds_builder.digest(*pair) for split, pair in examples.items()}
-    is_registered = list(sources.values()) == registered
+    is_mnist = name == "mnist" and digests == _MNIST_DIGESTS and shape == MNIST.image_shape
     metadata = {
         "num_examples": {split: len(labels) for split, (_, labels) in examples.items()},
         "sha256": digests,
-        "official": is_registered or (name == "mnist" and digests == _MNIST_DIGESTS),
-        "source_files": {path.name: digest for path, digest in sources.items()},
+        "official": list(sources.values()) == registered or is_mnist,
+        "source_files": _summarize({n: sources[path] for n, path in source.files.items()}),
     }
+    if not metadata["official"]:
+        metadata |= {"image_shape": list(shape), "class_names": list(class_names)}
+        metadata["notes"] = list(notes)
     try:
         if directory is None:
             raise DataError("there is no home directory: set TFDS_DATA_DIR to a writable folder")

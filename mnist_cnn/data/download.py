@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cnn import config as config_lib
+from mnist_cnn.data.idx_folder import FILES
 from mnist_cnn.errors import DataError
 
 DATASETS = config_lib.FIELDS["dataset"].choices  # of tfds, all in the files of MNIST's form
-FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 SILENCE_SECONDS = 4.0  # a server that sends nothing for longer is given up
 _DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_ERRORS |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}

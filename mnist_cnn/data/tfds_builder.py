@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import UInt8
 
+from mnist_cnn.data.source import Examples
 from mnist_cnn.errors import DataError
 
 VERSION = "1.0.0"  # of the folder's layout
 _SUMS = "SHA256SUMS"
 _EXAMPLES_PER_RECORD = 500  # MNIST is read in 0.08 s; in 2 s with one example per record
 
-Examples = tuple[UInt8[np.ndarray, "N 28 28 1"], UInt8[np.ndarray, " N"]]  # images, labels
 Metadata = dict[str, Any]  # the content of `metadata.json`
 
 
@@ -44,7 +43,7 @@ def load_metadata(directory: Path, splits: Collection[str] = ("train", "test")) 
 
 
 def write(directory: Path, examples: dict[str, Examples], metadata: Metadata) -> None:
-    """Prepares the folder unless it is intact, or raises a `DataError`.
+    """Prepares the folder unless it is intact and has this metadata, or raises a `DataError`.
 
     Several processes may do so at once, and be killed at any time.  `metadata` is kept with the
     examples; its `num_examples` and `sha256` give the size and the `digest` of each split.
@@ -55,11 +54,12 @@ def write(directory: Path, examples: dict[str, Examples], metadata: Metadata) ->
         directory.parents[1].mkdir(parents=True, exist_ok=True)
         with open(directory.parents[1] / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it if this process dies
-            if load_metadata(directory):  # another process was faster
+            if load_metadata(directory) == metadata:  # another process was faster
                 return
             if directory.parent.exists():  # damaged, or left by a process that was killed
                 shutil.rmtree(directory.parent)
-            _builder(directory, examples, metadata).download_and_prepare()
+            shape = examples["train"][0].shape[1:]
+            _builder(directory, examples, metadata, shape).download_and_prepare()
             sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in directory.iterdir())
             (directory / _SUMS).write_text(sums)  # last: it marks the folder as complete
     except Exception as error:  # OSError from Python, other kinds from array_record
@@ -69,16 +69,16 @@ def write(directory: Path, examples: dict[str, Examples], metadata: Metadata) ->
         ) from error
 
 
-def read(directory: Path, split: str, metadata: Metadata) -> Examples:
-    """Reads a whole split of a folder that `load_metadata` has verified.
+def read(directory: Path, split: str, metadata: Metadata, shape: tuple[int, int, int]) -> Examples:
+    """Reads a whole split of a folder that `load_metadata` has verified; `shape`: of an image.
 
     Raises a `DataError` if it cannot be read, or its arrays differ from those that were written.
     """
     size = metadata["num_examples"][split]
-    images = np.empty((size, 28, 28, 1), np.uint8)
+    images = np.empty((size, *shape), np.uint8)
     labels = np.empty(size, np.uint8)
     try:
-        records = _builder(directory, {}, {}).as_data_source(split)
+        records = _builder(directory, {}, {}, shape).as_data_source(split)
         # One record at a time: twice as fast as all at once, which maps 100 MB of fresh memory.
         for start, record in zip(range(0, size, _EXAMPLES_PER_RECORD), records, strict=True):
             chunk = slice(start, start + _EXAMPLES_PER_RECORD)
@@ -105,7 +105,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _builder(directory: Path, examples: dict[str, Examples], metadata: Metadata) -> Any:
+def _builder(
+    directory: Path,
+    examples: dict[str, Examples],
+    metadata: Metadata,
+    shape: tuple[int, ...],
+) -> Any:
     """The tfds builder that prepares the folder from `examples`, or reads it."""
     import tensorflow_datasets as tfds
 
@@ -122,7 +127,7 @@ def _builder(directory: Path, examples: dict[str, Examples], metadata: Metadata)
                 builder=self,
                 description="Many examples a record, in the order of the source files.",
                 features=tfds.features.FeaturesDict(
-                    {"images": tensor(shape=(None, 28, 28, 1)), "labels": tensor(shape=(None,))}
+                    {"images": tensor(shape=(None, *shape)), "labels": tensor(shape=(None,))}
                 ),
                 disable_shuffling=True,
                 metadata=tfds.core.MetadataDict(metadata),

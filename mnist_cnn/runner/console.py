@@ -13,6 +13,7 @@ from rich import box, console, progress, table, text as rich_text
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.errors import printable
 from mnist_cnn.runner import results
+from mnist_cnn.runner.blocks import ASCII_SHADES, SHADES, blocks
 from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:  # their modules import JAX and Flax
@@ -48,14 +49,32 @@ class Console:
             f"jax {versions['jax']}, flax {versions['flax']} on {device}"
         )
 
-    def data(self, dataset: Dataset, config: Mapping[str, Any], num_train: int) -> None:
+    def data(
+        self, dataset: Dataset, config: Mapping[str, Any], images: np.ndarray, labels: np.ndarray
+    ) -> None:
+        """Prints what is trained on; of the user's own images the form, and the first one."""
         held_out = config["validation_split"]
+        checked = "SHA-256 verified" if dataset.official else "format checked"
+        if not dataset.official and dataset.name in config_lib.FIELDS["dataset"].choices:
+            checked = f"not the official files: {checked}"
         self.line(
-            f"{dataset.name}: {num_train:,} training images ({config['train_split']}), "
+            f"{dataset.name}: {len(labels):,} training images ({config['train_split']}), "
             + (f"validation on {held_out}, " if held_out else "")
             + f"{dataset.num_examples['test']:,} test images, from {dataset.origin}, "
-            + ("SHA-256 verified" if dataset.official else "not the official files: format checked")
+            + checked
         )
+        if dataset.official:
+            return
+        (height, width, channels), names = dataset.spec
+        shown = names if len(names) <= 12 else (*names[:10], "...", names[-1])
+        colour = "grey" if channels == 1 else "colour"
+        self.line(f"{height} x {width} {colour} images of {len(names)} classes: {', '.join(shown)}")
+        for note in dataset.notes:
+            self.line(f"note: {note}")
+        is_utf = self._console.encoding.startswith("utf")
+        self.line(f"the first training image, of class {names[labels[0]]!r}:")
+        picture = blocks(images[0], SHADES if is_utf else ASCII_SHADES)
+        self._console.print(picture, no_wrap=True, crop=False)
 
     def changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Warns if a run resumes in another environment than it began in."""

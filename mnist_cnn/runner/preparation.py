@@ -136,7 +136,7 @@ def prepare(
         check_data(examples, dataset.spec.image_shape, devices[0])
         images, labels = dataset.read(config["train_split"])
     total = batches.total_steps(config, len(labels))
-    console.data(dataset, config, len(labels))
+    console.data(dataset, config, images, labels)
 
     check_memory(config, mesh, batches.Split(images, labels))
     init_variables = _init_variables(config, directory)

@@ -1,5 +1,8 @@
 """`python -m mnist_cnn.predict` on pictures of digits, with a trained network."""
 
+import csv
+import dataclasses
+import gzip
 import io
 import json
 import os
@@ -12,14 +15,17 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, config_of, imported_by, read_idx, run, start
+from own_images import csv_text
 from pictures import picture
 from PIL import Image
 
 import mnist_cnn
-from mnist_cnn.analysis.answers import BATCH_SIZE, answers, blocks, list_files
+from mnist_cnn.analysis.answers import BATCH_SIZE, answers, list_files
+from mnist_cnn.analysis.submission import write_submission
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import read
-from mnist_cnn.errors import CheckpointError
+from mnist_cnn.errors import CheckpointError, DataError
+from mnist_cnn.runner.blocks import blocks
 from mnist_cnn.training.scoring import compute_logits
 
 
@@ -260,3 +266,70 @@ def test_pictures_are_neither_unpickled_nor_executed(network, tmp_path):
     found = list(answers(network, [str(tmp_path / "trap.png"), str(tmp_path / "page.png")]))
     assert all("expected PNG, JPEG" in answer.error for answer in found)
     assert not (tmp_path / "sprung").exists()
+
+
+def write_csv(path, count, side=28):
+    """The first test images of MNIST as Kaggle's test.csv has them."""
+    images = read_idx("t10k-images-idx3-ubyte")[:count, :side, :side]
+    path.write_text(csv_text(images))
+    return images
+
+
+def test_csv_file_of_images_becomes_a_submission(network, trained_base, tmp_path):
+    images = write_csv(tmp_path / "test.csv", 130)
+    out, err = run(
+        "mnist_cnn.predict", "--workdir", trained_base, "test.csv",
+        cwd=tmp_path, PYTHONPATH=str(ROOT),
+    )  # fmt: skip
+    assert out == "submission.csv: the classes of the 130 images of test.csv\n" and err == ""
+    expected = [f"{i},{d}\n" for i, d in enumerate(network(images).argmax(-1).tolist(), start=1)]
+    content = (tmp_path / "submission.csv").read_text()
+    assert content == "ImageId,Label\n" + "".join(expected)
+    packed = tmp_path / "test.csv.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "test.csv").read_bytes()))
+    assert write_submission(network, packed, tmp_path / "packed.csv") == 130
+    assert (tmp_path / "packed.csv").read_text() == content
+
+
+@pytest.mark.slow
+def test_submission_is_written_where_the_flag_says_and_reported_as_json(trained_base, tmp_path):
+    write_csv(tmp_path / "TEST.CSV", 3)
+    out, _ = run(
+        "mnist_cnn.predict", "--workdir", trained_base, "--json", tmp_path / "TEST.CSV",
+        "--output", tmp_path / "other.csv",
+    )  # fmt: skip
+    expected = {"file": str(tmp_path / "TEST.CSV"), "images": 3}
+    assert json.loads(out) == expected | {"output": str(tmp_path / "other.csv")}
+    assert len((tmp_path / "other.csv").read_text().splitlines()) == 4
+
+
+def test_submission_has_the_names_of_the_classes(network, tmp_path):
+    images = write_csv(tmp_path / "test.csv", 20)
+    names = (*"abcdefgh", "i,j", "k")
+    named = dataclasses.replace(network, spec=network.spec._replace(class_names=names))
+    assert write_submission(named, tmp_path / "test.csv", tmp_path / "out.csv") == 20
+    rows = list(csv.reader((tmp_path / "out.csv").open()))
+    labels = network(images).argmax(-1)
+    assert rows == [["ImageId", "Label"], *([str(i + 1), names[d]] for i, d in enumerate(labels))]
+
+
+def test_csv_file_of_other_images_is_refused_in_one_line(network, trained_base, tmp_path):
+    write_csv(tmp_path / "small.csv", 3, side=20)
+    text = "small.csv: 400 pixels an image, expected 784: the network was trained on .* 28 x 28 x 1"
+    with pytest.raises(DataError, match=text):
+        write_submission(network, tmp_path / "small.csv", tmp_path / "out.csv")
+    (tmp_path / "bad.csv").write_text(csv_text(np.zeros((2, 28, 28), int)).replace("0\n", "x\n"))
+    with pytest.raises(DataError, match=r"bad\.csv, line 2: got 'x', expected a whole number"):
+        write_submission(network, tmp_path / "bad.csv", tmp_path / "out.csv")
+    refused = {
+        (tmp_path / "small.csv", "nine.png"): (2, "got 2 files, expected one if it is a CSV"),
+        ("test.csv", "--save_inputs=x"): (2, "expected pictures, not a CSV file"),
+        ("nine.png", "--output=x.csv"): (2, "--output: expected a CSV file of images"),
+        ("test.csv", f"--output={tmp_path}"): (1, "got a directory, expected the name of a file"),
+        ("nowhere.csv",): (1, "nowhere.csv: No such file"),
+    }
+    processes = [start("mnist_cnn.predict", "--workdir", trained_base, *given) for given in refused]
+    for process, (status, reason) in zip(processes, refused.values(), strict=True):
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err.count("\n")) == (status, "", 1) and reason in err
+    assert not (tmp_path / "out.csv").exists()

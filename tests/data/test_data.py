@@ -199,10 +199,10 @@ def test_manual_files_are_read_in_every_spelling(between, suffix, tmp_path, data
 
 
 def test_first_documented_spelling_is_read(tmp_path, data_dir):
-    folder = write_files(tmp_path / "manual", train=3)
+    folder = write_files(tmp_path / "manual", train=11)
     names = [f"{n}{gz}" for n in (LABELS, LABELS.replace("-idx", ".idx")) for gz in (".gz", "")]
     for number, name in enumerate(names):
-        (folder / name).write_bytes(struct.pack(">2I3B", 0x801, 3, number, 0, 0))
+        (folder / name).write_bytes(struct.pack(">2I11B", 0x801, 11, number, *range(10)))
     for number, name in enumerate(names):
         dataset = data.open_dataset("mnist", folder)
         assert name in dataset.files and dataset.read("train")[1][0] == number
@@ -255,8 +255,14 @@ WRONG_FILES = {
     "web page": (IMAGES, b"<html>404 not found</html>", "0x3c68746d"),
     "labels for images": (IMAGES, idx_labels(1203), "0x00000801"),
     "floats": (LABELS, struct.pack(">2I", 0xD01, 1203) + bytes(1203), "0x00000d01"),
-    "other size": (IMAGES, idx_images(1203, 32, 27), "32x27, expected 28x28"),
-    "label 10": (LABELS, idx_labels(1202)[:-1] + b"\x0a", "label 1201 is 10"),
+    "floats for images": (IMAGES, struct.pack(">4I", 0xD03, 1, 8, 8), "expected 0x00000803 or"),
+    "two sizes": (IMAGES, idx_images(1203, 32, 27), "are 28x28x1, but those of"),
+    "too small": (IMAGES, idx_images(1203, 7, 28), "7x28 pixels, expected 8x8 to 128x128"),
+    "too large": (IMAGES, idx_images(1203, 28, 129), "28x129 pixels, expected 8x8 to 128x128"),
+    "gap": (LABELS, idx_labels(1203)[:-1] + b"\x0b", "0 to 11, but no image has label 10"),
+    "begins at 2": (LABELS, idx_labels(1203)[:8] + bytes([2]) * 1203, "begin at 2, expected 0 or"),
+    "one class": (LABELS, idx_labels(1203)[:8] + bytes(1203), "all labels are 0, expected two"),
+    "test label": (TEST_LABELS, idx_labels(7)[:-1] + b"\x0a", "of image 7 is 10, expected 0 to 9"),
     "no examples": (TEST_LABELS, struct.pack(">2I", 0x801, 0), "at least one"),
     "count": (TEST_LABELS, idx_labels(8), "holds 7 images"),
     "huge": (IMAGES, struct.pack(">4I", 0x803, 2**32 - 1, 28, 28), "can hold at most"),
@@ -288,9 +294,9 @@ def test_any_or_damaged_bytes_give_an_array_or_a_data_error(content, zipped, cha
     damaged = bytes(damaged[:length] if length < 0 else damaged + bytes(length))
     with contextlib.suppress(DataError):
         images = idx.parse_images(damaged, "file")
-        assert images.shape[1:] == (28, 28, 1) and len(images) > 0
+        assert images.ndim == 4 and images.shape[3] in (1, 3) and images.size > 0
     with contextlib.suppress(DataError):
-        assert idx.parse_labels(damaged, "file").max() <= 9
+        assert len(idx.parse_labels(damaged, "file")) > 0
 
 
 @pytest.mark.parametrize(
