@@ -5,6 +5,7 @@ from typing import Any
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset, is_same_data, open_dataset
+from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner import recorded_config
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -66,6 +67,19 @@ def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
             f"config.warmup_steps: got {config['warmup_steps']:,}, expected fewer than the "
             f"{total:,} steps of the whole training"
         )
+
+
+def check_augmentation(config: Mapping[str, Any], spec: DataSpec) -> None:
+    """Raises ConfigError if images would be shifted by more than their size."""
+    largest = max(spec.image_shape[:2])
+    swept = "shift" in (config["sweep"] or {})
+    for value in config["sweep"]["shift"] if swept else [config["shift"]]:
+        if value > largest:
+            height, width, _ = spec.image_shape
+            raise ConfigError(
+                f"config.{'sweep: ' * swept}shift: got {value:g}, expected a number from 0 to "
+                f"{largest}, as the images have {height} x {width} pixels"
+            )
 
 
 def check_resumption(
