@@ -94,6 +94,7 @@ def run_page(run: Run) -> tuple[str, list[str]]:
         ]
         for name, row in zip(run.spec.class_names, metrics["classes"], strict=True)
     ]
+    head = [run.spec.noun, "precision", "recall", "images"]
     heading, summary = f"{name}, {int(run.result['steps']):,} steps", _summary(run)
     page = pages.page(
         f"{name}: {accuracy}",
@@ -107,11 +108,18 @@ def run_page(run: Run) -> tuple[str, list[str]]:
             pages.grid(_run_plots(run)),
             *_confusions(run),
             f"<h2>Metrics per {run.spec.noun}</h2>",
-            pages.table(per_class, [run.spec.noun, "precision", "recall", "images"], "numbers"),
+            _folded(pages.table(per_class, head, "numbers"), len(per_class)),
             *pages.provenance(run),
         ],
     )
     return page, [f"{heading}: {accuracy} {summary}"]
+
+
+def _folded(table: str, classes: int) -> str:
+    """The table, of many classes behind a line that opens it."""
+    if classes <= plots.MAX_NAMED_CLASSES:
+        return table
+    return f"<details>\n<summary>All {classes} classes</summary>\n{table}\n</details>"
 
 
 def _confusions(run: Run) -> list[str]:

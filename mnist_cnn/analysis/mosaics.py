@@ -26,8 +26,10 @@ def worst_mistakes(run: Run) -> Plot:
     mistakes = np.flatnonzero(predicted != true)
     order = mistakes[np.argsort(p[mistakes, true[mistakes]], kind="stable")][:_MAX_DIGITS]
     shown = [
-        _captioned(run, stored.images[i], true[i], guess, f"{100 * p[i, guess]:.1f} %")
-        for i, guess in zip(order, predicted[order], strict=True)
+        _captioned(
+            run, stored.images[i], true[i], predicted[i], f"{100 * p[i, predicted[i]]:.1f} %"
+        )
+        for i in order
     ]
     noun = run.spec.noun
     caption = f"Misclassified test images whose true {noun} has the lowest probability. "
@@ -39,7 +41,9 @@ def worst_mistakes(run: Run) -> Plot:
     return _images("Worst mistakes", caption if shown else "None.", shown)
 
 
-def _captioned(run: Run, image: np.ndarray, true: int, guess: int, note: str) -> Captioned:
+def _captioned(
+    run: Run, image: np.ndarray, true: np.integer, guess: np.integer, note: str
+) -> Captioned:
     """An image with its true and its predicted class, shortened to the space that they have."""
     if run.spec.is_digits:
         return image, f"{true} predicted as {guess}", note

@@ -48,7 +48,10 @@ def as_linen(make: Callable[..., Any], spec: DataSpec = MNIST) -> nn.Module:
             f"config.model: got {shorten(kind)}, expected an object of a flax.linen module, or the "
             "class of a flax.nnx module"
         )
-    parameters = inspect.signature(make).parameters
+    is_class = isinstance(kind, type)  # of NNX: its own signature is (*args, **kwargs)
+    parameters = list(inspect.signature(kind.__init__ if is_class else kind).parameters)
+    given = len(make.args) if isinstance(make, functools.partial) else 0
+    parameters = parameters[is_class + given :]
     if own := {name: getattr(spec, name) for name in NETWORK_FIELDS if name in parameters}:
         make = functools.partial(make, **own)
     return type(kind.__name__, (_Adapter,), {})(make)

@@ -74,10 +74,9 @@ def read_variables(
     tensor is missing, unexpected, of another shape, or not finite.
     """
     place = f"config.init_from: {os.fspath(path)}"
-    archive = functools.partial(_keras_archive, image_shape=image_shape)
     readers: dict[str, Any] = {
         ".safetensors": _safetensors,
-        ".keras": archive,
+        ".keras": functools.partial(_keras_archive, image_shape=image_shape),
         ".weights.h5": _keras_h5,
     }
     suffix = next((suffix for suffix in readers if str(path).endswith(suffix)), None)
