@@ -35,7 +35,7 @@ def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[
     if result.get("status") != "finished" or not same_length:
         return None
     if old.get("manual_dir") != config["manual_dir"]:
-        _check_data(directory, open_dataset(config["dataset"], config["manual_dir"]))
+        check_data(directory, open_dataset(config["dataset"], config["manual_dir"]))
     return result
 
 
@@ -90,7 +90,7 @@ def check_resumption(
     Returns the directory's environment.json, {} if there is none. Raises CheckpointError or
     ConfigError if the run cannot resume from the checkpoint of `step`.
     """
-    before = _check_data(directory, dataset)
+    before = check_data(directory, dataset)
     if step > total:
         raise ConfigError(
             f"{directory} has reached step {step:,}, but the configuration ends at {total:,}; a "
@@ -99,7 +99,7 @@ def check_resumption(
     return before
 
 
-def _check_data(directory: RunDirectory, dataset: Dataset) -> dict[str, Any]:
+def check_data(directory: RunDirectory, dataset: Dataset) -> dict[str, Any]:
     """The directory's environment.json, {} without; CheckpointError if the run had other data."""
     before = directory.read("environment.json")
     if before is not None and not is_same_data(before.get("data", {}), dataset.describe()):

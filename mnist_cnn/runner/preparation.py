@@ -116,6 +116,8 @@ def prepare(
     with logger.clock("data"):
         dataset = open_dataset(config["dataset"], config["manual_dir"])
     spec = dataset.spec
+    if processes.is_primary():  # before anything is compiled for the form of other data
+        checks.check_data(directory, dataset)
     checks.check_augmentation(config, spec)
     notes = component_checks.check_components(config, config_file, spec)
     model = components.build_model(config, spec)

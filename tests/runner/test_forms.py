@@ -189,6 +189,14 @@ def test_an_own_network_that_ignores_the_number_of_classes_is_refused(folders, t
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_run_does_not_resume_with_data_of_another_form(folders, tmp_path):
+    config = experiment(folders["grey"], "own", num_steps=2, report=False)
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="began with other images or labels"):
+        train(experiment(folders["coloured"], "own", num_steps=2), tmp_path / "run")
+
+
 def test_a_shift_beyond_the_image_is_refused(folders, tmp_path):
     with pytest.raises(ConfigError, match=r"shift: got 13, .* 0 to 12, .* 12 x 10 pixels"):
         train(experiment(folders["grey"], shift=13.0), tmp_path / "run")
