@@ -35,7 +35,9 @@ def fitted(image: Image.Image, image_shape: tuple[int, int, int]) -> UInt8[np.nd
 
 def _in_8_bits(image: Image.Image, mode: str) -> Image.Image:
     """The picture in grey ("L") or "RGB"; what is transparent becomes white."""
-    if image.mode[0] in "IF":  # 16 or 32 bits: keep the highest 8 that are used
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    elif image.mode[0] in "IF":  # 32 bits: keep the highest 8 that are used
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
         if image.mode == "F" and values.max() <= 1:
             values *= 255

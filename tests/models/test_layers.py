@@ -306,11 +306,11 @@ def test_refused_compiler_options_are_one_note_and_not_used(monkeypatch):
         ((12, 10), 3, 5, 125),
         ((9, 11), 3, 5, 125),
         ((12, 10), 3, 3, 32),
-        ((16, 14), 32, 3, 125),
+        ((16, 14), 32, 3, 32),
         ((13, 16), 32, 3, 32),
-        ((32, 30), 8, 5, 32),
-        ((31, 33), 8, 5, 32),
-        ((34, 32), 8, 5, 32),  # beyond the sizes of the Fourier transform
+        ((32, 30), 8, 5, 8),
+        ((31, 33), 8, 5, 8),
+        ((34, 32), 8, 5, 8),  # beyond the sizes of the Fourier transform
         ((64, 128), 3, 5, 2),
         ((127, 128), 1, 3, 2),
     ],
