@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import mnist_cnn
-from mnist_cnn import report
+from mnist_cnn import report, statistics
 from mnist_cnn.analysis import answers, export_formats
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.data.spec import MNIST, DataSpec
@@ -22,6 +22,7 @@ from mnist_cnn.models.cnn import CNN
 from mnist_cnn.runner import loop, predictions, smoke
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.run_directory import RunDirectory
+from mnist_cnn.training import augment
 
 
 class Own(nn.Module):
@@ -46,6 +47,11 @@ class OwnNnx(nnx.Module):
 
 
 MODELS = {"cnn": "cnn", "own": Own(), "nnx": OwnNnx}
+FORMS = [
+    ("grey", "cnn"),
+    ("coloured", "own"),
+    pytest.param(("coloured", "cnn"), marks=pytest.mark.slow),
+]
 SPECS = {"grey": forms.GREY, "coloured": forms.COLOURED}
 
 
@@ -71,7 +77,7 @@ def train(config, workdir):
     return loop.run(config, workdir, console=Console(quiet=True), write_report=report.write)
 
 
-@pytest.fixture(scope="module", params=[("grey", "cnn"), ("coloured", "own"), ("coloured", "cnn")])
+@pytest.fixture(scope="module", params=FORMS)
 def trained(request, folders, tmp_path_factory):
     """The form's name, its config and a finished run of it."""
     name, model = request.param
@@ -166,9 +172,8 @@ def test_pictures_are_answered_by_the_names_of_the_classes(trained, tmp_path):
     assert len(answers.blocks(exact.seen).splitlines()) == height // 2
 
 
-@pytest.mark.parametrize("model", ["nnx"])
-def test_an_nnx_network_receives_classes_and_size(model, folders, tmp_path):
-    config = experiment(folders["coloured"], model, num_steps=3, report=False)
+def test_an_nnx_network_receives_classes_and_size(folders, tmp_path):
+    config = experiment(folders["coloured"], "nnx", num_steps=3, report=False)
     train(config, tmp_path / "run")
     assert mnist_cnn.load(tmp_path / "run", config).params["dense"]["kernel"].shape == (768, 12)
 
@@ -205,6 +210,7 @@ def test_a_shift_beyond_the_image_is_refused(folders, tmp_path):
         train(experiment(folders["grey"], train_split="train[:80]", **sweep), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_smoke_check_works_on_other_images(folders, capsys):
     assert smoke.check(experiment(folders["coloured"], "own"), Console())
     assert capsys.readouterr().out.count("\n") == 8
@@ -255,8 +261,6 @@ def test_the_built_in_network_takes_every_size(image_shape):
 def test_a_table_of_very_many_classes_has_the_worst(capsys):
     labels = np.arange(512) % 256
     logits = np.eye(256)[np.where(labels < 19, 255, labels)]
-    from mnist_cnn import statistics
-
     metrics = {"dataset": "own", "split": "test", "seed": 1, "step": 2, "metrics": [], "loss": 1.0}
     metrics |= {"accuracy": 0.5, "correct": 1, "examples": 512}
     metrics |= statistics.classification_metrics(logits, labels)
@@ -268,8 +272,6 @@ def test_a_table_of_very_many_classes_has_the_worst(capsys):
 
 
 def test_augmentation_moves_all_channels_alike():
-    from mnist_cnn.training import augment
-
     images = jax.random.uniform(jax.random.key(0), (4, 16, 12, 3))
     matrix, offset = augment.draw(jax.random.key(1), {"rotation": 20.0, "zoom": 0.1, "shift": 2}, 4)
     together = augment.warp(images, matrix, offset)
