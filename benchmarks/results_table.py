@@ -40,7 +40,7 @@ def cost(experiment: str, steps: int) -> Cost:
     """
     config = runpy.run_path(str(ROOT / experiment))["get_config"]()
     model = build_components(config)[0]
-    tested, trained = (summary.summarize(model, train) for train in (False, True))
+    tested, trained = (summary.summarize(model, train=train) for train in (False, True))
     epoch = batches.steps_per_epoch(60_000, config["batch_size"])
     images = steps // epoch * 60_000 + steps % epoch * config["batch_size"]
     return Cost(

@@ -26,7 +26,7 @@ VIEWED = {"rotation": 5.0, "zoom": 0.06, "shear": 0.1, "down": 0.5, "right": 0.5
 
 
 def views(images):
-    """Each image unchanged, and with each change of VIEWED both ways: [11, B, 28, 28, 1]."""
+    """Each image unchanged, and with each change of VIEWED both ways: [11, B, H, W, C]."""
     count = images.shape[0]
 
     def changed(rotation=0.0, zoom=0.0, shear=0.0, down=0.0, right=0.0):
@@ -43,7 +43,9 @@ def views(images):
 class Thin(nn.Module):
     """177,000 parameters, 9.9 M multiply-adds per view; training uses one view."""
 
-    def __call__(self, images, train=False):  # float32 [B, 28, 28, 1], 0..1
+    num_classes: int = 10  # receives that of the data
+
+    def __call__(self, images, train=False):  # float32 [B, H, W, C], 0..1, of at least 12 x 12
         if train:
             return self.network(images, train)
         viewed = views(images)
@@ -65,7 +67,7 @@ class Thin(nn.Module):
         x = dropout(layers.max_pool(conv(x, 48, 3), (2, 2)))
         x = conv(x, 96, 3)
         x = dropout(conv(x, 96, 3, "VALID"))
-        return layers.Dense(10)(x.reshape(x.shape[0], -1))
+        return layers.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
 
 
 def get_config():

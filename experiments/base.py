@@ -29,9 +29,9 @@ def get_config():
         validation_split=None,  # another part, to validate on: "train[55000:]"
         #
         # Network, loss and optimizer: a name, or in an experiment file your own object
-        model="cnn",  # or a linen module or an nnx class: images [B, 28, 28, 1] -> logits [B, 10]
+        model="cnn",  # or a linen module or an nnx class: images [B, H, W, C] -> logits [B, K]
         init_from=None,  # initial weights: a .safetensors, .keras or .weights.h5 (Keras) file
-        loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
+        loss="cross_entropy",  # or a function (logits [B, K], labels [B]) -> losses [B]
         optimizer="adam",  # or a function (learning_rate[, total_steps]) -> optax transformation
         compute_dtype="float32",  # or bfloat16, for the network's products; params stay float32
         learning_rate=1e-3,  # above 0; Keras' default for Adam
@@ -60,7 +60,7 @@ def get_config():
         num_steps=None,  # the number of steps, instead of num_epochs
         #
         # Metrics besides loss and accuracy
-        metrics=None,  # {"top2": function (logits [B, 10], labels [B]) -> [B]}, shown with accuracy
+        metrics=None,  # {"top2": function (logits [B, K], labels [B]) -> [B]}, shown with accuracy
         norms=False,  # log the norms of gradient, update and parameters
         #
         # Which step's network is tested and kept; None: the last one's

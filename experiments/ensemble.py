@@ -43,7 +43,7 @@ class Thin(ACCURACY["Thin"]):
         x = dropout(norm(x))
         x = norm(layers.Conv(96, (3, 3), name="Conv_3")(x))
         x = dropout(norm(layers.Conv(96, (3, 3), padding="VALID", name="Conv_4")(x)))
-        return layers.Dense(10)(x.reshape(x.shape[0], -1))
+        return layers.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
 
 
 def optimizer(learning_rate):

@@ -16,11 +16,12 @@ import mnist_cnn
 
 class MLP(nn.Module):
     hidden: int = 128
+    num_classes: int = 10  # receives that of the data
 
     @nn.compact
-    def __call__(self, images):  # [B, 28, 28, 1] -> [B, 10]
+    def __call__(self, images):  # [B, H, W, C] -> [B, num_classes]
         x = nn.relu(nn.Dense(self.hidden)(images.reshape(images.shape[0], -1)))
-        return nn.Dense(10)(x)
+        return nn.Dense(self.num_classes)(x)
 
 
 def get_config():

@@ -49,15 +49,21 @@ def gabor(key, shape, dtype=jnp.float32):
 class Small(nn.Module):
     """0.32 M multiply-adds per image."""
 
+    num_classes: int = 10  # receives that of the data
+
     @nn.compact
-    def __call__(self, images):  # float32 [B, 28, 28, 1], 0..1
-        x = images.reshape(-1, 14, 2, 14, 2).transpose(0, 1, 3, 2, 4).reshape(-1, 14, 14, 4)
+    def __call__(self, images):  # float32 [B, H, W, C], 0..1, of at least 16 x 16
+        if images.shape[-1] > 1:
+            images = images.mean(-1, keepdims=True)
+        h, w = images.shape[1] // 2, images.shape[2] // 2
+        x = images[:, : 2 * h, : 2 * w].reshape(-1, h, 2, w, 2)
+        x = x.transpose(0, 1, 3, 2, 4).reshape(-1, h, w, 4)
         fixed = {"kernel_init": gabor, "bias_init": nn.initializers.constant(-0.2)}
         x = nn.relu(layers.Conv(16, (3, 3), padding="VALID", name="conv1", **fixed)(x))
         x = jax.lax.stop_gradient(layers.max_pool(x, (2, 2)))
         x = nn.relu(layers.Conv(48, (3, 3), padding="VALID", name="conv2")(x))
         x = nn.relu(layers.Dense(160, name="dense1")(x.reshape(x.shape[0], -1)))
-        return layers.Dense(10, name="dense2")(x)
+        return layers.Dense(self.num_classes, name="dense2")(x)
 
 
 def optimizer(learning_rate):

@@ -3,7 +3,7 @@
     import mnist_cnn
     result = mnist_cnn.run(mnist_cnn.experiment(num_epochs=1), "runs/mine")
     network = mnist_cnn.load("runs/mine")
-    logits = network(images)  # uint8 [N, 28, 28, 1] -> float32 [N, 10]
+    logits = network(images)  # uint8 [N, 28, 28, 1] -> float32 [N, 10], of other data its form
 
 The pieces of a training, for an experiment's own step or a loop of one's own, are
 mnist_cnn.create_state, train_step, descend and the others of `_PIECES`.
@@ -97,7 +97,7 @@ def load(
     seed: int | None = None,
     step: int | None = None,
 ) -> Network:
-    """The trained network of a run directory, a callable on uint8 images [N, 28, 28, 1].
+    """The trained network of a run directory, a callable on uint8 images [N, H, W, C].
 
     `config` is needed only if the experiment brings its own model; `seed` chooses among the
     networks of a run that trained several, by default the first. `step` is that of a checkpoint;

@@ -75,11 +75,11 @@ _KINDS = {str: "a string", bool: "True or False", int: "an integer", float: "a n
 _KINDS[dict] = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
 _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _MODEL = "a flax.linen module or the class of a flax.nnx module"
-_LOSS = "a function (logits [B, 10], labels [B]) -> losses [B]"
+_LOSS = "a function (logits [B, K], labels [B]) -> losses [B]"
 _OPTIMIZER = "a function learning_rate -> optax.GradientTransformation"
 _SCHEDULE = "a function step -> factor, or (step, total_steps) -> factor, of the learning rate"
-_AUGMENT = "a function (key, images [B, 28, 28, 1]) -> images"
-_METRICS = "functions (logits [B, 10], labels [B]) -> [B] by name, such as {'top2': top2}"
+_AUGMENT = "a function (key, images [B, H, W, C]) -> images"
+_METRICS = "functions (logits [B, K], labels [B]) -> [B] by name, such as {'top2': top2}"
 _STEP = "a function (state, batch, data_axis) -> (state, metrics)"
 
 # Names that are in use in metrics.jsonl and result.json.
@@ -118,7 +118,7 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "rotation": Field(float, 0.0, min=0, max=180, sweepable=True),
     "zoom": Field(float, 0.0, min=0, exclusive_max=1, sweepable=True),
     "shear": Field(float, 0.0, min=0, max=1, sweepable=True),
-    "shift": Field(float, 0.0, min=0, max=28, sweepable=True),
+    "shift": Field(float, 0.0, min=0, max=128, sweepable=True),
     "augment": Field(str, None, optional=True, or_object=_AUGMENT),
     "train_step": Field(str, None, optional=True, or_object=_STEP),
     "metrics": Field(dict, None, optional=True, or_object=_METRICS, free_on_resume=True),

@@ -1,7 +1,8 @@
-"""Serves a page to draw a digit on, which shows the network's probabilities while you draw.
+"""Serves a page that shows the network's probabilities for what you draw, or for a picture.
 
     python -m mnist_cnn.demo --workdir DIR [--seed SEED] [--port PORT] [--config EXPERIMENT]
 
+For images like MNIST's the page has a canvas, for others it takes a picture.
 In a notebook: `demo.launch(mnist_cnn.load(DIR))`. Page and drawing stay on this machine: there
 are no web fonts, no analytics and no version check. Needs the extra `demo` (gradio).
 """
@@ -21,7 +22,7 @@ from PIL import Image
 
 import mnist_cnn
 from mnist_cnn import command_line
-from mnist_cnn.digits.mnist_form import mnist_form
+from mnist_cnn.analysis.answers import prepared
 from mnist_cnn.digits.pictures import decode
 from mnist_cnn.errors import ConfigError, PictureError, UserError, import_problem
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 # gradio's own canvas needs WebGL, reports a stroke only at its end, and starts without a pen.
 _HTML = """
-<canvas width="336" height="336" tabindex="0" aria-label="Draw a digit here"></canvas>
+<canvas width="336" height="336" tabindex="0" aria-label="Draw here"></canvas>
 <button type="button">Clear</button>
 """
 _CSS = """
@@ -56,31 +57,54 @@ def _launch(network: "Network", options: dict[str, Any]) -> Any:
         reason = import_problem(error, "pip install 'mnist_cnn[demo]'")
         raise UserError(f"the page: {reason}") from None
 
-    def recognize(data_url: str) -> tuple[dict[str, float], np.ndarray | None]:
-        try:
-            png = base64.b64decode(data_url.partition(",")[2])
-            digit = mnist_form(decode(io.BytesIO(png)))
-        except (PictureError, ValueError):  # nothing is drawn yet
-            return {}, None
-        probabilities = network.probabilities(digit[None, ..., None])[0]
-        enlarged = Image.fromarray(digit).resize((280, 280), Image.Resampling.NEAREST)
-        return {str(n): float(p) for n, p in enumerate(probabilities)}, np.asarray(enlarged)
+    spec = network.spec
+    height, width, _ = spec.image_shape
 
-    with gr.Blocks(title="mnist_cnn: draw a digit", delete_cache=(60, 60)) as page:
-        gr.Markdown("# Draw a digit\nThe bars follow your pen.")
+    def drawn(data_url: str) -> Image.Image:
+        return decode(io.BytesIO(base64.b64decode(data_url.partition(",")[2])))
+
+    def recognize(given: Any) -> tuple[dict[str, float], np.ndarray | None]:
+        try:
+            image = prepared(drawn(given) if spec.is_handwriting else given, spec)
+        except (PictureError, ValueError, AttributeError):  # nothing is drawn or chosen yet
+            return {}, None
+        (probabilities,) = network.probabilities(image.reshape(1, *spec.image_shape))
+        scale = max(1, 280 // max(height, width))
+        size = (width * scale, height * scale)
+        enlarged = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
+        pairs = zip(spec.class_names, probabilities.tolist(), strict=True)
+        return dict(pairs), np.asarray(enlarged)
+
+    what = "a digit" if spec.is_digits else "a character"
+    title, text = f"Draw {what}", "The bars follow your pen."
+    if not spec.is_handwriting:
+        title, text = "Choose a picture", f"It is scaled to {width} x {height} pixels."
+    with gr.Blocks(title=f"mnist_cnn: {title.lower()}", delete_cache=(60, 60)) as page:
+        gr.Markdown(f"# {title}\n{text}")
         with gr.Row():
             with gr.Column(min_width=370):
                 js = pathlib.Path(__file__).with_name("demo_canvas.js").read_text()
-                pad = gr.HTML(
-                    html_template=_HTML, css_template=_CSS, js_on_load=js, elem_id="canvas"
-                )
-            bars = gr.Label(label="Probability", num_top_classes=10, min_width=220, elem_id="bars")
+                pad: Any
+                if spec.is_handwriting:
+                    pad = gr.HTML(
+                        html_template=_HTML, css_template=_CSS, js_on_load=js, elem_id="canvas"
+                    )
+                else:
+                    pad = gr.Image(
+                        label="Picture", type="pil", image_mode=None, elem_id="picture",
+                        sources=["upload", "clipboard"], height=336,
+                    )  # fmt: skip
+            bars = gr.Label(
+                label="Probability", num_top_classes=min(10, spec.num_classes), min_width=220,
+                elem_id="bars",
+            )  # fmt: skip
             seen = gr.Image(
                 label="What the network sees", format="png", height=336, buttons=[],
                 interactive=False, min_width=300, elem_id="seen",
             )  # fmt: skip
-        pad.input(recognize, pad, [bars, seen], show_progress="hidden", trigger_mode="always_last")
-    network.probabilities(np.zeros((1, 28, 28, 1), np.uint8))  # compiles before the first stroke
+        changed = pad.input if spec.is_handwriting else pad.change
+        changed(recognize, pad, [bars, seen], show_progress="hidden", trigger_mode="always_last")
+    network.probabilities(np.zeros((1, *spec.image_shape), np.uint8))  # compiles
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
     defaults = {"theme": theme, "share": False, "footer_links": [], "quiet": True}
     return page.launch(**defaults | options)

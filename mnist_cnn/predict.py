@@ -1,4 +1,4 @@
-"""Recognizes the digits in pictures.
+"""Recognizes what pictures show: digits, or the classes of the run's own data.
 
     python -m mnist_cnn.predict --workdir DIR [--json] [--save_inputs DIR] IMAGE ...
     python -m mnist_cnn.predict --workdir DIR [--json] [--output FILE] test.csv

@@ -13,17 +13,18 @@ MAX_SEEDS = 100_000
 BINS = 15  # bins of confidence, as in Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
 
 
-def log_probabilities(logits: Float[np.ndarray, "*N 10"]) -> Float[np.ndarray, "*N 10"]:
+def log_probabilities(logits: Float[np.ndarray, "*N K"]) -> Float[np.ndarray, "*N K"]:
     """Log-softmax in float64, so that probabilities near 1 are not rounded to 1."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def confusion_matrix(
-    labels: Integer[np.ndarray, "N"], predicted: Integer[np.ndarray, "N"]
+    labels: Integer[np.ndarray, "N"], predicted: Integer[np.ndarray, "N"], num_classes: int = 10
 ) -> np.ndarray:
-    """int64 [10, 10]: the number of images of class `row` predicted as class `column`."""
-    return np.bincount(labels.astype(np.int64) * 10 + predicted, minlength=100).reshape(10, 10)
+    """int64 [K, K]: the number of images of class `row` predicted as class `column`."""
+    pairs = labels.astype(np.int64) * num_classes + predicted
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Calibration:
     error: float  # expected calibration error: mean |accuracy - confidence|; NaN if a logit is NaN
 
 
-def calibration(logits: Float[np.ndarray, "N 10"], labels: Integer[np.ndarray, "N"]) -> Calibration:
+def calibration(logits: Float[np.ndarray, "N K"], labels: Integer[np.ndarray, "N"]) -> Calibration:
     """Compares confidence with accuracy in bins of equal width (Guo et al. 2017)."""
     probability = np.exp(log_probabilities(logits).max(-1))
     # Bin i is (i / 15, (i + 1) / 15], as in the paper.
@@ -50,14 +51,14 @@ def calibration(logits: Float[np.ndarray, "N 10"], labels: Integer[np.ndarray, "
 
 
 def classification_metrics(
-    logits: Float[np.ndarray, "N 10"], labels: Integer[np.ndarray, "N"]
+    logits: Float[np.ndarray, "N K"], labels: Integer[np.ndarray, "N"]
 ) -> dict[str, Any]:
     """Negative log-likelihood (nats per image), expected calibration error, per-class metrics.
 
     The precision of a class that is never predicted is None, as is the recall without images.
     """
     log_p = log_probabilities(logits)
-    matrix = confusion_matrix(labels, logits.argmax(-1))
+    matrix = confusion_matrix(labels, logits.argmax(-1), logits.shape[-1])
     examples, predicted = matrix.sum(1).tolist(), matrix.sum(0).tolist()
     return {
         "negative_log_likelihood": float(-log_p[np.arange(len(labels)), labels].mean()),

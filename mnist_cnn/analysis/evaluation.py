@@ -1,7 +1,7 @@
 """A trained network, scored on a whole split."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax
 from mnist_cnn import statistics
 from mnist_cnn.analysis import network
 from mnist_cnn.data import dataset as data
+from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import DataError
 from mnist_cnn.parallel.devices import own_settings
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -31,8 +32,8 @@ def evaluate(
     `split` is in the notation of tfds: "test", "train[55000:]". `dataset` is the name of one and
     `manual_dir` a folder of images; both None: the run's data, a DataError if they have changed.
     The others are those of `network.load`. Returns the metrics of `metrics.summarize` and
-    `statistics.classification_metrics`, and the origin of network and data. The loss is None if it
-    is the experiment's own and `config` is not given.
+    `statistics.classification_metrics` with the names of the classes, and the origin of network and
+    data. The loss is None if it is the experiment's own and `config` is not given.
     """
     trained = network.load(workdir, config, seed)
     own_data = dataset is None and manual_dir is None
@@ -45,6 +46,7 @@ def evaluate(
             f"{workdir}: the run had other images or labels than {source.origin} has now; "
             "give the folder of those to score: --manual_dir=FOLDER"
         )
+    _check_form(trained.spec, source)
     images, labels = source.read(split)
     loss: Any = trained.config["loss"]
     known = not isinstance(loss, str) or loss in LOSSES
@@ -56,6 +58,7 @@ def evaluate(
     # Without `config`, metrics of the experiment are known by name only.
     others = [pair for pair in (trained.config["metrics"] or {}).items() if callable(pair[1])]
     unknown = {} if known else {"loss": None}
+    measured = statistics.classification_metrics(logits, labels)
     return {
         "workdir": str(workdir),
         "seed": trained.seed,
@@ -65,5 +68,33 @@ def evaluate(
         "split": split,
         **summarize(logits, losses, labels, others) | unknown,
         "metrics": [name for name, _ in others],  # of the experiment
-        **statistics.classification_metrics(logits, labels),
+        **measured,
+        "classes": [
+            {"class": name} | row
+            for name, row in zip(trained.spec.class_names, measured["classes"], strict=True)
+        ],
     }
+
+
+def _check_form(spec: DataSpec, source: data.Dataset) -> None:
+    """Raises DataError unless a network for `spec` can score the data: images and classes.
+
+    A folder of files with numbers for labels may lack the last classes, and a network for digits
+    may be tried on any ten classes.
+    """
+    shapes = [" x ".join(map(str, one.image_shape)) for one in (source.spec, spec)]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"the images of {source.origin} are {shapes[0]}, the network's {shapes[1]}")
+    names, expected = source.spec.class_names, spec.class_names
+    numbers = tuple(map(str, range(max(len(names), len(expected)))))
+    same = names == expected[: len(names)] or numbers[: len(names)] == names
+    if len(names) > len(expected) or not (same or numbers[: len(expected)] == expected):
+        raise DataError(
+            f"the classes of {source.origin} are {_listed(names)}, the network's "
+            f"{_listed(expected)}; give data of the same classes in the same order"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:8]))
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"

@@ -1,5 +1,6 @@
 """A trained network as the content of a file for other programs."""
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def stablehlo(network: "Network") -> bytes:
-    """The program uint8 [N, 28, 28, 1] -> float32 logits [N, 10], including the parameters.
+    """The program uint8 [N, H, W, C] -> float32 logits [N, K], including the parameters.
 
     `jax.export.deserialize(content).call(images)` runs it for any N.
     """
@@ -24,14 +25,18 @@ def stablehlo(network: "Network") -> bytes:
         variables = jax.lax.optimization_barrier(network.variables)
         return forward(network.model, variables, images)
 
-    images = jax.ShapeDtypeStruct(jax.export.symbolic_shape("N, 28, 28, 1"), "uint8")
+    shape = ", ".join(["N", *map(str, network.spec.image_shape)])
+    images = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), "uint8")
     export = jax.export.export(jax.jit(logits), platforms=("cpu", "cuda", "tpu"))
     with own_settings():
         return bytes(export(images).serialize())
 
 
 def safetensors(network: "Network") -> bytes:
-    """Parameters and batch statistics by name: "conv1.kernel", "norm1.mean"."""
+    """Parameters and batch statistics by name: "conv1.kernel", "norm1.mean".
+
+    The metadata has the form of the images, and the names of the classes.
+    """
     from safetensors.numpy import save
 
     from mnist_cnn.models import weights
@@ -39,11 +44,14 @@ def safetensors(network: "Network") -> bytes:
     tensors: dict[str, Any] = {}
     for collection in network.variables.values():
         tensors |= weights.flat(collection)
-    return save(tensors, {"format": "flax"})
+    return save(tensors, {"format": "flax", **_metadata(network)})
 
 
 def onnx(network: "Network") -> bytes:
-    """`images` uint8 [N, 28, 28, 1] -> `logits` float32 [N, 10]; UserError for another model."""
+    """`images` uint8 [N, H, W, C] -> `logits` float32 [N, K]; UserError for another model.
+
+    The metadata has the form of the images, and the names of the classes.
+    """
     import numpy as np
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -58,7 +66,8 @@ def onnx(network: "Network") -> bytes:
     tensors: dict[str, Any] = weights.flat(network.params)
     for name in ("conv1.kernel", "conv2.kernel"):  # ONNX: [out, in, height, width]
         tensors[name] = np.ascontiguousarray(tensors[name].transpose(3, 2, 0, 1))
-    tensors |= {"scale": np.float32(255), "rows": np.array([0, 7 * 7 * 64], np.int64)}
+    rows = tensors["dense1.kernel"].shape[0]
+    tensors |= {"scale": np.float32(255), "rows": np.array([0, rows], np.int64)}
     nodes: list[Any] = []
 
     def node(kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -77,14 +86,30 @@ def onnx(network: "Network") -> bytes:
     graph = helper.make_graph(
         nodes,
         "mnist_cnn",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 28, 28, 1])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        [
+            helper.make_tensor_value_info(
+                "images", TensorProto.UINT8, ["N", *network.spec.image_shape]
+            )
+        ],
+        [
+            helper.make_tensor_value_info(
+                "logits", TensorProto.FLOAT, ["N", network.spec.num_classes]
+            )
+        ],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
     )
     # Runtimes of 2022 and later read opset 17 and IR version 8.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, _metadata(network))
     checker.check_model(model)
     return model.SerializeToString()
+
+
+def _metadata(network: "Network") -> dict[str, str]:
+    """What a file says of images and classes, as JSON."""
+    spec = network.spec
+    shape, names = list(spec.image_shape), list(spec.class_names)
+    return {"image_shape": json.dumps(shape), "class_names": json.dumps(names)}
 
 
 FORMATS: dict[str, Callable[["Network"], bytes]] = {

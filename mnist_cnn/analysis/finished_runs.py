@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mnist_cnn import config as config_lib, statistics
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError, printable
 from mnist_cnn.runner import predictions as predictions_lib, results, run_directory
 
@@ -28,6 +29,7 @@ class Run:
     tested: predictions_lib.Predictions | None  # None unless the run is finished
     note: str = ""  # of a run that is not: the sentence that says so
     point: int = 0
+    spec: DataSpec = MNIST  # the form of the data
 
     @property
     def predictions(self) -> predictions_lib.Predictions:
@@ -62,9 +64,9 @@ class Run:
 
     @property
     def pooled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Logits [R * N, 10] and labels [R * N] of all seeds."""
+        """Logits [R * N, K] and labels [R * N] of all seeds."""
         logits, labels = self.predictions.logits, self.predictions.labels
-        return logits.reshape(-1, 10), np.tile(labels, len(logits))
+        return logits.reshape(-1, logits.shape[-1]), np.tile(labels, len(logits))
 
     @property
     def calibration_error(self) -> float:
@@ -128,13 +130,15 @@ def read(workdir: str | os.PathLike[str]) -> Run:
     if result.get("status") != "finished":
         return _unfinished(directory, config, environment, result, metrics)
     predictions = predictions_lib.read(directory)
-    run = Run(str(directory), config, environment, result, metrics, predictions)
+    spec = directory.read_spec()
+    run = Run(str(directory), config, environment, result, metrics, predictions, spec=spec)
     try:
         if "sweep" in result:
             result["sweep"]["settings"][result["sweep"]["chosen"]]["validation_mean"]["accuracy"]
         losses = result["test"]["loss"]
         consistent = (
             result["test"]["correct"] == run.correct.sum(1).tolist()
+            and predictions.logits.shape[-1] == spec.num_classes
             and len(run.seeds) == len(predictions.logits) == len(losses)
             and all(isinstance(value, int | float) for value in [*run.seeds, *losses])
         )

@@ -15,6 +15,8 @@ from mnist_cnn.errors import CheckpointError
 from mnist_cnn.files import local_path, write_atomically
 from mnist_cnn.runner import results
 
+_CONFUSIONS = 20  # the rows of the table of the most frequent ones
+
 
 def write(
     workdirs: Sequence[str | os.PathLike[str]],
@@ -85,13 +87,14 @@ def run_page(run: Run) -> tuple[str, list[str]]:
     ]
     per_class = [
         [
-            digit,
+            name,
             pages.percent(row["precision"]),
             pages.percent(row["recall"]),
             f"{row['examples']:,}",
         ]
-        for digit, row in enumerate(metrics["classes"])
+        for name, row in zip(run.spec.class_names, metrics["classes"], strict=True)
     ]
+    head = [run.spec.noun, "precision", "recall", "images"]
     heading, summary = f"{name}, {int(run.result['steps']):,} steps", _summary(run)
     page = pages.page(
         f"{name}: {accuracy}",
@@ -103,12 +106,39 @@ def run_page(run: Run) -> tuple[str, list[str]]:
             pages.table([["seed", "correct", "test loss", *others], *per_seed], kind="numbers"),
             pages.table([*means, *overall], kind="numbers"),
             pages.grid(_run_plots(run)),
-            "<h2>Metrics per digit</h2>",
-            pages.table(per_class, ["digit", "precision", "recall", "images"], "numbers"),
+            *_confusions(run),
+            f"<h2>Metrics per {run.spec.noun}</h2>",
+            _folded(pages.table(per_class, head, "numbers"), len(per_class)),
             *pages.provenance(run),
         ],
     )
     return page, [f"{heading}: {accuracy} {summary}"]
+
+
+def _folded(table: str, classes: int) -> str:
+    """The table, of many classes behind a line that opens it."""
+    if classes <= plots.MAX_NAMED_CLASSES:
+        return table
+    return f"<details>\n<summary>All {classes} classes</summary>\n{table}\n</details>"
+
+
+def _confusions(run: Run) -> list[str]:
+    """The most frequent mistakes in words, if the confusion matrix has no numbers."""
+    names = run.spec.class_names
+    if len(names) <= plots.MAX_COUNTED_CLASSES:
+        return []
+    logits, labels = run.pooled
+    matrix = statistics.confusion_matrix(labels, logits.argmax(-1), len(names))
+    images = matrix.sum(1)
+    np.fill_diagonal(matrix, 0)
+    order = np.argsort(-matrix, axis=None, kind="stable")[:_CONFUSIONS]
+    rows = [
+        [names[row], names[column], f"{matrix[row, column]:,}", f"{images[row]:,}"]
+        for row, column in zip(*np.unravel_index(order, matrix.shape), strict=True)
+        if matrix[row, column]
+    ]
+    head = ["class", "predicted as", "images", "of"]
+    return ["<h2>Most frequent confusions</h2>", pages.table(rows, head, "numbers")] if rows else []
 
 
 def unfinished_page(run: Run) -> tuple[str, list[str]]:

@@ -8,36 +8,54 @@ from matplotlib.patches import Rectangle
 
 from mnist_cnn import statistics
 from mnist_cnn.analysis.finished_runs import Run, Setting, paired_seeds
-from mnist_cnn.analysis.plots import Plot, draw_plot
+from mnist_cnn.analysis.plots import Plot, draw_plot, short
 from mnist_cnn.analysis.theme import Theme
 
 _MAX_DIGITS = 16  # in one plot
 
-Digit = tuple[np.ndarray, str, str]  # uint8 [28, 28], the text above it, the text below it
+# uint8 [H, W] or [H, W, 3], the text above it, the text below it
+Captioned = tuple[np.ndarray, str, str]
 
 
 def worst_mistakes(run: Run) -> Plot:
-    """The misclassified images with the lowest probability of their true digit."""
+    """The misclassified images with the lowest probability of their true class."""
     stored = run.predictions
     # Of several seeds, the mean probability: it is correct on the images that are not stored.
     p = np.exp(statistics.log_probabilities(stored.logits[:, stored.wrong])).mean(0)
     true, predicted = stored.labels[stored.wrong], p.argmax(-1)
     mistakes = np.flatnonzero(predicted != true)
     order = mistakes[np.argsort(p[mistakes, true[mistakes]], kind="stable")][:_MAX_DIGITS]
-    digits = [
-        (stored.images[i], f"{true[i]} predicted as {guess}", f"{100 * p[i, guess]:.1f} %")
-        for i, guess in zip(order, predicted[order], strict=True)
+    shown = [
+        _captioned(
+            run, stored.images[i], true[i], predicted[i], f"{100 * p[i, predicted[i]]:.1f} %"
+        )
+        for i in order
     ]
-    caption = "Misclassified test images whose true digit has the lowest probability. Above each: "
-    caption += "the true and the predicted digit; below: the probability of the prediction."
-    return _digits("Worst mistakes", caption if digits else "None.", digits)
+    noun = run.spec.noun
+    caption = f"Misclassified test images whose true {noun} has the lowest probability. "
+    if run.spec.is_digits:
+        caption += "Above each: the true and the predicted digit; below: the probability of the "
+        caption += "prediction."
+    else:
+        caption += "Above each: the true class; below: the predicted one and its probability."
+    return _images("Worst mistakes", caption if shown else "None.", shown)
+
+
+def _captioned(
+    run: Run, image: np.ndarray, true: np.integer, guess: np.integer, note: str
+) -> Captioned:
+    """An image with its true and its predicted class, shortened to the space that they have."""
+    if run.spec.is_digits:
+        return image, f"{true} predicted as {guess}", note
+    names = run.spec.class_names
+    return image, short(names[true], 18), f"{short(names[guess], 12)}, {note}"
 
 
 def changed_predictions(first: Setting, other: Setting) -> Plot:
     """The test images that only one of two settings classifies correctly."""
     seed, other_seed = paired_seeds(first, other)
-    gained = corrected_digits(first, seed, other, other_seed, "gained")
-    lost = corrected_digits(other, other_seed, first, seed, "lost")
+    gained = corrected_images(first, seed, other, other_seed, "gained")
+    lost = corrected_images(other, other_seed, first, seed, "lost")
     shown = gained[: max(_MAX_DIGITS // 2, _MAX_DIGITS - len(lost))]
     shown += lost[: _MAX_DIGITS - len(shown)]
     caption = (
@@ -46,41 +64,43 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
         f"{other_seed}. Each with the wrong prediction; the first of each kind in test order."
     )
     title = f"Changed predictions: {first.label} \N{RIGHTWARDS ARROW} {other.label}"
-    return _digits(title, caption, shown)
+    return _images(title, caption, shown)
 
 
-def corrected_digits(
+def corrected_images(
     wrong: Setting, wrong_seed: int, correct: Setting, correct_seed: int, note: str
-) -> list[Digit]:
+) -> list[Captioned]:
     """The test images that `wrong` misclassifies and `correct` classifies correctly."""
     run = wrong.run(wrong_seed)
     stored = run.predictions
     predicted = stored.logits[run.seeds.index(wrong_seed)].argmax(-1)
     changed = np.flatnonzero(~wrong.correct(wrong_seed) & correct.correct(correct_seed))
     return [
-        (stored.images[place], f"{stored.labels[i]} predicted as {predicted[i]}", note)
+        _captioned(run, stored.images[place], stored.labels[i], predicted[i], note)
         for i, place in zip(changed, np.searchsorted(stored.wrong, changed), strict=True)
     ]
 
 
-def _digits(title: str, caption: str, digits: Sequence[Digit]) -> Plot:
-    """Images in rows of four; without any, a blank one."""
-    digits = digits or [(np.zeros((28, 28), np.uint8), "none", "")]
+def _images(title: str, caption: str, images: Sequence[Captioned]) -> Plot:
+    """Images in rows of four, in squares of 28 units; without any, a blank one."""
+    images = images or [(np.zeros((28, 28), np.uint8), "none", "")]
     width, height = 32, 40
-    rows = -(-len(digits) // 4)
+    rows = -(-len(images) // 4)
 
     def draw(figure: Figure, theme: Theme) -> None:
         # One pair of axes for all images: the layout of sixteen takes a second.
         figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
-        for place, (image, above, below) in enumerate(digits):
+        for place, (image, above, below) in enumerate(images):
             left, top = 2 + place % 4 * width, 6 + place // 4 * height
+            high, wide = (28 * length / max(image.shape[:2]) for length in image.shape[:2])
+            x, y = left + (28 - wide) / 2, top + (28 - high) / 2
             axes.imshow(
                 image, cmap=theme.digits, vmin=0, vmax=255, interpolation="nearest", aspect="auto",
-                extent=(left, left + 28, top + 28, top), zorder=1,
+                extent=(x, x + wide, y + high, y), zorder=1,
             )  # fmt: skip
-            frame = Rectangle((left, top), 28, 28, fill=False, ec=theme.grid, lw=0.8, zorder=2)
+            frame = Rectangle((x, y), wide, high, fill=False, ec=theme.grid, lw=0.8, zorder=2)
             axes.add_patch(frame)
             axes.text(left + 14, top - 1, above, ha="center", va="bottom", fontsize=9.5)
             axes.text(left + 14, top + 28.8, below, ha="center", va="top", fontsize=9)
@@ -90,11 +110,15 @@ def _digits(title: str, caption: str, digits: Sequence[Digit]) -> Plot:
 
 
 def filters(kernels: np.ndarray) -> Plot:
-    """The first 64 filters, float [F, H, W], in rows of eight on a scale symmetric about 0."""
+    """The first 64 filters, in rows of eight on a scale symmetric about 0.
+
+    They are float [F, H, W] or, of colours, [F, H, W, 3]: shown as colours, with grey as 0.
+    """
     shown = kernels[:64]
-    count, height, width = shown.shape
+    (count, height, width), colours = shown.shape[:3], shown.shape[3:]
     rows, gap = -(-count // 8), max(1, width // 8)
-    mosaic = np.full((rows * (height + gap) - gap, 8 * (width + gap) - gap), np.nan)
+    mosaic = np.full((rows * (height + gap) - gap, 8 * (width + gap) - gap, *colours), np.nan)
+    largest = float(np.abs(shown).max()) or 1.0
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
@@ -103,15 +127,20 @@ def filters(kernels: np.ndarray) -> Plot:
             mosaic[row : row + height, column : column + width] = kernel
             corner = column - 0.5, row - 0.5
             axes.add_patch(Rectangle(corner, width, height, fill=False, ec=theme.grid, lw=1))
-        largest = float(np.abs(shown).max()) or 1.0
-        image = axes.imshow(mosaic, cmap=theme.filters, vmin=-largest, vmax=largest)
         axes.axis("off")
+        if colours:
+            between = np.isnan(mosaic[..., :1])
+            scaled = np.nan_to_num(0.5 + mosaic / (2 * largest))
+            axes.imshow(np.concatenate([scaled, 1.0 - between], -1))
+            return
+        image = axes.imshow(mosaic, cmap=theme.filters, vmin=-largest, vmax=largest)
         bar = figure.colorbar(image, ax=axes, location="bottom", fraction=0.05, aspect=45, pad=0.03)
         bar.set_label("weight")
         bar.outline.set_visible(False)
 
     number = f"first 64 of the {len(kernels)}" if len(kernels) > 64 else f"{count}"
-    caption = f"The {number} filters of the first layer, on one scale."
+    caption = f"The {number} filters of the first layer, on one scale"
+    caption += f", as colours: grey is 0, white {largest:.2g}." if colours else "."
     return draw_plot(
         "First-layer filters", caption, draw, 5.4 * len(mosaic) / mosaic.shape[1] + 0.7
     )

@@ -30,7 +30,7 @@ from mnist_cnn.training.scoring import compute_logits
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A callable on images uint8 [N, 28, 28, 1] with values 0..255; ValueError for others."""
+    """A callable on images uint8 [N, H, W, C] with values 0..255; ValueError for others."""
 
     config: Mapping[str, Any] = dataclasses.field(repr=False)  # the run's
     variables: Variables = dataclasses.field(repr=False)  # parameters and batch statistics
@@ -45,15 +45,16 @@ class Network:
         return self.variables["params"]
 
     @own_settings()
-    def __call__(self, images: Any) -> Float32[np.ndarray, "N 10"]:
-        """The logits of uint8 images [N, 28, 28, 1]; a ValueError for anything else."""
+    def __call__(self, images: Any) -> Float32[np.ndarray, "N K"]:
+        """The logits of uint8 images [N, H, W, C]; a ValueError for anything else."""
         images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != (28, 28, 1):
+        if images.dtype != np.uint8 or images.shape[1:] != self.spec.image_shape:
             raise ValueError(
-                f"got images {images.dtype} {list(images.shape)}, expected uint8 [N, 28, 28, 1]"
+                f"got images {images.dtype} {list(images.shape)}, expected uint8 "
+                f"[N, {', '.join(map(str, self.spec.image_shape))}]"
             )
         batch_size = self.config["eval_batch_size"]
-        logits = np.zeros((len(images), 10), np.float32)
+        logits = np.zeros((len(images), self.spec.num_classes), np.float32)
         for start, size in _pieces(len(images), batch_size):
             piece = images[start : start + size]
             padded = np.pad(piece, ((0, size - len(piece)), (0, 0), (0, 0), (0, 0)))
@@ -62,10 +63,10 @@ class Network:
         return logits
 
     def probabilities(
-        self, images: UInt8[np.ndarray, "N 28 28 1"], batch_size: int = 64
-    ) -> Float64[np.ndarray, "N 10"]:
+        self, images: UInt8[np.ndarray, "N H W C"], batch_size: int = 64
+    ) -> Float64[np.ndarray, "N K"]:
         """The softmax of the logits; one compiled program serves any number of images."""
-        logits = np.zeros((len(images), 10))
+        logits = np.zeros((len(images), self.spec.num_classes))
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             padding = ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0))
@@ -121,7 +122,8 @@ def load(
     config = _complete_config(directory, config)
     replicas = config_lib.replicas(config)
     index = _replica_index(directory, config, seed)
-    model = build_model(config)
+    spec = directory.read_spec()
+    model = build_model(config, spec)
     report = functools.partial(print, f"{directory}:", file=sys.stderr)
     newest, tree, _ = read_newest(directory.checkpoints, None, report)
     best = tree.get("best")
@@ -134,7 +136,7 @@ def load(
     if best:
         variables = best["variables"]
     # Shapes only: nothing is initialized or compiled.
-    shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init")))
+    shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init"), spec))
     axis = (len(replicas),) if len(replicas) > 1 else ()
     expected = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(axis + leaf.shape, leaf.dtype), shapes
@@ -148,7 +150,7 @@ def load(
     variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))
     if len(replicas) > 1:
         variables = jax.tree.map(lambda leaf: leaf[index], variables)
-    return Network(config, jax.device_put(variables), model, found, replicas[index].seed)
+    return Network(config, jax.device_put(variables), model, found, replicas[index].seed, spec)
 
 
 def _complete_config(

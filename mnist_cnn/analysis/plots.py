@@ -19,6 +19,8 @@ from mnist_cnn.analysis.finished_runs import Run, Setting, swept_field
 from mnist_cnn.analysis.theme import DARK, LIGHT, Theme
 from mnist_cnn.runner.results import setting_label
 
+# The most classes whose names, and whose numbers of images, a confusion matrix has room for.
+MAX_NAMED_CLASSES, MAX_COUNTED_CLASSES = 32, 16
 _DASHED: dict[str, Any] = {"lw": 1, "ls": (0, (4, 3))}
 
 
@@ -56,7 +58,7 @@ def draw_plot(title: str, caption: str, draw: Draw, height: float = 3.6) -> Plot
     return Plot(title, caption, *pngs)
 
 
-def _short(label: str, most: int = 40) -> str:
+def short(label: str, most: int = 40) -> str:
     """At most that number of characters, so that the label leaves room for the plot."""
     return label if len(label) <= most else label[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
@@ -104,7 +106,7 @@ def _learning_curve(settings: Sequence[Setting], metric: str, caption: str) -> P
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
         for label, index, split, steps, values in curves:
-            colour, label = theme.series[index % len(theme.series)], _short(label)
+            colour, label = theme.series[index % len(theme.series)], short(label)
             if split == "test":
                 points = np.where(values > 0, values, np.nan)  # a logarithmic axis has no 0
                 axes.plot(
@@ -210,9 +212,11 @@ def mean_of_seeds_note(run: Run) -> str:
 
 
 def confusion_matrix(run: Run) -> Plot:
-    """The number of test images by true and predicted digit."""
+    """The number of test images by true and predicted class; of many classes only the colours."""
     logits, labels = run.pooled
-    matrix = statistics.confusion_matrix(labels, logits.argmax(-1))
+    names, noun = run.spec.class_names, run.spec.noun
+    count_classes = len(names)
+    matrix = statistics.confusion_matrix(labels, logits.argmax(-1), count_classes)
     mistakes = matrix.astype(float)
     np.fill_diagonal(mistakes, 0)
     most = max(2.0, mistakes.max())
@@ -221,25 +225,37 @@ def confusion_matrix(run: Run) -> Plot:
         axes = figure.add_subplot()
         scale = colors.LinearSegmentedColormap.from_list("counts", theme.counts)
         axes.imshow(np.ma.masked_less(mistakes, 1), scale, colors.LogNorm(1, most), aspect="equal")
-        for (row, column), count in np.ndenumerate(matrix):
+        counted = np.ndenumerate(matrix) if count_classes <= MAX_COUNTED_CLASSES else ()
+        for (row, column), count in counted:
             if count:
                 dark_cell = row != column and np.log(count) > 0.55 * np.log(most)
                 axes.text(
                     column, row, f"{count:,}", ha="center", va="center",
-                    fontsize=8 if count < 10_000 else 6.5,
+                    fontsize=min(8 if count < 10_000 else 6.5, 90 / count_classes),
                     color=theme.background if dark_cell else theme.text,
                     alpha=0.65 if row == column else 1,
                 )  # fmt: skip
-        axes.set(xticks=range(10), yticks=range(10), xlabel="predicted digit", ylabel="true digit")
+        axes.set(xlabel=f"predicted {noun}", ylabel=f"true {noun}")
+        if count_classes > MAX_NAMED_CLASSES:
+            axes.spines[:].set_color(theme.grid)
+            return
+        shown = [short(name, 14) for name in names]
+        size = min(10.5, 240 / count_classes)
+        turned = 90 if max(map(len, shown)) > 2 else 0
+        axes.set_xticks(range(count_classes), shown, fontsize=size, rotation=turned)
+        axes.set_yticks(range(count_classes), shown, fontsize=size)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set_visible(False)
-        axes.set_xticks(np.arange(-0.5, 10), minor=True)
-        axes.set_yticks(np.arange(-0.5, 10), minor=True)
+        axes.set_xticks(np.arange(-0.5, count_classes), minor=True)
+        axes.set_yticks(np.arange(-0.5, count_classes), minor=True)
         axes.grid(which="minor", color=theme.grid, lw=0.4)
 
     seeds = f", all {len(run.seeds)} seeds together" if len(run.seeds) > 1 else ""
-    caption = f"Test images by true and predicted digit{seeds}. Mistakes are coloured; the grey "
-    caption += "counts on the diagonal are correct."
+    caption = f"Test images by true and predicted {noun}{seeds}. Mistakes are coloured; "
+    if count_classes <= MAX_COUNTED_CLASSES:
+        caption += "the grey counts on the diagonal are correct."
+    else:
+        caption += "the darker, the more. The most frequent ones are in a table below."
     return draw_plot("Confusion matrix", caption, draw, height=5.0)
 
 
@@ -268,8 +284,8 @@ def reliability_diagram(run: Run) -> Plot:
 
     caption = (
         f"Test images in {statistics.BINS} bins by confidence, the probability of the predicted "
-        "digit. On the dashed line, accuracy equals confidence. Expected calibration error"
-        f"{mean_of_seeds_note(run)}: {run.calibration_error:.4f}."
+        f"{run.spec.noun}. On the dashed line, accuracy equals confidence. Expected calibration "
+        f"error{mean_of_seeds_note(run)}: {run.calibration_error:.4f}."
     )
     return draw_plot("Calibration", caption, draw, height=5.0)
 
@@ -285,7 +301,7 @@ def differences(title: str, rows: Sequence[tuple[str, statistics.Difference]]) -
             ends = [100 * max(difference.low, -1.0), 100 * min(difference.high, 1.0)]
             axes.plot(ends, [y, y], color=colour, lw=2.5, solid_capstyle="butt")
             axes.plot(100 * difference.mean, y, "o", color=colour, ms=7)
-            axes.text(0, y - 0.2, _short(label, 58), transform=axes.get_yaxis_transform())
+            axes.text(0, y - 0.2, short(label, 58), transform=axes.get_yaxis_transform())
         axes.set_yticks([])
         axes.set_ylim(len(rows) - 0.6, -0.7)
         axes.spines["left"].set_visible(False)

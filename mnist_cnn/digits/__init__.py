@@ -1,1 +1,1 @@
-"""A picture of a handwritten digit -> an image like MNIST's, with Pillow, NumPy and SciPy alone."""
+"""A picture -> an image as the network knows them, with Pillow, NumPy and SciPy alone."""

@@ -60,6 +60,6 @@ def decode(file: io.BufferedReader | io.BytesIO) -> Image.Image:
         raise PictureError(f"damaged: {reason}") from None
 
 
-def save(digit: UInt8[np.ndarray, "28 28"], path: str | Path) -> None:
-    """Writes an image as a grey PNG file."""
-    Image.fromarray(digit).save(path, "PNG")
+def save(image: UInt8[np.ndarray, "H W *C"], path: str | Path) -> None:
+    """Writes an image [H, W] or [H, W, 3] as a PNG file."""
+    Image.fromarray(image).save(path, "PNG")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32, Key, UInt8
 
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 
@@ -40,10 +41,15 @@ def train_kwargs(model: nn.Module, train: bool) -> dict[str, Any]:
     return kwargs
 
 
-def init_variables(model: nn.Module, key: Key[Array, ""]) -> Variables:
-    """The variables of a module, drawn at random; ConfigError if a run cannot keep them."""
-    image = jnp.zeros((1, 28, 28, 1), jnp.float32)
-    variables = dict(model.init(key, image, **train_kwargs(model, train=False)))
+def init_variables(model: nn.Module, key: Key[Array, ""], spec: DataSpec = MNIST) -> Variables:
+    """The variables of a module for such data, drawn at random.
+
+    ConfigError if a run cannot keep them, or the module returns something else than logits.
+    """
+    image = jnp.zeros((1, *spec.image_shape), jnp.float32)
+    output, found = model.init_with_output(key, image, **train_kwargs(model, train=False))
+    as_logits(output, spec.num_classes)
+    variables = dict(found)
     if not variables.get("params"):
         raise ConfigError(f"config.model: {type(model).__name__} has no parameters to train")
     if others := variables.keys() - {"params", "batch_stats"}:
@@ -54,16 +60,23 @@ def init_variables(model: nn.Module, key: Key[Array, ""]) -> Variables:
     return variables
 
 
-def as_logits(output: Any) -> Float32[Array, "B 10"]:
-    """What a module returned, as float32 logits; ConfigError if it is something else."""
+def as_logits(output: Any, num_classes: int | None = None) -> Float32[Array, "B K"]:
+    """What a module returned, as float32 logits; ConfigError if it is something else.
+
+    None: of any number of classes, for a network whose own was checked when it was made.
+    """
     shape, dtype = getattr(output, "shape", None), getattr(output, "dtype", None)
     if shape is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = f"a {type(output).__name__}" if shape is None else f"an array of {dtype}"
-    elif len(shape) == 2 and shape[1] == 10:
+    elif len(shape) == 2 and num_classes in (None, shape[1]):
         return output.astype(jnp.float32)
     else:
         got = f"an array [{', '.join(['B', *map(str, shape[1:])] if shape else [])}]"
-    raise ConfigError(f"config.model: returned {got}, expected logits [B, 10]: one for each digit")
+    number = "K" if num_classes is None else num_classes
+    raise ConfigError(
+        f"config.model: returned {got}, expected logits [B, {number}]: one for each class of the "
+        "data; a module with a field num_classes receives their number"
+    )
 
 
 def scale(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
@@ -72,8 +85,8 @@ def scale(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
 
 
 def forward(
-    model: nn.Module, variables: Variables, images: UInt8[Array, "B 28 28 1"]
-) -> Float[Array, "B 10"]:
+    model: nn.Module, variables: Variables, images: UInt8[Array, "B H W C"]
+) -> Float[Array, "B K"]:
     """Logits at evaluation; always float32, so that the loss is, whatever the model computes in."""
 
     def apply(variables: Variables, images: Array) -> Array:

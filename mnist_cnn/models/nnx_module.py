@@ -17,16 +17,18 @@ import numpy as np
 from flax import linen as nn, nnx, traverse_util
 from jaxtyping import Array, Float, Key
 
+from mnist_cnn.data.spec import MNIST, NETWORK_FIELDS, DataSpec
 from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.apply import MODES
 from mnist_cnn.models.layers import data_axis
 
 
 @functools.cache  # a compiled program is identified by its module
-def as_linen(make: Callable[..., Any]) -> nn.Module:
+def as_linen(make: Callable[..., Any], spec: DataSpec = MNIST) -> nn.Module:
     """The Linen module of a function of `rngs` that returns an NNX module, such as its class.
 
-    Its type has the name of that class. ConfigError if `make` is no such function.
+    It receives those of `NETWORK_FIELDS` that are arguments of it. The type of the Linen module has
+    the name of that class. ConfigError if `make` is no such function.
     """
     if isinstance(make, nnx.bridge.ToLinen):
         make = functools.partial(make.nnx_class, *make.args, **make.kwargs)
@@ -46,6 +48,12 @@ def as_linen(make: Callable[..., Any]) -> nn.Module:
             f"config.model: got {shorten(kind)}, expected an object of a flax.linen module, or the "
             "class of a flax.nnx module"
         )
+    is_class = isinstance(kind, type)  # of NNX: its own signature is (*args, **kwargs)
+    parameters = list(inspect.signature(kind.__init__ if is_class else kind).parameters)
+    given = len(make.args) if isinstance(make, functools.partial) else 0
+    parameters = parameters[is_class + given :]
+    if own := {name: getattr(spec, name) for name in NETWORK_FIELDS if name in parameters}:
+        make = functools.partial(make, **own)
     return type(kind.__name__, (_Adapter,), {})(make)
 
 
@@ -55,7 +63,7 @@ class _Adapter(nn.Module):
     make: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B 28 28 1"], train: bool = False) -> Any:
+    def __call__(self, images: Float[Array, "B H W C"], train: bool = False) -> Any:
         """What the NNX module returns, after its `train` or `eval`."""
         name, initial = type(self).__name__, self.is_initializing()
         if initial:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.models.apply import train_kwargs
 from mnist_cnn.models.kernels.rewrite import slow_operations
 
@@ -22,8 +23,8 @@ class Layer(NamedTuple):
     multiply_adds: int  # for one image
 
 
-def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
-    """The layers of `model` in the order in which they are applied to an image [28, 28, 1].
+def summarize(model: nn.Module, spec: DataSpec = MNIST, train: bool = False) -> list[Layer]:
+    """The layers of `model` in the order in which they are applied to an image [H, W, C].
 
     Multiply-adds are those of the layers with a kernel: each value of a kernel is used once for
     each output position. A layer that pools its output has a method `kernel_positions`, which
@@ -42,7 +43,7 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
         return output
 
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(*_initialization(model, train))
+        variables = jax.eval_shape(*_initialization(model, spec, train))
     layers = []
     for path, (shape, positions) in outputs.items():
         own: Any = variables.get("params", {})
@@ -55,13 +56,15 @@ def summarize(model: nn.Module, train: bool = False) -> list[Layer]:
     return layers
 
 
-def unoptimized(model: nn.Module) -> list[str]:
+def unoptimized(model: nn.Module, spec: DataSpec = MNIST) -> list[str]:
     """The operations of a model whose gradients are slow on a CPU, in words, each once."""
-    return list(dict.fromkeys(slow_operations(*_initialization(model, train=True))))
+    return list(dict.fromkeys(slow_operations(*_initialization(model, spec, train=True))))
 
 
-def _initialization(model: nn.Module, train: bool) -> tuple[Callable[..., Any], Any, Any]:
+def _initialization(
+    model: nn.Module, spec: DataSpec, train: bool
+) -> tuple[Callable[..., Any], Any, Any]:
     """The function that initializes a model by applying it, and the shapes of its arguments."""
     keys = dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0))
-    images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
     return functools.partial(model.init, **train_kwargs(model, train)), keys, images

@@ -2,9 +2,10 @@
 
 Keras' kernels have the axes of Flax' ([height, width, in, out] and [in, out]) in both of its data
 formats. With `channels_first`, which the tutorial uses, the input of the first dense layer is the
-image [64, 7, 7] made flat, not [7, 7, 64]. Nothing in a file is executed.
+image [64, 7, 7] (of MNIST) made flat, not [7, 7, 64]. Nothing in a file is executed.
 """
 
+import functools
 import io
 import json
 import os
@@ -15,30 +16,41 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from mnist_cnn.data.spec import MNIST
 from mnist_cnn.errors import ConfigError, import_problem
 from mnist_cnn.files import local_path
 
 LAYERS = ("conv1", "conv2", "dense1", "dense2")  # of the tutorial's network, in Keras' order
 
 
-def to_keras(params: Mapping[str, Any], data_format: str = "channels_last") -> list[np.ndarray]:
+def to_keras(
+    params: Mapping[str, Any],
+    data_format: str = "channels_last",
+    image_shape: tuple[int, int, int] = MNIST.image_shape,
+) -> list[np.ndarray]:
     """Converts parameters of `CNN` to the list that `keras.Model.set_weights` takes.
 
     `data_format` is that of the Keras model, "channels_last" or "channels_first".
     """
+    height, width = image_shape[0] // 4, image_shape[1] // 4  # pooled twice
     weights = [np.asarray(params[layer][name]) for layer in LAYERS for name in ("kernel", "bias")]
     if data_format == "channels_first":
-        weights[4] = weights[4].reshape(7, 7, 64, -1).transpose(2, 0, 1, 3).reshape(64 * 7 * 7, -1)
+        last = weights[4].reshape(height, width, 64, -1)
+        weights[4] = last.transpose(2, 0, 1, 3).reshape(64 * height * width, -1)
     return weights
 
 
 def from_keras(
-    weights: Sequence[np.ndarray], data_format: str = "channels_last"
+    weights: Sequence[np.ndarray],
+    data_format: str = "channels_last",
+    image_shape: tuple[int, int, int] = MNIST.image_shape,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Converts the list that `keras.Model.get_weights` returns to parameters of `CNN`."""
+    height, width = image_shape[0] // 4, image_shape[1] // 4
     arrays = [np.asarray(weight) for weight in weights]
     if data_format == "channels_first":
-        arrays[4] = arrays[4].reshape(64, 7, 7, -1).transpose(1, 2, 0, 3).reshape(7 * 7 * 64, -1)
+        first = arrays[4].reshape(64, height, width, -1)
+        arrays[4] = first.transpose(1, 2, 0, 3).reshape(height * width * 64, -1)
     pairs = zip(LAYERS, arrays[::2], arrays[1::2], strict=True)
     return {layer: {"kernel": kernel, "bias": bias} for layer, kernel, bias in pairs}
 
@@ -50,7 +62,9 @@ def flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def read_variables(
-    path: str | os.PathLike[str], template: Mapping[str, Mapping[str, Any]]
+    path: str | os.PathLike[str],
+    template: Mapping[str, Mapping[str, Any]],
+    image_shape: tuple[int, int, int] = MNIST.image_shape,
 ) -> dict[str, Any]:
     """Reads variables from a file, as NumPy arrays in the trees and dtypes of `template`.
 
@@ -60,7 +74,11 @@ def read_variables(
     tensor is missing, unexpected, of another shape, or not finite.
     """
     place = f"config.init_from: {os.fspath(path)}"
-    readers = {".safetensors": _safetensors, ".keras": _keras_archive, ".weights.h5": _keras_h5}
+    readers: dict[str, Any] = {
+        ".safetensors": _safetensors,
+        ".keras": functools.partial(_keras_archive, image_shape=image_shape),
+        ".weights.h5": _keras_h5,
+    }
     suffix = next((suffix for suffix in readers if str(path).endswith(suffix)), None)
     if suffix is None:
         raise ConfigError(f"{place}: expected a file that ends in {', '.join(readers)}")
@@ -94,7 +112,7 @@ def _safetensors(content: bytes) -> dict[str, np.ndarray]:
     return safetensors.load(content)
 
 
-def _keras_archive(content: bytes) -> dict[str, np.ndarray]:
+def _keras_archive(content: bytes, image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """Reads a zip of config.json and model.weights.h5."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         layers = json.loads(archive.read("config.json"))["config"]["layers"]
@@ -103,10 +121,14 @@ def _keras_archive(content: bytes) -> dict[str, np.ndarray]:
     # reorders them to channels_last. The tutorial does not set it.
     formats = {layer["class_name"]: layer["config"].get("data_format") for layer in layers}
     first = (formats.get("Conv2D"), formats.get("Flatten")) == ("channels_first", "channels_last")
-    return _keras_h5(weights, "channels_first" if first else "channels_last")
+    return _keras_h5(weights, "channels_first" if first else "channels_last", image_shape)
 
 
-def _keras_h5(content: bytes, data_format: str = "channels_last") -> dict[str, np.ndarray]:
+def _keras_h5(
+    content: bytes,
+    data_format: str = "channels_last",
+    image_shape: tuple[int, int, int] = MNIST.image_shape,
+) -> dict[str, np.ndarray]:
     """Reads `layers/conv2d/vars/0` and so on; layers of a kind are numbered in their order."""
     import h5py
 
@@ -123,4 +145,4 @@ def _keras_h5(content: bytes, data_format: str = "channels_last") -> dict[str, n
     weights = [array for layer in sorted(found, key=lambda layer: layer[:2]) for array in layer[2]]
     if len(weights) != 2 * len(LAYERS):
         raise ValueError(f"{len(weights)} arrays, expected {2 * len(LAYERS)}")
-    return flat(from_keras(weights, data_format))
+    return flat(from_keras(weights, data_format, image_shape))

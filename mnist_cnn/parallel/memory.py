@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from mnist_cnn import config as config_lib
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import UserError
 from mnist_cnn.parallel.mesh import on_cpu
 from mnist_cnn.training.batches import Split
@@ -43,12 +44,14 @@ def check_data(num_examples: int, image_shape: Sequence[int], device: Any) -> No
             )
 
 
-def check_memory(config: Mapping[str, Any], mesh: Mesh, data: Split) -> None:
+def check_memory(
+    config: Mapping[str, Any], mesh: Mesh, data: Split, spec: DataSpec = MNIST
+) -> None:
     """Raises UserError if this machine's memory is too small for the networks of a run.
 
     `data` is the training split, as NumPy arrays.
     """
-    state = jax.eval_shape(lambda: create_state(config, len(data.labels)))
+    state = jax.eval_shape(lambda: create_state(config, len(data.labels), spec))
     check_sizes(
         len(config_lib.replicas(config)),
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),

@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Integer, UInt8
 
 from mnist_cnn import config as config_lib
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.models.apply import Variables
 from mnist_cnn.models.kernels.compiler import compiler_options
 from mnist_cnn.parallel import snapshot
@@ -26,7 +27,7 @@ from mnist_cnn.training.components import build_components, build_hyperparameter
 from mnist_cnn.training.metrics import Metrics
 from mnist_cnn.training.state import TrainState, initial_state, is_finite
 
-# (split, replicas) -> logits float32 [R, N, 10], losses float32 [R, N]
+# (split, replicas) -> logits float32 [R, N, K], losses float32 [R, N]
 Score = Callable[[Split, Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
 
@@ -47,9 +48,10 @@ class Replicas:
         self,
         config: Mapping[str, Any],
         mesh: Mesh,
-        images: UInt8[np.ndarray, "N 28 28 1"],
+        images: UInt8[np.ndarray, "N H W C"],
         labels: Integer[np.ndarray, "N"],
         init_variables: Variables | None = None,
+        spec: DataSpec = MNIST,
     ) -> None:
         """Makes the networks before their first step, and compiles their training on a split.
 
@@ -59,7 +61,7 @@ class Replicas:
         self._members = config_lib.replicas(config)
         self._num_examples = len(labels)
         self._total_steps = batches.total_steps(config, self._num_examples)
-        self.components = build_components(config, self._total_steps)
+        self.components = build_components(config, self._total_steps, spec)
         self._split = shard(Split(images, labels), mesh, REPLICATED)
         self._epoch = 0
         # These programs run rarely: optimized code takes up to 3 s more to compile on a CPU and
@@ -203,7 +205,7 @@ class Replicas:
             group.state = self._off_device(self._on_device(group.state).replace(**changes))
 
     def lay_out(
-        self, images: UInt8[np.ndarray, "N 28 28 1"], labels: Integer[np.ndarray, "N"]
+        self, images: UInt8[np.ndarray, "N H W C"], labels: Integer[np.ndarray, "N"]
     ) -> Split:
         """A split for `compile_scoring`; devices that share a batch get a part of it each."""
         padding = (0, -len(labels) % self._mesh.shape[DATA])
@@ -221,7 +223,8 @@ class Replicas:
 
         sharding = NamedSharding(self._mesh, BY_BATCH)
         padded = num_examples + -num_examples % self._mesh.shape[DATA]
-        images: Any = jax.ShapeDtypeStruct((padded, 28, 28, 1), np.uint8, sharding=sharding)
+        shape = (padded, *self.components.spec.image_shape)
+        images: Any = jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding)
         labels: Any = jax.ShapeDtypeStruct((padded,), np.int32, sharding=sharding)
         by_both = PartitionSpec(REPLICA, DATA)
         program = make_program(self._mesh, score, (BY_REPLICA, BY_BATCH), by_both)

@@ -5,6 +5,7 @@ from typing import Any
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset, is_same_data, open_dataset
+from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner import recorded_config
 from mnist_cnn.runner.run_directory import RunDirectory
@@ -34,7 +35,7 @@ def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[
     if result.get("status") != "finished" or not same_length:
         return None
     if old.get("manual_dir") != config["manual_dir"]:
-        _check_data(directory, open_dataset(config["dataset"], config["manual_dir"]))
+        check_data(directory, open_dataset(config["dataset"], config["manual_dir"]))
     return result
 
 
@@ -68,6 +69,19 @@ def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
         )
 
 
+def check_augmentation(config: Mapping[str, Any], spec: DataSpec) -> None:
+    """Raises ConfigError if images would be shifted by more than their size."""
+    largest = max(spec.image_shape[:2])
+    swept = "shift" in (config["sweep"] or {})
+    for value in config["sweep"]["shift"] if swept else [config["shift"]]:
+        if value > largest:
+            height, width, _ = spec.image_shape
+            raise ConfigError(
+                f"config.{'sweep: ' * swept}shift: got {value:g}, expected a number from 0 to "
+                f"{largest}, as the images have {height} x {width} pixels"
+            )
+
+
 def check_resumption(
     directory: RunDirectory, dataset: Dataset, step: int, total: int
 ) -> dict[str, Any]:
@@ -76,7 +90,7 @@ def check_resumption(
     Returns the directory's environment.json, {} if there is none. Raises CheckpointError or
     ConfigError if the run cannot resume from the checkpoint of `step`.
     """
-    before = _check_data(directory, dataset)
+    before = check_data(directory, dataset)
     if step > total:
         raise ConfigError(
             f"{directory} has reached step {step:,}, but the configuration ends at {total:,}; a "
@@ -85,7 +99,7 @@ def check_resumption(
     return before
 
 
-def _check_data(directory: RunDirectory, dataset: Dataset) -> dict[str, Any]:
+def check_data(directory: RunDirectory, dataset: Dataset) -> dict[str, Any]:
     """The directory's environment.json, {} without; CheckpointError if the run had other data."""
     before = directory.read("environment.json")
     if before is not None and not is_same_data(before.get("data", {}), dataset.describe()):

@@ -1,7 +1,8 @@
 """Whether an experiment's own model, loss and other functions do what a run needs of them.
 
-They are traced for their shapes before data is read, so that a mistake is one line that names the
-line of the experiment file, and no wrong gradient and no error at the end of the training.
+They are traced for their shapes as soon as the form of the data is known, so that a mistake is one
+line that names the line of the experiment file, and no wrong gradient and no error at the end of
+the training.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from flax import linen as nn
 from jax.extend import core
 
 from mnist_cnn.config import OBJECTS
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import ConfigError, shorten, users_line
 from mnist_cnn.models.apply import forward
 from mnist_cnn.models.layers import DATA_AXIS
@@ -33,11 +35,14 @@ from mnist_cnn.training.step import step
 
 # Operations that change no value.
 _SHAPES = ("convert_element_type", "reshape", "squeeze", "broadcast_in_dim")
-_IMAGES = 7  # no other axis has this size, so that none is taken for it
+# The numbers of images to choose from: no other axis has that size, so that none is taken for it.
+_COUNTS = (7, 11, 13, 17, 19)
 
 
-def check_components(config: Mapping[str, Any], file: str | None = None) -> list[str]:
-    """Notes on the objects that `config` contains; nothing is computed.
+def check_components(
+    config: Mapping[str, Any], file: str | None = None, spec: DataSpec = MNIST
+) -> list[str]:
+    """Notes on the objects that `config` contains, used for such data; nothing is computed.
 
     `file` is the experiment file, if it is known. Raises ConfigError if one of them cannot be used.
     """
@@ -45,12 +50,13 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
         return []
     named = functools.partial(_named, config, file=file)
     with named("model"):
-        model = components.build_model(config)
-    parts = components.build_components(config)
+        model = components.build_model(config, spec)
+    parts = components.build_components(config, spec=spec)
+    count = next(n for n in _COUNTS if n not in (*spec.image_shape, spec.num_classes))
     batch = Batch(
-        images=_shape(jnp.uint8, _IMAGES, 28, 28, 1),
-        labels=_shape(jnp.int32, _IMAGES),
-        weights=_shape(jnp.float32, _IMAGES),
+        images=_shape(jnp.uint8, count, *spec.image_shape),
+        labels=_shape(jnp.int32, count),
+        weights=_shape(jnp.float32, count),
     )
     idle: list[str] = []
     try:  # the whole step at once; the parts one by one only to name the one that fails
@@ -66,7 +72,7 @@ def check_components(config: Mapping[str, Any], file: str | None = None) -> list
         program, logits = jax.make_jaxpr(
             _over_mesh(functools.partial(forward, model)), return_shape=True
         )(state.variables, batch.images)
-        _check_count(_shape(logits.dtype, *logits.shape[1:]), _IMAGES)
+        _check_count(_shape(logits.dtype, *logits.shape[1:]), count)
     place, notes = _place(config, "model", file), []
     if idle:
         notes.append(
@@ -92,13 +98,14 @@ def _name_the_fault(
             parts._replace(schedule=None, augment=None, train_step=None, metrics=()),
         )
         state = _new_state(config, plain._replace(optimizer=lambda hyper: optax.identity()))
-        for count in (1, _IMAGES):
-            images = _shape(jnp.uint8, count, 28, 28, 1)
+        whole = len(batch.labels)
+        for count in (1, whole):
+            images = _shape(jnp.uint8, count, *parts.spec.image_shape)
             _check_count(_trace(functools.partial(forward, model), state.variables, images), count)
         train = functools.partial(training_forward, data_axis=None)
-        images = _shape(jnp.float32, _IMAGES, 28, 28, 1)
+        images = _shape(jnp.float32, *batch.images.shape)
         logits, statistics = _trace(train, state, state.params, images)
-        _check_count(logits, _IMAGES)
+        _check_count(logits, whole)
         if specs(statistics) != specs(state.batch_stats):
             raise ConfigError("its batch_stats change their names or shapes in training")
     with named("loss"):
@@ -177,7 +184,7 @@ def _trace(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _check_count(logits: Any, count: int) -> None:
     if len(logits) != count:
-        raise ConfigError(f"returned {list(logits.shape)} for {count} images, expected [B, 10]")
+        raise ConfigError(f"returned {list(logits.shape)} for {count} images, expected [B, K]")
 
 
 def _find_idle(

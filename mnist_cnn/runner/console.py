@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # their modules import JAX and Flax
     from mnist_cnn.data.dataset import Dataset
     from mnist_cnn.models.summary import Layer
 
+_MAX_CLASSES, _WORST_CLASSES = 100, 20  # of an evaluation's table: the most, else the worst
 _PLAIN_INTERVAL = 5.0  # seconds between two progress lines without a terminal
 
 Row = tuple[str | float | None, ...]  # the cells of a table
@@ -242,14 +243,26 @@ class Console:
         self._table(title, (*sweep["settings"][0]["setting"], "accuracy", "loss", ""), rows)
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
-        """Prints the metrics of `analysis.evaluation.evaluate`, with a row for each class."""
-        rows = []
-        for label, row in enumerate(metrics["classes"]):
+        """Prints the metrics of `analysis.evaluation.evaluate`, with a row for each class.
+
+        Of many classes, those with the lowest recall.
+        """
+        shown, rows = metrics["classes"], []
+        if len(shown) > _MAX_CLASSES:
+            tested = [row for row in shown if row["recall"] is not None]
+            shown = sorted(tested, key=lambda row: row["recall"])[:_WORST_CLASSES]
+        for row in shown:
             ratios = (row["precision"], row["recall"])
             percentages = (None if ratio is None else f"{ratio:.2%}" for ratio in ratios)
-            rows.append((str(label), *percentages, row["examples"], row["predicted"]))
+            name = printable(row["class"])
+            rows.append((name, *percentages, row["examples"], row["predicted"]))
         title = "{dataset} {split}, seed {seed}, step {step:,}".format_map(metrics)
         self._table(title, ("class", "precision", "recall", "images", "predicted"), rows)
+        if len(metrics["classes"]) > _MAX_CLASSES:
+            self.line(
+                f"the {len(shown)} classes with the lowest recall, of {len(metrics['classes'])}; "
+                "--json has all"
+            )
         for text in (
             "accuracy {accuracy!r} ({correct:,} of {examples:,})",
             "loss {loss!r}"

@@ -1,6 +1,7 @@
 """The test predictions of a finished run, stored so that a report needs no data and no network."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -17,42 +18,46 @@ class Predictions:
     Two runs differ only on images that one of them misclassifies: these suffice to compare them.
     """
 
-    logits: np.ndarray  # float32 [R, N, 10]
+    logits: np.ndarray  # float32 [R, N, K]
     labels: np.ndarray  # uint8 [N]
     wrong: np.ndarray  # int32 [M]: the indices that some seed misclassifies, ascending
-    images: np.ndarray  # uint8 [M, 28, 28]: those images
-    filters: np.ndarray  # float32 [F, H, W]: of the first layer, first seed; F = 0 if it has none
+    images: np.ndarray  # uint8 [M, H, W] or, of colours, [M, H, W, 3]: those images
+    # float32 [F, H, W] or [F, H, W, 3]: of the first layer, first seed; F = 0 if it has none
+    filters: np.ndarray
 
     def __post_init__(self) -> None:
         fit = (
-            self.logits.shape[1:] == (*self.labels.shape, 10)
-            and self.labels.ndim == 1
+            self.logits.ndim == 3
+            and self.labels.shape == self.logits.shape[1:2]
             and self.logits.size > 0
-            and self.images.shape == (len(self.wrong), 28, 28)
-            and self.filters.ndim == 3
+            and len(self.images) == len(self.wrong)
+            and all(
+                array.ndim == 3 or array.shape[3:] == (3,) for array in (self.images, self.filters)
+            )
         )
         types = [array.dtype.str[1:] for array in dataclasses.astuple(self)]
         if not fit or types != ["f4", "u1", "i4", "u1", "f4"]:
             raise ValueError("the arrays have unexpected shapes or types")
         mistakes = np.flatnonzero((self.logits.argmax(-1) != self.labels).any(0))
-        if self.labels.max() > 9 or not np.array_equal(mistakes, self.wrong):
+        if self.labels.max() >= self.logits.shape[-1] or not np.array_equal(mistakes, self.wrong):
             raise ValueError("the arrays contradict one another")
 
 
 def collect(
-    logits: Float32[np.ndarray, "R N 10"],
+    logits: Float32[np.ndarray, "R N K"],
     labels: Integer[np.ndarray, "N"],
-    images: UInt8[np.ndarray, "N 28 28 1"],
+    images: UInt8[np.ndarray, "N H W C"],
     params: Any,
 ) -> dict[str, np.ndarray]:
     """The arrays of predictions.npz; `params` are those of the first seed."""
+    channels = images.shape[-1]
     wrong = np.flatnonzero((logits.argmax(-1) != labels).any(0)).astype(np.int32)
     return {
         "logits": np.asarray(logits, np.float32),
         "labels": labels.astype(np.uint8),
         "wrong": wrong,
-        "images": images[wrong, :, :, 0],
-        "filters": first_filters(params),
+        "images": images[wrong].squeeze(-1) if channels == 1 else images[wrong],
+        "filters": first_filters(params, images.shape[1:]),
     }
 
 
@@ -68,13 +73,18 @@ def read(directory: RunDirectory) -> Predictions:
         ) from None
 
 
-def first_filters(params: Any) -> Float32[np.ndarray, "F H W"]:
-    """The first kernel applied to pixels, recognised by its shape."""
+def first_filters(params: Any, image_shape: tuple[int, ...]) -> Float32[np.ndarray, "F H W *C"]:
+    """The first kernel applied to the pixels of such images, recognised by its shape."""
     import jax  # only a training run calls this function
 
     for kernel in map(np.asarray, jax.tree_util.tree_leaves(params)):
-        if kernel.ndim == 4 and kernel.shape[2] == 1:  # convolution: [H, W, 1, F]
-            return kernel[:, :, 0].transpose(2, 0, 1).astype(np.float32)
-        if kernel.ndim == 2 and kernel.shape[0] == 28 * 28:  # dense: [784, F]
-            return kernel.T.reshape(-1, 28, 28).astype(np.float32)
+        if kernel.ndim == 4 and kernel.shape[2] == image_shape[2]:  # convolution: [H, W, C, F]
+            found = kernel.transpose(3, 0, 1, 2)
+        elif kernel.ndim == 2 and kernel.shape[0] == math.prod(
+            image_shape
+        ):  # dense: [H * W * C, F]
+            found = kernel.T.reshape(-1, *image_shape)
+        else:
+            continue
+        return (found if image_shape[2] == 3 else found.squeeze(-1)).astype(np.float32)
     return np.zeros((0, 1, 1), np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset, open_dataset
+from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import UserError
 from mnist_cnn.models import summary, weights
 from mnist_cnn.models.apply import Variables, make_variables
@@ -32,7 +33,7 @@ from mnist_cnn.training import batches, components, state as state_lib
 from mnist_cnn.training.metrics import summarize
 
 ReplicaMetrics = list[dict[str, Any]]  # one dict for each replica
-# the metrics, logits float32 [R, N, 10], labels [N], images uint8 [N, 28, 28, 1]
+# the metrics, logits float32 [R, N, K], labels [N], images uint8 [N, H, W, C]
 Evaluation = tuple[ReplicaMetrics, np.ndarray, np.ndarray, np.ndarray]
 Evaluate = Callable[[Sequence[int]], Evaluation]  # of some replicas
 
@@ -112,8 +113,14 @@ def prepare(
 ) -> Run:
     """Checks, reads, compiles and restores everything that the first step needs."""
     logger = RunLogger(config, directory, on_log)
-    notes = component_checks.check_components(config, config_file)
-    model = components.build_model(config)
+    with logger.clock("data"):
+        dataset = open_dataset(config["dataset"], config["manual_dir"])
+    spec = dataset.spec
+    if processes.is_primary():  # before anything is compiled for the form of other data
+        checks.check_data(directory, dataset)
+    checks.check_augmentation(config, spec)
+    notes = component_checks.check_components(config, config_file, spec)
+    model = components.build_model(config, spec)
     source = experiment_file.read(config, config_file)
     devices = find_devices(num_threads)
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
@@ -130,7 +137,6 @@ def prepare(
         )
 
     with logger.clock("data"):
-        dataset = open_dataset(config["dataset"], config["manual_dir"])
         checks.check_splits(dataset, config)
         examples = sum(stop - start for _, start, stop in dataset.rows(config["train_split"]))
         check_data(examples, dataset.spec.image_shape, devices[0])
@@ -138,12 +144,12 @@ def prepare(
     total = batches.total_steps(config, len(labels))
     console.data(dataset, config, images, labels)
 
-    check_memory(config, mesh, batches.Split(images, labels))
-    init_variables = _init_variables(config, directory)
+    check_memory(config, mesh, batches.Split(images, labels), spec)
+    init_variables = _init_variables(config, directory, spec)
     if processes.is_primary():
         directory.lock()
     with logger.clock("compile"), compile_cache():
-        replicas = Replicas(config, mesh, images, labels, init_variables)
+        replicas = Replicas(config, mesh, images, labels, init_variables, spec)
         held_out = config["validation_split"]
         validate = _evaluator(replicas, logger, dataset, held_out) if held_out else None
         test = _evaluator(replicas, logger, dataset, "test")
@@ -155,9 +161,9 @@ def prepare(
     }
     for note in [*notes, *compiler_note(devices[0].platform)]:
         console.line(note)
-    console.network(type(model).__name__, summary.summarize(model))
+    console.network(type(model).__name__, summary.summarize(model, spec))
     if devices[0].platform == "cpu":
-        for operation in summary.unoptimized(model):
+        for operation in summary.unoptimized(model, spec):
             console.line(
                 f"note: {operation} has no fast form, and its gradient can take 30 times as long "
                 "as another convolution's; docs/change-anything.md names the fast ones"
@@ -205,13 +211,15 @@ def prepare(
     )
 
 
-def _init_variables(config: Mapping[str, Any], directory: RunDirectory) -> Variables | None:
+def _init_variables(
+    config: Mapping[str, Any], directory: RunDirectory, spec: DataSpec
+) -> Variables | None:
     """The variables of the file `init_from`, unless there is a checkpoint to resume from."""
     if config["init_from"] is None or has_checkpoint(directory.checkpoints):
         return None
-    state = jax.eval_shape(lambda: state_lib.create_state(config))
+    state = jax.eval_shape(lambda: state_lib.create_state(config, spec=spec))
     template = make_variables(state.params, state.batch_stats)
-    return weights.read_variables(config["init_from"], template)
+    return weights.read_variables(config["init_from"], template, spec.image_shape)
 
 
 def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: str) -> Evaluate:

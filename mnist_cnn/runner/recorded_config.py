@@ -13,6 +13,7 @@ from mnist_cnn.config import (
     OBJECTS,
     takes_total_steps,
 )
+from mnist_cnn.data.spec import NETWORK_FIELDS
 from mnist_cnn.errors import one_line
 
 _OF_LENGTH = "(total_steps)"  # ends the name of what depends on the length of the training
@@ -28,7 +29,11 @@ def describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: describe(v) if callable(v) else list(v) for key, v in value.items()}
     if not hasattr(value, "__qualname__") and not isinstance(value, functools.partial):
-        return one_line(value)
+        text = one_line(value)
+        for name in NETWORK_FIELDS:  # the data decides these, not the experiment file
+            if name in getattr(value, "__dataclass_fields__", {}):
+                text = text.replace(f" {name} = {one_line(getattr(value, name))}", "", 1)
+        return text.replace("( # attributes )", "()")
     return _name(value) + (_OF_LENGTH if takes_total_steps(value) else "")
 
 

@@ -15,6 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from mnist_cnn.data import spec
+from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.files import local_path, write_atomically
 from mnist_cnn.parallel import threads
@@ -106,6 +108,17 @@ class RunDirectory:
         if number is None:
             number = threads.from_environment() or environment.get("cpu_count")
         return min(number, threads.MAX) if isinstance(number, int) and number > 0 else None
+
+    def read_spec(self) -> DataSpec:
+        """The form of the run's data; CheckpointError if its record is damaged."""
+        data = (self.read("environment.json") or {}).get("data")
+        dataset = (self.read("config.json") or {}).get("dataset")
+        try:
+            return spec.from_record(data if isinstance(data, dict) else {}, dataset)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.path / 'environment.json'}: {error}; restore the file, or train again"
+            ) from None
 
     def read_config(self) -> dict[str, Any]:
         """The object of config.json; CheckpointError if the directory is not that of a run."""

@@ -5,11 +5,12 @@
 It works in a temporary folder and leaves nothing behind.
 """
 
+import functools
 import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.data.dataset import open_dataset
+from mnist_cnn.data.dataset import Dataset, open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.models.kernels.compiler import compiler_note
 from mnist_cnn.parallel.devices import find_devices, own_settings, unused_gpu
@@ -26,6 +27,7 @@ from mnist_cnn.parallel.mesh import make_mesh
 from mnist_cnn.parallel.replicas import Replicas
 from mnist_cnn.runner import component_checks
 from mnist_cnn.runner.checkpoint import Checkpoints, sha256
+from mnist_cnn.runner.checks import check_augmentation
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.gradient_check import check_gradient
 from mnist_cnn.training.batches import Split, steps_per_epoch
@@ -51,7 +53,8 @@ def check(
     with tempfile.TemporaryDirectory(prefix="mnist_cnn-") as folder, mock.patch.dict(os.environ):
         if config["dataset"] == "mnist" or config["manual_dir"] is not None:  # nothing to download
             os.environ["TFDS_DATA_DIR"] = folder
-        results = _try_parts(config, pathlib.Path(folder, "checkpoints"))
+        opened = functools.cache(lambda: open_dataset(config["dataset"], config["manual_dir"]))
+        results = _try_parts(config, opened, pathlib.Path(folder, "checkpoints"))
         for part in _PARTS:
             start = time.monotonic()
             try:
@@ -61,27 +64,30 @@ def check(
                 console.checked(part, False, kind + " ".join(str(error).split()))
                 return False
             console.checked(part, True, f"{result} ({time.monotonic() - start:.1f} s)")
-            if part == "device":
-                notes += component_checks.check_components(config, config_file)
+            if part == "data":
+                check_augmentation(config, opened().spec)
+                notes += component_checks.check_components(config, config_file, opened().spec)
             if part == "compile":
                 for note in [*notes, *compiler_note(jax.devices()[0].platform)]:
                     console.line(note)
     return True
 
 
-def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]:
+def _try_parts(
+    config: Mapping[str, Any], opened: Callable[[], Dataset], folder: pathlib.Path
+) -> Iterator[str]:
     """Tries the parts in the order of `_PARTS`: yields the result of each, or raises."""
     devices, note = find_devices(config["num_threads"]), unused_gpu()
     used = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     yield f"{used}; {note}" if note else used
 
-    dataset = open_dataset(config["dataset"], config["manual_dir"])
+    dataset = opened()
     images, labels = dataset.read(config["train_split"])
     yield f"{len(labels):,} training images of {dataset.name}, from {dataset.origin}"
 
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
-    check_memory(config, mesh, Split(images, labels))
-    replicas = Replicas(config, mesh, images, labels)
+    check_memory(config, mesh, Split(images, labels), dataset.spec)
+    replicas = Replicas(config, mesh, images, labels, spec=dataset.spec)
     yield "the training program"
 
     yield f"of a small network, within {check_gradient():.0e} of a float64 reference"

@@ -39,8 +39,8 @@ def matrix(
 
 
 def warp(
-    images: Float[Array, "B 28 28 1"], matrix: Float[Array, "B 2 2"], offset: Float[Array, "B 2"]
-) -> Float[Array, "B 28 28 1"]:
+    images: Float[Array, "B H W C"], matrix: Float[Array, "B 2 2"], offset: Float[Array, "B 2"]
+) -> Float[Array, "B H W C"]:
     """Reads each output pixel at matrix @ (its position relative to the centre) + offset.
 
     The interpolation is bilinear; pixels beyond the edge are 0.
@@ -59,14 +59,18 @@ def warp(
     )
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = y - top, x - left
-    padded = jnp.pad(images[..., 0], ((0, 0), (1, 1), (1, 1))).reshape(images.shape[0], -1)
 
-    def at(rows: Array, columns: Array) -> Array:
+    def at(padded: Array, rows: Array, columns: Array) -> Array:
         rows = jnp.clip(rows.astype(jnp.int32) + 1, 0, height + 1)
         columns = jnp.clip(columns.astype(jnp.int32) + 1, 0, width + 1)
         indices = (rows * (width + 2) + columns).reshape(images.shape[0], -1)
         return jnp.take_along_axis(padded, indices, 1).reshape(y.shape)
 
-    above = at(top, left) * (1 - right) + at(top, left + 1) * right
-    below = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
-    return (above * (1 - down) + below * down)[..., None]
+    channels = []
+    for channel in range(images.shape[-1]):
+        padded = jnp.pad(images[..., channel], ((0, 0), (1, 1), (1, 1)))
+        padded = padded.reshape(images.shape[0], -1)
+        above = at(padded, top, left) * (1 - right) + at(padded, top, left + 1) * right
+        below = at(padded, top + 1, left) * (1 - right) + at(padded, top + 1, left + 1) * right
+        channels.append(above * (1 - down) + below * down)
+    return jnp.stack(channels, -1)

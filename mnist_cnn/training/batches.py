@@ -21,14 +21,14 @@ HostOrDeviceArray = Array | np.ndarray
 class Split(struct.PyTreeNode):
     """A part of a dataset."""
 
-    images: UInt8[HostOrDeviceArray, "N 28 28 1"]
+    images: UInt8[HostOrDeviceArray, "N H W C"]
     labels: Int[HostOrDeviceArray, "N"]
 
 
 class Batch(struct.PyTreeNode):
     """The images of one training step."""
 
-    images: UInt8[Array, "B 28 28 1"]
+    images: UInt8[Array, "B H W C"]
     labels: Int[Array, "B"]
     weights: Float32[Array, "B"]  # 1 for an image, 0 for a missing one of a partial batch
 

@@ -12,17 +12,18 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from mnist_cnn import config as config_lib
+from mnist_cnn.data.spec import MNIST, NETWORK_FIELDS, DataSpec
 from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.cnn import CNN
 from mnist_cnn.training.batches import HostOrDeviceArray
 
 Hyperparameters = dict[str, Float[HostOrDeviceArray, ""]]
-Loss = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> losses [B]
+Loss = Callable[[Array, Array], Array]  # (logits [B, K], labels [B]) -> losses [B]
 Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
 Schedule = Callable[[Array], Any]  # the number of steps taken -> factor of the learning rate
-Metric = Callable[[Array, Array], Array]  # (logits [B, 10], labels [B]) -> values [B]
+Metric = Callable[[Array, Array], Array]  # (logits [B, K], labels [B]) -> values [B]
 Step = Callable[..., Any]  # (TrainState, Batch, data_axis) -> (TrainState, Metrics)
-Augment = Callable[[Key[Array, ""], Array], Array]  # (key, images [B, 28, 28, 1]) -> images
+Augment = Callable[[Key[Array, ""], Array], Array]  # (key, images [B, H, W, C]) -> images
 
 
 class Components(NamedTuple):
@@ -36,6 +37,7 @@ class Components(NamedTuple):
     train_step: Step | None = None  # None: `step.step`
     metrics: tuple[tuple[str, Metric], ...] = ()  # of an experiment, by name
     norms: bool = False  # whether those of gradient, update and parameters are metrics as well
+    spec: DataSpec = MNIST  # of the data
 
 
 def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
@@ -45,12 +47,14 @@ def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
     return optimizer(**{name: hyper[name] for name in names if name in hyper})
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN}  # dtype -> the model
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN}  # num_classes, dtype -> the model
 LOSSES: dict[str, Loss] = {"cross_entropy": optax.softmax_cross_entropy_with_integer_labels}
 OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
 
-def build_components(config: Mapping[str, Any], total_steps: int = 1) -> Components:
+def build_components(
+    config: Mapping[str, Any], total_steps: int = 1, spec: DataSpec = MNIST
+) -> Components:
     """The objects that a configuration names or contains, for a training of that length.
 
     ConfigError if the model is not usable, or (when it is called) the optimizer.
@@ -75,7 +79,7 @@ def build_components(config: Mapping[str, Any], total_steps: int = 1) -> Compone
         return made
 
     return Components(
-        model=build_model(config),
+        model=build_model(config, spec),
         loss=LOSSES[loss] if isinstance(loss, str) else loss,
         optimizer=OPTIMIZERS[optimizer] if isinstance(optimizer, str) else custom_optimizer,
         schedule=None if isinstance(schedule, str) else schedule,
@@ -83,30 +87,35 @@ def build_components(config: Mapping[str, Any], total_steps: int = 1) -> Compone
         train_step=config["train_step"],
         metrics=tuple((config["metrics"] or {}).items()),
         norms=config["norms"],
+        spec=spec,
     )
 
 
-def build_model(config: Mapping[str, Any]) -> nn.Module:
-    """The model that a configuration names or contains.
+def build_model(config: Mapping[str, Any], spec: DataSpec = MNIST) -> nn.Module:
+    """The model that a configuration names or contains, for such data.
 
     An object of a flax.linen module, or one made from a function of `rngs` that returns a flax.nnx
-    module. Anything else raises ConfigError, and so does a module that is not hashable, as it
-    identifies a compiled program.
+    module; its fields or arguments `num_classes` and `image_shape` have the values of the data.
+    Anything else raises ConfigError, and so does a module that is not hashable, as it identifies a
+    compiled program.
     """
     model = config["model"]
     if isinstance(model, str):
-        return MODELS[model](dtype=config["compute_dtype"])
+        return MODELS[model](num_classes=spec.num_classes, dtype=config["compute_dtype"])
     if not isinstance(model, nn.Module) or hasattr(model, "nnx_class"):  # of the bridge of NNX
         from mnist_cnn.models.nnx_module import as_linen
 
-        return as_linen(model)
+        return as_linen(model, spec)
     if (field := _unhashable_field(model)) is not None:
         raise ConfigError(
             f"config.model: the field {field} of {type(model).__name__} is "
             f"{shorten(getattr(model, field))}, which cannot be hashed; give it tuples "
             "instead of lists, dicts and arrays, and make arrays within the module"
         )
-    return model
+    fields = {field.name for field in dataclasses.fields(model) if field.init}
+    own = {name: getattr(spec, name) for name in NETWORK_FIELDS if name in fields}
+    changed = any(getattr(model, name) != value for name, value in own.items())
+    return model.clone(**own) if changed else model
 
 
 def _unhashable_field(model: nn.Module) -> str | None:
@@ -124,29 +133,32 @@ def _unhashable_field(model: nn.Module) -> str | None:
 
 
 def apply_loss(
-    loss: Loss, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+    loss: Loss, logits: Float[Array, "B K"], labels: Int[Array, "B"]
 ) -> Float[Array, "B"]:
     """The loss of each image; ConfigError if it returns something else."""
-    return _for_each_image("loss", loss(logits, labels), labels, "a float", jnp.floating)
+    losses = loss(logits, labels)
+    return _for_each_image("loss", losses, logits.shape, labels, "a float", jnp.floating)
 
 
 def apply_metric(
-    name: str, metric: Metric, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+    name: str, metric: Metric, logits: Float[Array, "B K"], labels: Int[Array, "B"]
 ) -> Float[Array, "B"]:
     """A metric of each image as float32; ConfigError if it returns something else."""
     values, kinds = metric(logits, labels), (jnp.floating, jnp.integer, jnp.bool_)
-    found = _for_each_image(f"metrics: {name}", values, labels, "a number", *kinds)
+    found = _for_each_image(f"metrics: {name}", values, logits.shape, labels, "a number", *kinds)
     return found.astype(jnp.float32)
 
 
-def _for_each_image(key: str, values: Any, labels: Array, expected: str, *kinds: Any) -> Array:
+def _for_each_image(
+    key: str, values: Any, logits_shape: Any, labels: Array, expected: str, *kinds: Any
+) -> Array:
     """`values`, if they are an array [B] of one of the kinds; ConfigError otherwise."""
     shape, dtype = getattr(values, "shape", None), getattr(values, "dtype", np.dtype(object))
     if shape == labels.shape and any(jnp.issubdtype(dtype, kind) for kind in kinds):
         return values
     got = shorten(values)
     if shape is not None:
-        got = f"{dtype} {list(shape)} for logits {[len(labels), 10]}"
+        got = f"{dtype} {list(shape)} for logits {list(logits_shape)}"
     raise ConfigError(
         f"config.{key}: returned {got}, expected {expected} for each image, {list(labels.shape)}, "
         "without a mean or a sum over the images"

@@ -51,7 +51,7 @@ def names(components: Components) -> list[str]:
 
 
 def summarize(
-    logits: Float32[HostOrDeviceArray, "N 10"],
+    logits: Float32[HostOrDeviceArray, "N K"],
     losses: Float32[HostOrDeviceArray, "N"],
     labels: Integer[np.ndarray, "N"],
     others: Iterable[tuple[str, Metric]] = (),

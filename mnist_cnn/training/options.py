@@ -19,8 +19,8 @@ from mnist_cnn.training.state import TrainState
 
 
 def augment_images(
-    state: TrainState, images: Num[Array, "B 28 28 1"], data_axis: str | None
-) -> Float[Array, "B 28 28 1"]:
+    state: TrainState, images: Num[Array, "B H W C"], data_axis: str | None
+) -> Float[Array, "B H W C"]:
     """Scaled images, each changed at random by the four amounts and the experiment's `augment`.
 
     The result does not depend on the mesh.
@@ -61,8 +61,8 @@ def _check_scaled(images: Array) -> None:
 
 
 def training_forward(
-    state: TrainState, params: Any, images: Num[Array, "B 28 28 1"], data_axis: str | None
-) -> tuple[Float32[Array, "B 10"], Any]:
+    state: TrainState, params: Any, images: Num[Array, "B H W C"], data_axis: str | None
+) -> tuple[Float32[Array, "B K"], Any]:
     """The logits during training, and the new batch statistics.
 
     A module that receives `train`, or an equivalent, may use dropout; its key differs for every
@@ -74,7 +74,8 @@ def training_forward(
     if not kwargs:
 
         def apply_alone(variables: Variables, images: Array) -> Array:
-            return as_logits(state.model.apply(variables, images))
+            logits = state.model.apply(variables, images)
+            return as_logits(logits, state.spec.num_classes)
 
         return fast_on_cpu(apply_alone, variables, images), state.batch_stats
     key = rng.key(state.seed, "dropout", state.step)
@@ -85,13 +86,13 @@ def training_forward(
         logits, updated = state.model.apply(
             variables, images, rngs={"dropout": key}, mutable=["batch_stats"], **kwargs
         )
-        return as_logits(logits), updated.get("batch_stats", {})
+        return as_logits(logits, state.spec.num_classes), updated.get("batch_stats", {})
 
     return fast_on_cpu(apply, variables, images, key)
 
 
 def training_loss(
-    state: TrainState, logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+    state: TrainState, logits: Float[Array, "B K"], labels: Int[Array, "B"]
 ) -> Float[Array, "B"]:
     """The loss of each image, with label smoothing (Szegedy et al. 2016)."""
     losses = apply_loss(state.loss, logits, labels)

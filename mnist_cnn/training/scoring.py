@@ -14,8 +14,8 @@ from mnist_cnn.training.components import Loss, apply_loss
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def compute_logits(
-    model: nn.Module, variables: Variables, images: UInt8[Array, "N 28 28 1"], batch_size: int
-) -> Float[Array, "N 10"]:
+    model: nn.Module, variables: Variables, images: UInt8[Array, "N H W C"], batch_size: int
+) -> Float[Array, "N K"]:
     """The logits of all images, computed `batch_size` at a time in one program."""
     count = len(images)
     batch_size = max(1, min(batch_size, count))
@@ -30,10 +30,10 @@ def score(
     model: nn.Module,
     loss: Loss,
     variables: Variables,
-    images: UInt8[Array, "N 28 28 1"],
+    images: UInt8[Array, "N H W C"],
     labels: Int[Array, "N"],
     batch_size: int,
-) -> tuple[Float[Array, "N 10"], Float[Array, "N"]]:
+) -> tuple[Float[Array, "N K"], Float[Array, "N"]]:
     """The logits and the loss of every image."""
     logits = compute_logits(model, variables, images, batch_size)
     return logits, apply_loss(loss, logits, labels)

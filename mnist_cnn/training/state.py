@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn, serialization, struct
 from jaxtyping import Array, Bool, Int, UInt
 
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.models import apply
 from mnist_cnn.models.apply import Variables, make_variables
 from mnist_cnn.training import components as components_lib, rng
@@ -42,6 +43,7 @@ class TrainState(struct.PyTreeNode):
     train_step: Step | None = struct.field(pytree_node=False)
     metrics: tuple[tuple[str, Metric], ...] = struct.field(pytree_node=False)
     norms: bool = struct.field(pytree_node=False)
+    spec: DataSpec = struct.field(pytree_node=False)
 
     @property
     def variables(self) -> Variables:
@@ -56,8 +58,10 @@ def initial_state(
     init_variables: Variables | None = None,
 ) -> TrainState:
     """The state before the first step, from the given variables or else those of the seed."""
-    start = init_variables or apply.init_variables(components.model, rng.key(seed, "init"))
-    params, batch_stats = start["params"], start.get("batch_stats", {})
+    if init_variables is None:
+        key = rng.key(seed, "init")
+        init_variables = apply.init_variables(components.model, key, components.spec)
+    params, batch_stats = init_variables["params"], init_variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         seed=seed,
@@ -70,14 +74,16 @@ def initial_state(
     )
 
 
-def create_state(config: Mapping[str, Any], num_examples: int = 60_000) -> TrainState:
-    """The state before the first step of a configuration's first seed.
+def create_state(
+    config: Mapping[str, Any], num_examples: int = 60_000, spec: DataSpec = MNIST
+) -> TrainState:
+    """The state before the first step of a configuration's first seed, for such data.
 
     The number of training images matters only for a schedule whose length is given in epochs.
     """
     seed, length = jnp.asarray(config["seed"], jnp.uint32), total_steps(config, num_examples)
     hyper = components_lib.build_hyperparameters(config, total_steps=length)
-    components = components_lib.build_components(config, length)
+    components = components_lib.build_components(config, length, spec)
     return jax.jit(initial_state, static_argnums=0)(components, seed, hyper)
 
 

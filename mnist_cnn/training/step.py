@@ -29,7 +29,7 @@ from mnist_cnn.training.components import apply_metric
 from mnist_cnn.training.metrics import NORMS, Metrics
 from mnist_cnn.training.state import TrainState
 
-Losses = tuple[Array, Array, Any]  # losses [B], logits [B, 10], batch statistics
+Losses = tuple[Array, Array, Any]  # losses [B], logits [B, K], batch statistics
 
 
 def step(
@@ -59,13 +59,13 @@ def descend(
 ) -> tuple[TrainState, Metrics]:
     """The optimizer's step on the mean of `losses`, and what else changes with a step.
 
-    `losses` receives the parameters and returns the loss of each image [B], its logits [B, 10] and
+    `losses` receives the parameters and returns the loss of each image [B], its logits [B, K] and
     the new batch statistics. The losses of missing images do not count.
     """
     examples = _psum_if(batch.weights.sum(), data_axis)
 
     def mean_loss(params: Any) -> tuple[Array, Losses]:
-        of_images, logits, batch_stats = _checked(losses(params), batch)
+        of_images, logits, batch_stats = _checked(losses(params), batch, state.spec.num_classes)
         total = (of_images * batch.weights).sum()
         return total / examples, (total, logits, batch_stats)
 
@@ -95,14 +95,15 @@ def descend(
     return state, metrics
 
 
-def _checked(returned: Any, batch: Batch) -> Losses:
+def _checked(returned: Any, batch: Batch, num_classes: int) -> Losses:
     """What `losses` returned; ConfigError unless it has a number for each image."""
-    expected = f"losses {list(batch.labels.shape)}, logits {[len(batch.labels), 10]}, batch_stats"
+    of_losses, of_logits = batch.labels.shape, (len(batch.labels), num_classes)
+    expected = f"losses {list(of_losses)}, logits {list(of_logits)}, batch_stats"
     if not isinstance(returned, tuple) or len(returned) != 3:
         got = f"{len(returned)} values" if isinstance(returned, tuple) else shorten(returned)
         raise ConfigError(f"config.train_step: its losses returned {got}, expected {expected}")
     shapes = [getattr(value, "shape", None) for value in returned[:2]]
-    if shapes != [batch.labels.shape, (len(batch.labels), 10)]:
+    if shapes != [of_losses, of_logits]:
         raise ConfigError(
             f"config.train_step: its losses returned arrays {shapes[0]} and {shapes[1]}, expected "
             f"{expected}: a number for each image, without a mean or a sum over them"

@@ -224,7 +224,7 @@ def test_shared_seeds_are_paired_and_single_seeds_compared_over_images(trained):
 
 def test_changed_predictions_show_the_images_that_changed(trained):
     first, other = settings_of(trained[1e-3, 1], trained[1e-4, 1])
-    lost = mosaics.corrected_digits(other, 1, first, 1, "lost")
+    lost = mosaics.corrected_images(other, 1, first, 1, "lost")
     images = read_idx("t10k-images-idx3-ubyte")[:250, :, :, 0]
     changed = np.flatnonzero(first.correct(1) & ~other.correct(1))
     assert len(lost) == len(changed) > 0

@@ -11,8 +11,9 @@ from flax import linen as nn
 
 from mnist_cnn.models import layers, summary
 from mnist_cnn.models.kernels import compiler
-from mnist_cnn.models.kernels.conv import conv_general_dilated
+from mnist_cnn.models.kernels.conv import LAYOUT, conv_general_dilated
 from mnist_cnn.models.kernels.conv_max_pool import conv_max_pool
+from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 
 
 def normal(seed, shape):
@@ -296,3 +297,39 @@ def test_refused_compiler_options_are_one_note_and_not_used(monkeypatch):
         assert compiler.compiler_note("gpu") == [] and compiler.compiler_options("gpu") == {}
     finally:
         compiler._refusal.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "batch"),
+    [
+        ((8, 8), 1, 5, 32),
+        ((12, 10), 3, 5, 125),
+        ((9, 11), 3, 5, 125),
+        ((12, 10), 3, 3, 32),
+        ((16, 14), 32, 3, 32),
+        ((13, 16), 32, 3, 32),
+        ((32, 30), 8, 5, 8),
+        ((31, 33), 8, 5, 8),
+        ((34, 32), 8, 5, 8),  # beyond the sizes of the Fourier transform
+        ((64, 128), 3, 5, 2),
+        ((127, 128), 1, 3, 2),
+    ],
+)
+def test_convolution_and_pooling_of_every_size_equal_those_of_lax(size, channels, kernel, batch):
+    images = normal(0, (batch, *size, channels))
+    weights = normal(1, (kernel, kernel, channels, 4)) / (kernel * channels**0.5)
+
+    def theirs(images, weights):
+        options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": LAYOUT}
+        return nn_max_pool(jax.lax.conv_general_dilated(images, weights, **options))
+
+    def ours(images, weights):
+        return conv_max_pool(images, weights, "SAME")
+
+    def rewritten(images, weights):
+        return fast_on_cpu(theirs, images, weights)
+
+    expected = value_and_gradients(theirs, images, weights)
+    for form in (ours, rewritten):
+        for value, right in zip(value_and_gradients(form, images, weights), expected, strict=True):
+            np.testing.assert_allclose(value, right, atol=2e-5 * np.abs(right).max())
