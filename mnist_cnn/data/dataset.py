@@ -77,6 +77,10 @@ class Dataset:
             )
         return rows
 
+    def size(self, split: Any) -> int:
+        """The number of examples of a split; a `DataError` as `rows` raises it."""
+        return sum(stop - start for _, start, stop in self.rows(split))
+
     def read(self, split: Any) -> tuple[UInt8[np.ndarray, "N 28 28 1"], Int32[np.ndarray, " N"]]:
         """Reads images, 0 (background) to 255, and labels, 0 to 9, of the slices `rows(split)`.
 

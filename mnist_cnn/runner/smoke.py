@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from mnist_cnn import config as config_lib
+from mnist_cnn.data import folds
 from mnist_cnn.data.dataset import open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.models.kernels.compiler import compiler_note
@@ -76,7 +77,7 @@ def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]
     yield f"{used}; {note}" if note else used
 
     dataset = open_dataset(config["dataset"], config["manual_dir"])
-    images, labels = dataset.read(config["train_split"])
+    images, labels = folds.read_training(dataset, config)
     yield f"{len(labels):,} training images of {dataset.name}, from {dataset.origin}"
 
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
@@ -86,7 +87,7 @@ def _try_parts(config: Mapping[str, Any], folder: pathlib.Path) -> Iterator[str]
 
     yield f"of a small network, within {check_gradient():.0e} of a float64 reference"
 
-    steps = min(_STEPS, steps_per_epoch(len(labels), config["batch_size"]))
+    steps = min(_STEPS, steps_per_epoch(replicas.num_examples, config["batch_size"]))
     sums = replicas.advance(0, 0, steps)
     if not (np.isfinite(sums.loss).all() and replicas.finite().all()):
         raise UserError(f"the loss or the parameters are not finite after {steps} steps")
