@@ -1,4 +1,4 @@
-"""Cross-validation: the images of the training split that a network trains on, and those held out."""
+"""Cross-validation: which images of the training split are trained on, and which are held out."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -104,7 +104,9 @@ class Replicas:
         """The shapes of `_arguments`, laid out over `mesh`."""
         group = self._initial_arguments(self.plan.groups[0])
         state = jax.eval_shape(self._initial, *group)
-        subset = jax.eval_shape(self._subsets, state.seed)
+        subset = ()
+        if self._subset is not None:
+            subset = (jax.eval_shape(self._subset, state.seed, self._split.labels),)
         order = jax.eval_shape(self._epoch_order, state.seed, np.int32(0), *subset)
         sums = self._zero_sums_of_group()
         arguments = state, sums, self._split, order, np.int32(0), np.int32(0)
@@ -133,7 +135,9 @@ class Replicas:
 
     def _new_group(self, replicas: tuple[int, ...]) -> _Group:
         state = self._initial(*shard(self._initial_arguments(replicas), self._mesh, BY_REPLICA))
-        subset = self._subsets(state.seed)
+        subset = ()
+        if self._subset is not None:
+            subset = (self._subset(state.seed, self._split.labels),)
         return _Group(replicas, self._off_device(state), self._zero_sums(), subset)
 
     def advance(self, epoch: int, start: int, stop: int) -> Metrics:
@@ -256,10 +260,6 @@ class Replicas:
         with jax.default_device(jax.devices("cpu")[0]):
             traced = training_program(mesh).trace(*arguments)
             return traced.lower(lowering_platforms=(platform,))
-
-    def _subsets(self, seeds: Array) -> tuple[Any, ...]:
-        """`_Group.subset` of the seeds [G]."""
-        return () if self._subset is None else (self._subset(seeds, self._split.labels),)
 
     def _order_of_device(self, seed: Array, epoch: Array, *subset: Array) -> Array:
         """The image numbers of each batch of an epoch, of this device's part."""

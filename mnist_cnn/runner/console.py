@@ -58,7 +58,7 @@ class Console:
         tested = f"{dataset.num_examples['test']:,} test images, "
         if fold:
             size = dataset.size(config["train_split"]) - num_train
-            tested = f"{config_lib.tested_name(config)} of {size:,}, the test images stay unread, "
+            tested = f"{size:,} in held-out fold {fold}, the test images stay unread, "
         self.line(
             f"{dataset.name}: {num_train:,} training images ({config['train_split']}"
             + (f" without fold {fold}" if fold else "")
