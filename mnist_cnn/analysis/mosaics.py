@@ -28,7 +28,9 @@ def worst_mistakes(run: Run) -> Plot:
         (stored.images[i], f"{true[i]} predicted as {guess}", f"{100 * p[i, guess]:.1f} %")
         for i, guess in zip(order, predicted[order], strict=True)
     ]
-    caption = "Misclassified test images whose true digit has the lowest probability. Above each: "
+    caption = (
+        f"Misclassified {run.images} whose true digit has the lowest probability. Above each: "
+    )
     caption += "the true and the predicted digit; below: the probability of the prediction."
     return _digits("Worst mistakes", caption if digits else "None.", digits)
 
@@ -43,8 +45,11 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
     caption = (
         f"{len(gained):,} images that {first.label} misclassifies and {other.label} classifies "
         f"correctly (gained), {len(lost):,} the other way round (lost); seeds {seed} and "
-        f"{other_seed}. Each with the wrong prediction; the first of each kind in test order."
+        f"{other_seed}. Each with the wrong prediction; the first of each kind in the order of "
+        "the images."
     )
+    if first.num_folds:
+        caption = f"{first.runs[0].images.capitalize()}: {caption}"
     title = f"Changed predictions: {first.label} \N{RIGHTWARDS ARROW} {other.label}"
     return _digits(title, caption, shown)
 

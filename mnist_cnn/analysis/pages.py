@@ -90,6 +90,14 @@ def provenance(run: Run) -> list[str]:
     ]
 
 
+def training_images(run: Run) -> list[list[str]]:
+    """A row for a table, if each network trained on some of the training images only."""
+    number, few = run.result.get("training_images"), run.config.get("labels_per_class")
+    each = f", {few:,} of each class" if few else ""
+    chosen = few or run.num_folds
+    return [["training images", f"{number:,}{each}"]] if number and chosen else []
+
+
 def curves(settings: Sequence[Setting]) -> list[plots.Plot]:
     """The learning curves of the settings that have any."""
     logged = [one for one in settings if all(run.metrics for run in one.runs)]

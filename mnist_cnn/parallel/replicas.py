@@ -104,7 +104,7 @@ class Replicas:
         """The shapes of `_arguments`, laid out over `mesh`."""
         group = self._initial_arguments(self.plan.groups[0])
         state = jax.eval_shape(self._initial, *group)
-        subset = ()
+        subset: tuple[Any, ...] = ()
         if self._subset is not None:
             subset = (jax.eval_shape(self._subset, state.seed, self._split.labels),)
         order = jax.eval_shape(self._epoch_order, state.seed, np.int32(0), *subset)
@@ -135,7 +135,7 @@ class Replicas:
 
     def _new_group(self, replicas: tuple[int, ...]) -> _Group:
         state = self._initial(*shard(self._initial_arguments(replicas), self._mesh, BY_REPLICA))
-        subset = ()
+        subset: tuple[Any, ...] = ()
         if self._subset is not None:
             subset = (self._subset(state.seed, self._split.labels),)
         return _Group(replicas, self._off_device(state), self._zero_sums(), subset)
