@@ -32,7 +32,7 @@ def cross_validation_page(setting: Setting) -> tuple[str, list[str]]:
         first, *others = [_summary(tested), *([NOTE] if len(tested.folds) > 1 else []), *notes]
         metrics = statistics.classification_metrics(*joined.pooled)
         overall = [
-            *pages.training_images(joined),
+            *pages.training_images(*tested.runs),
             ["negative log-likelihood", f"{metrics['negative_log_likelihood']:.4f} nats per image"],
             [
                 f"expected calibration error{plots.mean_of_seeds_note(joined)}",
@@ -106,8 +106,8 @@ def fold_table(setting: Setting) -> str:
         correct = np.concatenate([run.correct.sum(1) for run in part.runs])
         losses = np.concatenate([run.result["test"]["loss"] for run in part.runs])
         images = len(part.runs[0].predictions.labels)
-        row = [fold, ", ".join(map(str, part.seeds)), f"{images:,}"]
-        row += [", ".join(f"{number:,}" for number in correct)]
+        row = [fold, ", ".join(map(str, part.seeds))]
+        row += [f"{', '.join(f'{number:,}' for number in correct)} of {images:,}"]
         row += [pages.percent(part.mean_accuracy()[0]), pages.number(float(np.mean(losses)))]
         chosen = [
             results.setting_label(sweep["settings"][sweep["chosen"]]["setting"])
@@ -115,7 +115,7 @@ def fold_table(setting: Setting) -> str:
             if (sweep := run.result.get("sweep"))
         ]
         rows.append([*row, *(["; ".join(dict.fromkeys(chosen))] if sweeps else [])])
-    head = ["fold", "seeds", "images", "correct", "accuracy", "loss", *["chosen"] * sweeps]
+    head = ["fold", "seeds", "correct", "accuracy", "loss", *["chosen"] * sweeps]
     return f"<h2>{pages.escape(setting.label)} by fold</h2>\n{pages.table(rows, head, 'numbers')}"
 
 
@@ -124,8 +124,8 @@ def missing_folds(setting: Setting) -> str:
     folds = cross_validation.missing(setting)
     if not folds:
         return ""
-    verb, name = ("are", "folds") if len(folds) > 1 else ("is", "fold")
+    several = len(folds) > 1
     return (
-        f"Of {setting.label}, {name} {', '.join(folds)} {verb} missing: their images are not "
-        "scored, and do not count."
+        f"Of {setting.label}, fold{'s' * several} {', '.join(folds)} {'are' if several else 'is'} "
+        f"missing: {'their' if several else 'its'} images are not scored, and do not count."
     )
