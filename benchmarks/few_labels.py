@@ -37,8 +37,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     arguments = record.parse_arguments(__doc__, rounds=1)
-    found = {"None" if few is None else f"{few:,}": result_of(few) for few in LABELS}
     environment = record.environment("few_labels", arguments)
+    found = {"None" if few is None else f"{few:,}": result_of(few) for few in LABELS}
     print(table(found))
     path = record.write("few_labels", arguments, {"environment": environment, "results": found})
     print(path)
