@@ -12,6 +12,8 @@ from typing import Any
 
 import mnist_cnn
 from benchmarks import record
+from mnist_cnn.parallel import threads
+from mnist_cnn.parallel.devices import find_devices
 
 LABELS, SEEDS, STEPS = (10, 100, 1000, None), 5, 500
 
@@ -37,6 +39,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     arguments = record.parse_arguments(__doc__, rounds=1)
+    find_devices(threads.default())  # with the threads of the runs
     environment = record.environment("few_labels", arguments)
     found = {"None" if few is None else f"{few:,}": result_of(few) for few in LABELS}
     print(table(found))
