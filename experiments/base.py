@@ -27,6 +27,8 @@ def get_config():
         manual_dir=None,  # or a folder of your own images: docs/your-own-images.md
         train_split="train",  # a part of the training images in tfds' syntax: "train[:55000]"
         validation_split=None,  # another part, to validate on: "train[55000:]"
+        labels_per_class=None,  # train on this number of images of each class, chosen by the seed
+        fold=None,  # "3/10": hold out the third of ten parts of train_split, and test on that
         #
         # Network, loss and optimizer: a name, or in an experiment file your own object
         model="cnn",  # or a linen module or an nnx class: images [B, H, W, C] -> logits [B, K]

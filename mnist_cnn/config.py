@@ -101,6 +101,8 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "manual_dir": Field(str, None, optional=True),
     "train_split": Field(str, "train"),
     "validation_split": Field(str, None, optional=True),
+    "labels_per_class": Field(int, None, min=1, max=_MAX_INT, optional=True),
+    "fold": Field(str, None, pattern="[1-9][0-9]*/[1-9][0-9]*", optional=True),
     "model": Field(str, "cnn", choices=("cnn",), or_object=_MODEL),
     "init_from": Field(str, None, optional=True),
     "loss": Field(str, "cross_entropy", choices=("cross_entropy",), or_object=_LOSS),
@@ -207,6 +209,11 @@ def validate(config: Mapping[str, Any]) -> None:
     for key in ("train_split", "validation_split"):
         if config[key] is not None and "test" in config[key]:
             raise ConfigError(test_split_error(key, config[key]))
+    if config["fold"] is not None:
+        index, count = fold_numbers(config["fold"])
+        if count < 2 or index > count:
+            expected = "I/N with N of at least 2 and I from 1 to N, such as '3/10'"
+            raise _illegal("fold", config["fold"], expected)
     last_seed = config["seed"] + config["num_seeds"] - 1
     if not FIELDS["seed"].accepts(last_seed):
         expected = f"seeds up to {_MAX_INT:,}; the last would be {last_seed:,}"
@@ -261,6 +268,26 @@ def has_one_program(config: Mapping[str, Any]) -> bool:
     """Whether all networks of a run are replicas of one program; else each setting is a run."""
     sweep, method = config["sweep"] or {}, config["sweep_method"]
     return not config["variants"] and method == "grid" and not sweep.keys() - HYPERPARAMETERS
+
+
+def fold_numbers(fold: str) -> tuple[int, int]:
+    """The fold of "3/10" and their number: (3, 10)."""
+    index, count = map(int, fold.split("/"))
+    return index, count
+
+
+def tested_name(config: Mapping[str, Any]) -> str:
+    """What the final evaluation of a configuration or a result scores, as `split` in metrics.jsonl.
+
+    "test" or, with a fold, "held-out fold 3/10".
+    """
+    fold = config.get("fold")
+    return "test" if fold is None else f"held-out fold {fold}"
+
+
+def is_tested_name(split: str) -> bool:
+    """Whether `split` of a line of metrics.jsonl is a `tested_name`."""
+    return split == "test" or split.startswith("held-out fold ")
 
 
 class Replica(NamedTuple):

@@ -33,7 +33,11 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":  # an import defines no flags
     command_line.define_network_flags()
-    flags.DEFINE_string("split", "test", "The images to score, in tfds' notation: train[55000:].")
+    flags.DEFINE_string(
+        "split",
+        None,
+        "The images to score, in tfds' notation: train[55000:]; default: what the run tested.",
+    )
     flags.DEFINE_string("dataset", None, "A dataset other than the run's.")
     command_line.define_path("manual_dir", "A folder of images to score instead.")
     flags.DEFINE_boolean("json", False, "Print one JSON object.")

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Integer
 
 LEVEL, POWER = 0.05, 0.8  # of `seeds_needed`, the usual ones
 MAX_SEEDS = 100_000
+FOLD_METHOD = "Student's t with the corrected variance of Nadeau and Bengio"  # of folds
 BINS = 15  # bins of confidence, as in Guo et al. 2017 (https://arxiv.org/abs/1706.04599)
 
 
@@ -86,16 +87,32 @@ class Difference:
     method: str  # the test and the interval in words
     # Over seeds: |mean| / standard deviation of their differences, Cohen's d_z. None over images.
     effect_size: float | None = None
+    over_folds: bool = False
 
 
-def mean_interval(values: Float[np.ndarray, "R"]) -> float:
-    """Half-width of the 95 % confidence interval of a mean (Student's t); NaN if R < 2."""
+def mean_interval(values: Float[np.ndarray, "R"], num_folds: int | None = None) -> float:
+    """Half-width of the 95 % confidence interval of a mean (Student's t); NaN if R < 2.
+
+    The values are of R seeds or, with `num_folds`, of R of the folds of one cross-validation.
+    """
     if len(values) < 2:
         return math.nan
     from scipy import special  # scipy.stats takes a second to import
 
+    return float(special.stdtrit(len(values) - 1, 0.975) * _standard_error(values, num_folds))
+
+
+def _standard_error(values: Float[np.ndarray, "R"], num_folds: int | None) -> float:
+    """The standard error of a mean of R >= 2 values, of seeds or of folds.
+
+    Networks of different folds share most of their training images, so their accuracies are not
+    independent. Nadeau & Bengio ("Inference for the Generalization Error", Machine Learning 52,
+    2003) therefore add the ratio of tested to training images to 1 / R. It is an approximation:
+    no estimate of that variance is unbiased (Bengio & Grandvalet, "No Unbiased Estimator of the
+    Variance of K-Fold Cross-Validation", Journal of Machine Learning Research 5, 2004).
+    """
     error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(special.stdtrit(len(values) - 1, 0.975) * error)
+    return float(error * np.sqrt(1 + len(values) / (num_folds - 1)) if num_folds else error)
 
 
 def is_possible(low: float, high: float, minimum: float = 0.0, maximum: float = 1.0) -> bool:
@@ -106,15 +123,23 @@ def is_possible(low: float, high: float, minimum: float = 0.0, maximum: float = 
     return bool(minimum <= low and high <= maximum)
 
 
-def compare_over_seeds(a: Float[np.ndarray, "R"], b: Float[np.ndarray, "R"]) -> Difference:
-    """Accuracies `b` - `a`, paired by seed (R >= 2): Student's t on the differences."""
+def compare_over_seeds(
+    a: Float[np.ndarray, "R"], b: Float[np.ndarray, "R"], num_folds: int | None = None
+) -> Difference:
+    """Accuracies `b` - `a`, paired by seed (R >= 2): Student's t on the differences.
+
+    With `num_folds` they are paired by fold: R of the folds of one cross-validation.
+    """
     from scipy import special
 
     differences = np.asarray(b, np.float64) - np.asarray(a, np.float64)
-    mean, half = float(differences.mean()), mean_interval(differences)
-    error = np.std(differences, ddof=1) / np.sqrt(len(differences))
+    mean, half = float(differences.mean()), mean_interval(differences, num_folds)
+    error = _standard_error(differences, num_folds)
     t = float(abs(mean) / error) if error > 0 else math.inf if mean else 0.0
     p = float(2 * special.stdtr(len(differences) - 1, -t))
+    if num_folds:
+        method = f"paired over {len(differences)} folds, {FOLD_METHOD}"
+        return Difference(mean, mean - half, mean + half, p, method, over_folds=True)
     method = f"paired over {len(differences)} seeds, Student's t"
     effect_size = t / math.sqrt(len(differences))
     return Difference(mean, mean - half, mean + half, p, method, effect_size)
@@ -159,7 +184,9 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def compare_over_images(a: Bool[np.ndarray, "N"], b: Bool[np.ndarray, "N"]) -> Difference:
+def compare_over_images(
+    a: Bool[np.ndarray, "N"], b: Bool[np.ndarray, "N"], images: str = "test images"
+) -> Difference:
     """Accuracy of `b` - accuracy of `a` (true where correct), paired by image: exact McNemar test.
 
     The interval is the adjusted Wald interval of Bonett & Price ("Adjusted Wald Confidence Interval
@@ -173,5 +200,5 @@ def compare_over_images(a: Bool[np.ndarray, "N"], b: Bool[np.ndarray, "N"]) -> D
     centre = p_gained - p_lost
     half = 1.959963984540054 * math.sqrt((p_gained + p_lost - centre**2) / (n + 2))
     p = min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
-    method = f"paired over {n:,} test images, exact McNemar test, Bonett-Price interval"
+    method = f"paired over {n:,} {images}, exact McNemar test, Bonett-Price interval"
     return Difference((gained - lost) / n, centre - half, centre + half, p, method)

@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from mnist_cnn import statistics
-from mnist_cnn.analysis import finished_runs, mosaics, pages, plots
+from mnist_cnn.analysis import cross_validation_page, finished_runs, mosaics, pages, plots
 from mnist_cnn.analysis.finished_runs import Comparison, Setting
 
 
@@ -22,12 +20,14 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
     compared = finished_runs.compare_all(tested, pairs)
     rows = []
     for setting in tested:
-        accuracies = setting.accuracies()
-        values = np.array(list(accuracies.values()))
-        accuracy = pages.percent(values.mean(), statistics.mean_interval(values))
-        rows.append([setting.label, ", ".join(map(str, accuracies)), accuracy])
+        accuracy = pages.percent(*setting.mean_accuracy())
+        folds = [len(setting.folds)] if setting.num_folds else []
+        rows.append([setting.label, ", ".join(map(str, setting.seeds)), *folds, accuracy])
     for setting, run in others:
-        rows.append([setting.label, ", ".join(map(str, run.seeds)), pages.status(run)])
+        folds = [run.config["fold"]] if setting.num_folds else []
+        rows.append([setting.label, ", ".join(map(str, run.seeds)), *folds, pages.status(run)])
+    name = settings[0].tested_name
+    head = ["setting", "seeds", *["folds"] * bool(settings[0].num_folds), f"{name} accuracy"]
     heading, sentences = "Not compared", [_sentence(one, len(compared)) for one in compared]
     shown = []
     if not compared:
@@ -38,12 +38,13 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
             (f"{x.first.label} \N{RIGHTWARDS ARROW} {x.other.label}", x.difference)
             for x in compared
         ]
-        shown = [plots.differences("Differences of the second from the first", differences)]
+        shown = [plots.differences("Differences of the second from the first", differences, name)]
     else:
         heading = f"{', '.join(x.other.label for x in compared)} compared with {tested[0].label}"
         differences = [(x.other.label, x.difference) for x in compared]
-        shown = [plots.differences(f"Difference from {tested[0].label}", differences)]
-    sentences += [*_notes(compared), *(run.note for _, run in others)]
+        shown = [plots.differences(f"Difference from {tested[0].label}", differences, name)]
+    missing = filter(None, map(cross_validation_page.missing_folds, tested))
+    sentences += [*_notes(compared), *missing, *(run.note for _, run in others)]
     shown += plots.error_across_settings(tested)
     unfinished = [
         curves
@@ -51,14 +52,19 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
         for curves in finished_runs.curves_of(run, f"{setting.label} ({pages.status(run)})")
     ]
     shown += pages.curves([*tested, *unfinished])
-    shown += [mosaics.changed_predictions(one.first, one.other) for one in compared]
+    for one in compared:
+        pair = one.first, one.other
+        if one.first.num_folds:
+            pair = finished_runs.shared_folds(*pair)[0]
+        shown.append(mosaics.changed_predictions(*pair))
     page = pages.page(
         " / ".join(setting.label for setting in settings),
         heading,
         f"{pages.points(compared[0].difference.mean)} points" if len(compared) == 1 else "",
         sentences,
         [
-            pages.table(rows, ["setting", "seeds", "test accuracy"], "numbers"),
+            pages.table(rows, head, "numbers"),
+            *(cross_validation_page.fold_table(setting) for setting in tested if setting.num_folds),
             pages.grid(shown),
             *(part for _, run in runs for part in pages.provenance(run)),
         ],
@@ -77,7 +83,8 @@ def _sentence(found: Comparison, comparisons: int) -> str:
         p, level = f"{p}, corrected {found.corrected_p:.2g}", f"{level} / {comparisons}"
     text = (
         f"{found.other.label} compared with {found.first.label}: {pages.points(difference.mean)} "
-        f"percentage points of test accuracy, 95 % confidence interval {interval}, {p} "
+        f"percentage points of {found.first.tested_name} accuracy, 95 % confidence interval "
+        f"{interval}, {p} "
         f"({difference.method})."
     )
     if difference.effect_size is None:
@@ -98,7 +105,10 @@ def _notes(compared: Sequence[Comparison]) -> list[str]:
             f"The corrected p is that of {len(compared)} comparisons (Holm); each interval is that "
             "of its comparison alone."
         )
-    if any(one.difference.effect_size is None for one in compared):
+    differences = [one.difference for one in compared]
+    if any(one.over_folds for one in differences):
+        notes.append(cross_validation_page.NOTE)
+    if any(one.effect_size is None and not one.over_folds for one in differences):
         notes.append(
             "A test over images tells whether two trained networks differ, not whether their "
             "settings do: another seed trains another network. To compare the settings, and to "

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from mnist_cnn import statistics
+from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.analysis import network
-from mnist_cnn.data import dataset as data
+from mnist_cnn.data import dataset as data, folds
 from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import DataError
 from mnist_cnn.parallel.devices import own_settings
@@ -21,7 +21,7 @@ from mnist_cnn.training.scoring import score
 @own_settings()
 def evaluate(
     workdir: str | os.PathLike[str],
-    split: str = "test",
+    split: str | None = None,
     dataset: str | None = None,
     manual_dir: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -29,7 +29,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores the network of a run directory on every image of a split, as its run does.
 
-    `split` is in the notation of tfds: "test", "train[55000:]". `dataset` is the name of one and
+    `split` is in the notation of tfds: "test", "train[55000:]"; None: what the run tested, its
+    held-out fold or "test", which other data has no fold for. `dataset` is the name of one and
     `manual_dir` a folder of images; both None: the run's data, a DataError if they have changed.
     The others are those of `network.load`. Returns the metrics of `metrics.summarize` and
     `statistics.classification_metrics` with the names of the classes, and the origin of network and
@@ -41,13 +42,19 @@ def evaluate(
     source = data.open_dataset(dataset or trained.config["dataset"], folder)
     environment = RunDirectory(workdir).read("environment.json") or {}
     before = environment.get("data")
-    if own_data and before and not data.is_same_data(before, source.describe()):
+    same_data = data.is_same_data(before, source.describe()) if before else own_data
+    if own_data and not same_data:
         raise DataError(
             f"{workdir}: the run had other images or labels than {source.origin} has now; "
             "give the folder of those to score: --manual_dir=FOLDER"
         )
     _check_form(trained.spec, source)
-    images, labels = source.read(split)
+    if split is None and same_data:
+        split = config_lib.tested_name(trained.config)
+        images, labels = folds.read_tested(source, trained.config)
+    else:
+        split = split or "test"
+        images, labels = source.read(split)
     loss: Any = trained.config["loss"]
     known = not isinstance(loss, str) or loss in LOSSES
     if isinstance(loss, str):  # of an unknown one, only the logits are used

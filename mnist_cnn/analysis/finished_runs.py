@@ -30,6 +30,7 @@ class Run:
     note: str = ""  # of a run that is not: the sentence that says so
     point: int = 0
     spec: DataSpec = MNIST  # the form of the data
+    joined: bool = False  # whether the predictions are those of several folds together
 
     @property
     def predictions(self) -> predictions_lib.Predictions:
@@ -44,12 +45,35 @@ class Run:
 
     @property
     def setting(self) -> dict[str, Any]:
-        """The fields that decide the result, without the seeds; of a sweep, the chosen values."""
+        """The fields that decide the result, without the seeds; of a sweep, the chosen values.
+
+        The folds of a cross-validation have one setting, with the whole sweep if there is one.
+        """
         excluded = ("name", "seed", "num_seeds", "sweep", *config_lib.FREE_ON_RESUME)
+        if self.num_folds:
+            fields = config_lib.DEFAULTS | self.config | {"fold": f"*/{self.num_folds}"}
+            return {key: fields[key] for key in fields if key == "sweep" or key not in excluded}
         sweep = self.result.get("sweep")
         chosen = sweep["settings"][sweep["chosen"]]["setting"] if sweep else {}
         fields = config_lib.DEFAULTS | self.config | chosen
         return {key: fields[key] for key in config_lib.DEFAULTS if key not in excluded}
+
+    @property
+    def num_folds(self) -> int | None:
+        """The number of folds of the cross-validation that the run belongs to, if it does."""
+        fold = self.config.get("fold")
+        return config_lib.fold_numbers(fold)[1] if fold else None
+
+    @property
+    def tested_name(self) -> str:
+        """ "test" or "held-out fold 3/10"; of several folds together "held-out"."""
+        return "held-out" if self.joined else config_lib.tested_name(self.config)
+
+    @property
+    def images(self) -> str:
+        """The tested images in words."""
+        fold = self.num_folds and not self.joined
+        return f"images of {self.tested_name}" if fold else f"{self.tested_name} images"
 
     @property
     def replicas(self) -> slice:
@@ -59,7 +83,7 @@ class Run:
 
     @property
     def correct(self) -> np.ndarray:
-        """bool [R, N]: which seed classifies which test image correctly."""
+        """bool [R, N]: which seed classifies which tested image correctly."""
         return self.predictions.logits.argmax(-1) == self.predictions.labels
 
     @property
@@ -84,7 +108,38 @@ class Setting:
 
     @property
     def seeds(self) -> list[int]:
-        return [seed for run in self.runs for seed in run.seeds]
+        return list(dict.fromkeys(seed for run in self.runs for seed in run.seeds))
+
+    @property
+    def num_folds(self) -> int | None:
+        return self.runs[0].num_folds
+
+    @property
+    def folds(self) -> dict[str, "Setting"]:
+        """The runs of each fold, such as "3/10", in the order of the folds; {} without folds."""
+        found: dict[str, list[Run]] = {}
+        for run in self.runs if self.num_folds else ():
+            found.setdefault(run.config["fold"], []).append(run)
+        return {
+            fold: Setting(f"{self.label}, fold {fold}", found[fold])
+            for fold in sorted(found, key=config_lib.fold_numbers)
+        }
+
+    def mean_accuracy(self) -> tuple[float, float]:
+        """The mean accuracy, over the seeds or the folds, and the half-width of its interval."""
+        values = list(self.accuracies().values())
+        if self.num_folds and len(folds := self.folds) > 1:
+            values = [one.mean_accuracy()[0] for one in folds.values()]
+            interval = statistics.mean_interval(np.array(values), self.num_folds)
+        else:
+            interval = statistics.mean_interval(np.array(values))
+        return float(np.mean(values)), interval
+
+    @property
+    def tested_name(self) -> str:
+        """ "test" or "held-out fold 3/10"; of several folds "held-out"."""
+        names = {run.tested_name for run in self.runs}
+        return names.pop() if len(names) == 1 else "held-out"
 
     def run(self, seed: int) -> Run:
         return next(run for run in self.runs if seed in run.seeds)
@@ -108,7 +163,8 @@ class Setting:
         logged = []
         for run in self.runs:
             replicas = slice(None) if split == "test" else run.replicas
-            entries = [e for e in run.metrics if e["split"] == split and key in e]
+            name = run.tested_name if split == "test" else split
+            entries = [e for e in run.metrics if e["split"] == name and key in e]
             if split == "test":  # not those of a time when the run was shorter
                 entries = [e for e in entries if run.tested and e["step"] == run.result["steps"]]
             logged.append({e["step"]: np.atleast_1d(e[key])[replicas] for e in entries})
@@ -141,8 +197,9 @@ def read(workdir: str | os.PathLike[str]) -> Run:
             and predictions.logits.shape[-1] == spec.num_classes
             and len(run.seeds) == len(predictions.logits) == len(losses)
             and all(isinstance(value, int | float) for value in [*run.seeds, *losses])
+            and result.get("fold") == config.get("fold")
         )
-        float(result["steps"]), float(result["seconds"]["total"])
+        float(result["steps"]), float(result["seconds"]["total"]), run.num_folds
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         consistent = False
     if not consistent:
@@ -169,15 +226,18 @@ def _unfinished(
         end = f"step {config['num_steps']:,}" if config["num_steps"] else (
             f"the end of epoch {config['num_epochs']:,}"
         )  # fmt: skip
+        tested = config_lib.tested_name(config)
+        if config["fold"]:
+            config_lib.fold_numbers(config["fold"])
         if result.get("status") == "diverged":
             note = (
                 f"{directory} diverged: its loss or its parameters were not finite at step "
-                f"{result['steps']:,}. It has no test result; train again in another directory "
+                f"{result['steps']:,}. It has no {tested} result; train again in another directory "
                 "with a lower learning_rate."
             )
         else:
             note = (
-                f"{directory} is not finished: {logged}, and it ends at {end}. It has no test "
+                f"{directory} is not finished: {logged}, and it ends at {end}. It has no {tested} "
                 "result; run its command again to finish it."
             )
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -200,12 +260,15 @@ def curves_of(run: Run, label: str) -> list[Setting]:
 
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
-    """Groups runs that differ only in their seeds; if all of them do, each run is a setting."""
+    """Groups runs that differ only in their seeds and their fold.
+
+    If all of them differ only in their seeds, each run is a setting.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(repr(run.setting), []).append(run)
     names = [printable(str(group[0].config.get("name"))) for group in groups.values()]
-    if len(groups) == 1 < len(runs):
+    if len(groups) == 1 < len(runs) and not runs[0].num_folds:
         seeds = [", ".join(map(str, run.seeds)) for run in runs]
         return [Setting(f"{names[0]}, seed {s}", [run]) for s, run in zip(seeds, runs, strict=True)]
     varying = _varying_fields([group[0] for group in groups.values()])
@@ -232,17 +295,56 @@ def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
 
 
 def compare(first: Setting, other: Setting) -> statistics.Difference:
-    """Accuracy of `other` minus `first`: over the seeds of both; if fewer than two, over images."""
+    """Accuracy of `other` minus `first`: over the seeds of both; if fewer than two, over images.
+
+    Of two cross-validations, over the folds that both have, each with the seeds of both.
+    """
+    if first.num_folds:
+        return _compare_folds(first, other)
+    return _compare_on_same_images(first, other)
+
+
+def _compare_on_same_images(first: Setting, other: Setting) -> statistics.Difference:
     a, b = first.accuracies(), other.accuracies()
     shared = [seed for seed in a if seed in b]
     if len(shared) > 1:
         return statistics.compare_over_seeds(*np.array([[a[s], b[s]] for s in shared]).T)
     seed, other_seed = paired_seeds(first, other)
-    difference = statistics.compare_over_images(first.correct(seed), other.correct(other_seed))
+    difference = statistics.compare_over_images(
+        first.correct(seed), other.correct(other_seed), first.runs[0].images
+    )
     if len(a) == len(b) == 1:
         return difference
     method = f"only seed {other_seed:,} against seed {seed:,}, {difference.method}"
     return dataclasses.replace(difference, method=method)
+
+
+def _compare_folds(first: Setting, other: Setting) -> statistics.Difference:
+    """`compare` of two cross-validations; over seeds or images if they share a single fold."""
+    pairs = shared_folds(first, other)
+    if len(pairs) == 1:
+        return _compare_on_same_images(*pairs[0])
+    accuracies = []
+    for pair in pairs:
+        a, b = (setting.accuracies() for setting in pair)
+        accuracies.append([np.mean([one[seed] for seed in a if seed in b]) for one in (a, b)])
+    of_first, of_other = np.array(accuracies).T
+    return statistics.compare_over_seeds(of_first, of_other, first.num_folds)
+
+
+def shared_folds(first: Setting, other: Setting) -> list[tuple[Setting, Setting]]:
+    """The two settings on each fold of which both have a network of the same seed.
+
+    Raises CheckpointError if there is none.
+    """
+    a, b = first.folds, other.folds
+    shared = [fold for fold in a if fold in b and {*a[fold].seeds} & {*b[fold].seeds}]
+    if not shared:
+        raise CheckpointError(
+            f"{first.label} and {other.label} have no fold with the same seed; compare runs of the "
+            "same folds and seeds"
+        )
+    return [(a[fold], b[fold]) for fold in shared]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mnist_cnn import statistics
-from mnist_cnn.analysis import finished_runs, mosaics, pages, plots
+from mnist_cnn.analysis import cross_validation, finished_runs, mosaics, pages, plots
 from mnist_cnn.analysis.comparison_page import comparison_page
+from mnist_cnn.analysis.cross_validation_page import cross_validation_page
 from mnist_cnn.analysis.finished_runs import Run
-from mnist_cnn.errors import CheckpointError
 from mnist_cnn.files import local_path, write_atomically
 from mnist_cnn.runner import results
 
@@ -31,15 +31,14 @@ def write(
     """
     path = local_path(output, "--output")
     runs = [finished_runs.read(workdir) for workdir in workdirs]
-    first, *others = [run for run in runs if run.tested] or runs[:1]
-    for run in others:
-        if not np.array_equal(run.predictions.labels, first.predictions.labels):
-            raise CheckpointError(
-                f"{run.path} and {first.path} were tested on different images; compare runs of "
-                "the same dataset"
-            )
-    if len(runs) > 1:
-        page, sentences = comparison_page(finished_runs.settings_of(runs), pairs)
+    cross_validation.check_comparable([run for run in runs if run.tested])
+    settings = finished_runs.settings_of(runs)
+    for setting in settings:
+        cross_validation.check_once(setting)
+    if len(settings) == 1 < len(runs):
+        page, sentences = cross_validation_page(settings[0])
+    elif len(runs) > 1:
+        page, sentences = comparison_page(settings, pairs)
     else:
         page, sentences = (run_page if runs[0].tested else unfinished_page)(runs[0])
     write_atomically(path.absolute(), page.encode("utf-8", "backslashreplace"))
@@ -81,6 +80,7 @@ def run_page(run: Run) -> tuple[str, list[str]]:
     ]
     calibration_error = f"expected calibration error{plots.mean_of_seeds_note(run)}"
     overall = [
+        *pages.training_images(run),
         ["negative log-likelihood", f"{metrics['negative_log_likelihood']:.4f} nats per image"],
         [calibration_error, f"{run.calibration_error:.4f}"],
         ["time", f"{float(run.result['seconds']['total']):.1f} s"],
@@ -102,8 +102,17 @@ def run_page(run: Run) -> tuple[str, list[str]]:
         accuracy,
         [summary],
         [
-            *([_sweep_table(sweep), "<h2>Test of the chosen setting</h2>"] if sweep else []),
-            pages.table([["seed", "correct", "test loss", *others], *per_seed], kind="numbers"),
+            *(
+                [
+                    _sweep_table(sweep),
+                    f"<h2>{run.tested_name.capitalize()} of the chosen setting</h2>",
+                ]
+                if sweep
+                else []
+            ),
+            pages.table(
+                [["seed", "correct", f"{run.tested_name} loss", *others], *per_seed], kind="numbers"
+            ),
             pages.table([*means, *overall], kind="numbers"),
             pages.grid(_run_plots(run)),
             *_confusions(run),
@@ -187,7 +196,10 @@ def _summary(run: Run) -> str:
     """The result in a sentence."""
     seeds, examples = run.correct.shape
     if seeds == 1:
-        text = f"test accuracy: {(~run.correct).sum():,} of {examples:,} images are misclassified."
+        text = (
+            f"{run.tested_name} accuracy: {(~run.correct).sum():,} of {examples:,} images are "
+            "misclassified."
+        )
     else:
         accuracies = run.correct.mean(1)
         mean, half = accuracies.mean(), statistics.mean_interval(accuracies)
@@ -195,8 +207,8 @@ def _summary(run: Run) -> str:
         if not statistics.is_possible(mean - half, mean + half):
             interval = f"unknown: {seeds} seeds are too few"
         text = (
-            f"mean test accuracy of {seeds} seeds on {examples:,} images; 95 % confidence interval "
-            f"{interval}. Ensemble of all {seeds}: "
+            f"mean {run.tested_name} accuracy of {seeds} seeds on {examples:,} images; 95 % "
+            f"confidence interval {interval}. Ensemble of all {seeds}: "
             f"{pages.percent(run.result['ensemble']['accuracy'])}."
         )
     if best := run.result.get("best"):

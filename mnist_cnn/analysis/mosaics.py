@@ -32,7 +32,7 @@ def worst_mistakes(run: Run) -> Plot:
         for i in order
     ]
     noun = run.spec.noun
-    caption = f"Misclassified test images whose true {noun} has the lowest probability. "
+    caption = f"Misclassified {run.images} whose true {noun} has the lowest probability. "
     if run.spec.is_digits:
         caption += "Above each: the true and the predicted digit; below: the probability of the "
         caption += "prediction."
@@ -61,8 +61,11 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
     caption = (
         f"{len(gained):,} images that {first.label} misclassifies and {other.label} classifies "
         f"correctly (gained), {len(lost):,} the other way round (lost); seeds {seed} and "
-        f"{other_seed}. Each with the wrong prediction; the first of each kind in test order."
+        f"{other_seed}. Each with the wrong prediction; the first of each kind in the order of "
+        "the images."
     )
+    if first.num_folds:
+        caption = f"{first.runs[0].images.capitalize()}: {caption}"
     title = f"Changed predictions: {first.label} \N{RIGHTWARDS ARROW} {other.label}"
     return _images(title, caption, shown)
 

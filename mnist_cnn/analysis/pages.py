@@ -90,6 +90,15 @@ def provenance(run: Run) -> list[str]:
     ]
 
 
+def training_images(*runs: Run) -> list[list[str]]:
+    """A row for a table, if each network trained on some of the training images only."""
+    few = runs[0].config.get("labels_per_class")
+    numbers = {run.result.get("training_images", 0) for run in runs}
+    shown = " to ".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
+    shown += f", {few:,} of each class" if few else ""
+    return [["training images of a network", shown]] if few or runs[0].num_folds else []
+
+
 def curves(settings: Sequence[Setting]) -> list[plots.Plot]:
     """The learning curves of the settings that have any."""
     logged = [one for one in settings if all(run.metrics for run in one.runs)]

@@ -82,14 +82,17 @@ def _log_y(axes: Axes, low: float, high: float, subs: tuple[int, ...] = (1, 2, 5
 
 def learning_curves(settings: Sequence[Setting]) -> list[Plot]:
     """The loss and the error over the training steps."""
-    seeds = max(len(setting.seeds) for setting in settings)
+    networks = max(sum(len(run.seeds) for run in setting.runs) for setting in settings)
+    folds = any(len(setting.folds) > 1 for setting in settings)
+    tested = settings[0].tested_name.capitalize()
     caption = "Training: mean over the steps since the previous point, measured while the network "
     caption += "trains."
     if any(run.tested for setting in settings for run in setting.runs):
-        caption += " Test: measured once, after the last step."
-    if seeds > 1:
-        caption += " Thin lines are seeds, thick lines their mean"
-        caption += ", bands its 95 % confidence interval." if seeds > 2 else "."
+        caption += f" {tested}: measured once, after the last step."
+    if networks > 1:
+        thin = "networks, one for each fold and seed" if folds else "seeds"
+        caption += f" Thin lines are {thin}, thick lines their mean"
+        caption += ", bands its 95 % confidence interval." if networks > 2 and not folds else "."
     return [_learning_curve(settings, metric, caption) for metric in ("loss", "error")]
 
 
@@ -97,7 +100,8 @@ def _learning_curve(settings: Sequence[Setting], metric: str, caption: str) -> P
     """Each seed a thin line on a logarithmic axis, their mean a thick one; the test as points."""
     curves = []
     for index, setting in enumerate(settings):
-        for split, name in (("train", "training"), ("validation",) * 2, ("test",) * 2):
+        names = {"train": "training", "validation": "validation", "test": setting.tested_name}
+        for split, name in names.items():
             steps, values = setting.series(split, metric)
             if len(steps):
                 label = name if len(settings) == 1 else f"{setting.label}, {name}"
@@ -120,7 +124,8 @@ def _learning_curve(settings: Sequence[Setting], metric: str, caption: str) -> P
             axes.plot(steps, mean, dashes, color=colour, lw=1.8, marker=marker, label=label)
             if len(values) > 1:
                 axes.plot(steps, values.T, dashes, color=colour, lw=0.6, alpha=0.6)
-            _shade_interval(axes, steps, list(values.T), colour)
+            if len(settings[index].folds) < 2:  # folds are not independent
+                _shade_interval(axes, steps, list(values.T), colour)
         positive = np.concatenate([[], *(values[values > 0] for *_, values in curves)])
         low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
         _log_y(axes, low / 1.4, high * 1.4)
@@ -149,7 +154,10 @@ def error_across_settings(settings: Sequence[Setting]) -> list[Plot]:
         if all(values.size for values in series):
             break
     line = dict(zip(swept[1], (values[:, -1] for values in series), strict=True))
-    return [error_over_field(swept[0], {"": line}, split)]
+    name = settings[0].tested_name if split == "test" else split
+    if any(len(setting.folds) > 1 for setting in settings):
+        return [error_over_field(swept[0], {"": line}, name, folds=True)]
+    return [error_over_field(swept[0], {"": line}, name)]
 
 
 def error_over_sweep(sweep: dict[str, Any]) -> list[Plot]:
@@ -172,8 +180,13 @@ def error_over_sweep(sweep: dict[str, Any]) -> list[Plot]:
     return [error_over_field(name, lines, "validation", note)]
 
 
-def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: str = "") -> Plot:
-    """The error over the values of a field: each seed a point, their mean a line for each label."""
+def error_over_field(
+    name: str, lines: Mapping[str, Errors], split: str, note: str = "", folds: bool = False
+) -> Plot:
+    """The error over the values of a field: each seed a point, their mean a line for each label.
+
+    With `folds` a point is a fold and a seed; there is no band, as folds are not independent.
+    """
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
@@ -185,7 +198,8 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
             axes.plot(x, mean, dashes, color=colour, lw=1.8, label=label)
             points = np.repeat(x, [len(seeds) for seeds in errors]), np.concatenate(errors)
             axes.plot(*points, "o", color=colour, ms=5, mec=theme.background)
-            _shade_interval(axes, x, errors, colour)
+            if not folds:
+                _shade_interval(axes, x, errors, colour)
         ticks = np.unique([float(value) for line in lines.values() for value in line])
         if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
             axes.set_xscale("log")
@@ -201,8 +215,9 @@ def error_over_field(name: str, lines: Mapping[str, Errors], split: str, note: s
             axes.legend()
 
     samples = [errors for line in lines.values() for errors in line.values()]
-    pooled, band = np.concatenate(samples), min(map(len, samples)) > 2
-    caption = f"Error on the {split} images after training. Points are seeds, the line is their "
+    pooled, band = np.concatenate(samples), min(map(len, samples)) > 2 and not folds
+    caption = f"Error on the {split} images after training. Points are "
+    caption += f"{'folds of a seed' if folds else 'seeds'}, the line is their "
     caption += "mean, the band its 95 % confidence interval (Student's t)." if band else "mean."
     return draw_plot(f"Error over {name}", caption + note, draw)
 
@@ -251,7 +266,8 @@ def confusion_matrix(run: Run) -> Plot:
         axes.grid(which="minor", color=theme.grid, lw=0.4)
 
     seeds = f", all {len(run.seeds)} seeds together" if len(run.seeds) > 1 else ""
-    caption = f"Test images by true and predicted {noun}{seeds}. Mistakes are coloured; "
+    caption = f"{run.images.capitalize()} by true and predicted {noun}{seeds}. Mistakes are "
+    caption += "coloured; "
     if count_classes <= MAX_COUNTED_CLASSES:
         caption += "the grey counts on the diagonal are correct."
     else:
@@ -283,15 +299,17 @@ def reliability_diagram(run: Run) -> Plot:
         lower.set(xlabel="confidence (%)", ylabel="images")
 
     caption = (
-        f"Test images in {statistics.BINS} bins by confidence, the probability of the predicted "
-        f"{run.spec.noun}. On the dashed line, accuracy equals confidence. Expected calibration "
-        f"error{mean_of_seeds_note(run)}: {run.calibration_error:.4f}."
+        f"{run.images.capitalize()} in {statistics.BINS} bins by confidence, the probability of "
+        f"the predicted {run.spec.noun}. On the dashed line, accuracy equals confidence. Expected "
+        f"calibration error{mean_of_seeds_note(run)}: {run.calibration_error:.4f}."
     )
     return draw_plot("Calibration", caption, draw, height=5.0)
 
 
-def differences(title: str, rows: Sequence[tuple[str, statistics.Difference]]) -> Plot:
-    """Labelled differences of test accuracies."""
+def differences(
+    title: str, rows: Sequence[tuple[str, statistics.Difference]], tested: str = "test"
+) -> Plot:
+    """Labelled differences of accuracies on the images that `tested` names."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
@@ -305,10 +323,10 @@ def differences(title: str, rows: Sequence[tuple[str, statistics.Difference]]) -
         axes.set_yticks([])
         axes.set_ylim(len(rows) - 0.6, -0.7)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("difference in test accuracy (percentage points)")
+        axes.set_xlabel(f"difference in {tested} accuracy (percentage points)")
         axes.grid(axis="x")
         axes.margins(x=0.15)
 
     methods = "; ".join(dict.fromkeys(difference.method for _, difference in rows))
-    caption = f"Test accuracy with 95 % confidence intervals: {methods}."
+    caption = f"{tested.capitalize()} accuracy with 95 % confidence intervals: {methods}."
     return draw_plot(title, caption, draw, 1.35 + 0.5 * len(rows))

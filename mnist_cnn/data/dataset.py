@@ -91,6 +91,10 @@ class Dataset:
             )
         return rows
 
+    def size(self, split: Any) -> int:
+        """The number of examples of a split; a `DataError` as `rows` raises it."""
+        return sum(stop - start for _, start, stop in self.rows(split))
+
     def read(self, split: Any) -> tuple[UInt8[np.ndarray, "N H W C"], Int32[np.ndarray, " N"]]:
         """Reads images of `spec.image_shape`, 0 to 255, and labels, from 0, of `rows(split)`.
 

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mnist_cnn import config as config_lib
 from mnist_cnn.data.dataset import Dataset, is_same_data, open_dataset
 from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner import recorded_config
 from mnist_cnn.runner.run_directory import RunDirectory
-from mnist_cnn.training.batches import total_steps
+from mnist_cnn.training.batches import num_examples, total_steps
 
 
 def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -40,10 +42,7 @@ def finished_result(directory: RunDirectory, config: Mapping[str, Any]) -> dict[
 
 
 def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
-    """The splits must exist, be disjoint, and hold a whole batch and more steps than the warm-up.
-
-    Raises ConfigError or DataError if they do not.
-    """
+    """The splits must exist and be disjoint; ConfigError or DataError if they are not."""
     training = dataset.rows(config["train_split"])
     held_out = config["validation_split"]
     for key in ("train_split", "validation_split"):  # "all", for example, includes the test split
@@ -56,7 +55,22 @@ def check_splits(dataset: Dataset, config: Mapping[str, Any]) -> None:
                 f"{config['train_split']!r}; choose parts that do not overlap, such as "
                 "'train[55000:]' and 'train[:55000]'"
             )
-    examples = sum(stop - start for _, start, stop in training)
+
+
+def check_labels(labels: np.ndarray, config: Mapping[str, Any]) -> None:
+    """The training images, with these labels, must hold the subset, a batch and the warm-up.
+
+    Raises ConfigError if they do not.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    few = config["labels_per_class"]
+    if few is not None and few > sizes.min():
+        raise ConfigError(
+            f"config.labels_per_class: got {few:,}, expected an integer from 1 to "
+            f"{sizes.min():,}, the number of training images of class "
+            f"{classes[sizes.argmin()]}, the smallest one"
+        )
+    examples = num_examples(config, labels)
     if config["batch_size"] > examples:
         raise ConfigError(
             f"config.batch_size: got {config['batch_size']:,}, expected an integer from 1 to "

@@ -51,18 +51,35 @@ class Console:
         )
 
     def data(
-        self, dataset: Dataset, config: Mapping[str, Any], images: np.ndarray, labels: np.ndarray
+        self,
+        dataset: Dataset,
+        config: Mapping[str, Any],
+        images: np.ndarray,
+        labels: np.ndarray,
+        num_used: int,
     ) -> None:
-        """Prints what is trained on; of the user's own images the form, and the first one."""
-        held_out = config["validation_split"]
+        """Prints the training images, of which each seed uses `num_used`, and what is held out.
+
+        Of the user's own images it prints the form and the first one as well.
+        """
+        num_train = len(labels)
+        held_out, fold, few = (
+            config[key] for key in ("validation_split", "fold", "labels_per_class")
+        )
+        tested = f"{dataset.num_examples['test']:,} test images, "
+        if fold:
+            size = dataset.size(config["train_split"]) - num_train
+            tested = f"{size:,} in held-out fold {fold}, the test images stay unread, "
         checked = "SHA-256 verified" if dataset.official else "format checked"
         if not dataset.official and dataset.name in config_lib.FIELDS["dataset"].choices:
             checked = f"not the official files: {checked}"
         self.line(
-            f"{dataset.name}: {len(labels):,} training images ({config['train_split']}), "
+            f"{dataset.name}: {num_train:,} training images ({config['train_split']}"
+            + (f" without fold {fold}" if fold else "")
+            + (f"; each seed trains on {num_used:,}, {few:,} of each class" if few else "")
+            + "), "
             + (f"validation on {held_out}, " if held_out else "")
-            + f"{dataset.num_examples['test']:,} test images, from {dataset.origin}, "
-            + checked
+            + f"{tested}from {dataset.origin}, {checked}"
         )
         if dataset.official:
             return
@@ -196,19 +213,20 @@ class Console:
                 ),
             ]
         title = f"{result['experiment']}, {result['steps']:,} steps"
+        tested = config_lib.tested_name(result)
         if best := result.get("best"):
             steps = ", ".join(f"{step:,}" for step in best["step"])
             title += f"; tested is the best validation {best['metric']}, step {steps}"
-        heads = ("seed", "test accuracy", "test loss", "correct")
-        self._table(title, (*heads, *(f"test {name}" for name in others)), rows)
+        heads = ("seed", f"{tested} accuracy", f"{tested} loss", "correct")
+        self._table(title, (*heads, *(f"{tested} {name}" for name in others)), rows)
         if len(seeds) > 1:
             note = f"(95 % confidence interval, Student's t, {len(seeds)} seeds)"
             if not (interval := _interval(mean, 3)):
                 note = f"({len(seeds)} seeds are too few for a 95 % confidence interval)"
-            self.line(f"mean test accuracy {100 * mean['accuracy']:.3f}{interval} % {note}")
+            self.line(f"mean {tested} accuracy {100 * mean['accuracy']:.3f}{interval} % {note}")
             for name, found in mean.get("metrics", {}).items():
                 half = "" if found["ci95"] is None else f" +- {found['ci95']:.4f}"
-                self.line(f"mean test {name} {_cell(found['mean'])}{half}")
+                self.line(f"mean {tested} {name} {_cell(found['mean'])}{half}")
         seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
         self.line(f"seconds: {seconds}")
         if len(seeds) == 1:

@@ -228,12 +228,14 @@ def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) 
     if best is not None:
         chosen = {"split": config["validation_split"], "metric": config["keep_best"]}
         kept_best = {"best": chosen | {"step": best.step[list(members)].tolist()}}
-    this.log(step, "test", tested)
+    this.log(step, config_lib.tested_name(config), tested)
     this.checkpoints.wait()
     this.checkpoints.close()
     ensemble = {"ensemble": results.ensemble_metrics(logits, labels)} if len(members) > 1 else {}
     found = {
         "seeds": [config_lib.replicas(config)[member].seed for member in members],
+        **({"fold": config["fold"]} if config["fold"] else {}),
+        "training_images": this.replicas.num_examples,
         "test": tested,
         "test_mean": results.mean_metrics(metrics),
         **ensemble,

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.data.dataset import Dataset, open_dataset
+from mnist_cnn.data import folds
+from mnist_cnn.data.dataset import open_dataset
+from mnist_cnn.data.folds import Examples
 from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import UserError
 from mnist_cnn.models import summary, weights
@@ -138,11 +140,12 @@ def prepare(
 
     with logger.clock("data"):
         checks.check_splits(dataset, config)
-        examples = sum(stop - start for _, start, stop in dataset.rows(config["train_split"]))
-        check_data(examples, dataset.spec.image_shape, devices[0])
-        images, labels = dataset.read(config["train_split"])
-    total = batches.total_steps(config, len(labels))
-    console.data(dataset, config, images, labels)
+        check_data(dataset.size(config["train_split"]), spec.image_shape, devices[0])
+        images, labels = folds.read_training(dataset, config)
+        checks.check_labels(labels, config)
+    num_examples = batches.num_examples(config, labels)
+    total = batches.total_steps(config, num_examples)
+    console.data(dataset, config, images, labels, num_examples)
 
     check_memory(config, mesh, batches.Split(images, labels), spec)
     init_variables = _init_variables(config, directory, spec)
@@ -151,8 +154,15 @@ def prepare(
     with logger.clock("compile"), compile_cache():
         replicas = Replicas(config, mesh, images, labels, init_variables, spec)
         held_out = config["validation_split"]
-        validate = _evaluator(replicas, logger, dataset, held_out) if held_out else None
-        test = _evaluator(replicas, logger, dataset, "test")
+        validate = None
+        if held_out:
+            read = functools.partial(dataset.read, held_out)
+            validate = _evaluator(replicas, logger, dataset.size(held_out), read)
+        read = functools.partial(folds.read_tested, dataset, config)
+        size = dataset.size("test")
+        if config["fold"]:
+            size = dataset.size(config["train_split"]) - len(labels)
+        test = _evaluator(replicas, logger, size, read)
     environment |= {
         "mesh": dict(mesh.shape),
         "processes": jax.process_count(),
@@ -202,7 +212,7 @@ def prepare(
         logger=logger,
         checkpoints=checkpoints,
         replicas=replicas,
-        steps_per_epoch=batches.steps_per_epoch(len(labels), config["batch_size"]),
+        steps_per_epoch=batches.steps_per_epoch(num_examples, config["batch_size"]),
         total_steps=total,
         first_step=int(extra["step"]) if extra else 0,
         best=best,
@@ -222,14 +232,16 @@ def _init_variables(
     return weights.read_variables(config["init_from"], template, spec.image_shape)
 
 
-def _evaluator(replicas: Replicas, logger: RunLogger, dataset: Dataset, split: str) -> Evaluate:
-    """Compiles the evaluation of a split. The split is read at the first evaluation."""
-    score = replicas.compile_scoring(sum(stop - start for _, start, stop in dataset.rows(split)))
+def _evaluator(
+    replicas: Replicas, logger: RunLogger, num_examples: int, read_examples: Callable[[], Examples]
+) -> Evaluate:
+    """Compiles the evaluation of images, which are read at the first evaluation."""
+    score = replicas.compile_scoring(num_examples)
 
     @functools.cache
     def read() -> tuple[batches.Split, np.ndarray, np.ndarray]:
         with logger.clock("data"):
-            images, labels = dataset.read(split)
+            images, labels = read_examples()
             return replicas.lay_out(images, labels), images, labels
 
     def evaluate(members: Sequence[int]) -> Evaluation:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from mnist_cnn.config import is_tested_name
 from mnist_cnn.data import spec
 from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import CheckpointError
@@ -204,8 +205,8 @@ class RunDirectory:
         import tensorboardX
 
         path, complete = self.path / "metrics.jsonl", self.read_metrics()
-        ends = {"test": min(step, total - 1)}
-        kept = [x for x in complete if int(x["step"]) <= ends.get(x["split"], step)]
+        ends = (step, min(step, total - 1))
+        kept = [x for x in complete if int(x["step"]) <= ends[is_tested_name(x["split"])]]
         if path.exists():
             write_atomically(path, "".join(json.dumps(x) + "\n" for x in kept).encode())
         self._events = tensorboardX.SummaryWriter(str(self.path), purge_step=step + 1)
@@ -224,7 +225,7 @@ class RunDirectory:
         for name, value in entry.items():
             if name in ("step", "epoch", "split"):
                 continue
-            tag = f"{entry['split']}/{name}"
+            tag = f"{entry['split'].partition(' ')[0]}/{name}"  # of a held-out fold "held-out"
             points = {tag: [value]}
             if isinstance(value, list):
                 points = {f"{tag}/{key}".rstrip("/"): value[rows] for key, rows in series.items()}

@@ -77,7 +77,7 @@ class RunLogger:
         line = {"step": step, "epoch": round(epoch, 6), "split": split}
         line |= {key: results.to_json(value) for key, value in metrics.items()}
         series = {"": slice(None)}
-        if self._config["sweep"] and split != "test":
+        if self._config["sweep"] and not config_lib.is_tested_name(split):
             seeds, settings = self._config["num_seeds"], config_lib.settings(self._config)
             rows = [config_lib.setting_rows(seeds, index) for index in range(len(settings))]
             series = dict(zip(map(results.setting_label, settings), rows, strict=True))
@@ -101,9 +101,10 @@ class RunLogger:
         if "sweep" in found:
             fields |= found["sweep"]["settings"][found["sweep"]["chosen"]]["setting"]
         fields["sweep"] = str(fields["sweep"])
+        tested = config_lib.tested_name(self._config).partition(" ")[0]  # as in TensorBoard's tags
         self._directory.log_hparams(
             {key: fields[key] for key in fields if key not in config_lib.FREE_ON_RESUME},
-            {f"test/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},
+            {f"{tested}/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},
             step,
         )
         self._directory.write_result(result)

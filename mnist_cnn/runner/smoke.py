@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from mnist_cnn import config as config_lib
+from mnist_cnn.data import folds
 from mnist_cnn.data.dataset import Dataset, open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.models.kernels.compiler import compiler_note
@@ -82,7 +83,7 @@ def _try_parts(
     yield f"{used}; {note}" if note else used
 
     dataset = opened()
-    images, labels = dataset.read(config["train_split"])
+    images, labels = folds.read_training(dataset, config)
     yield f"{len(labels):,} training images of {dataset.name}, from {dataset.origin}"
 
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
@@ -92,7 +93,7 @@ def _try_parts(
 
     yield f"of a small network, within {check_gradient():.0e} of a float64 reference"
 
-    steps = min(_STEPS, steps_per_epoch(len(labels), config["batch_size"]))
+    steps = min(_STEPS, steps_per_epoch(replicas.num_examples, config["batch_size"]))
     sums = replicas.advance(0, 0, steps)
     if not (np.isfinite(sums.loss).all() and replicas.finite().all()):
         raise UserError(f"the loss or the parameters are not finite after {steps} steps")

@@ -4,7 +4,7 @@ An epoch is a random permutation of the training images, cut into batches. The l
 partial: it keeps its shape, and its missing images have weight 0 in the loss and the metrics.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,8 @@ class Split(struct.PyTreeNode):
 
     images: UInt8[HostOrDeviceArray, "N H W C"]
     labels: Int[HostOrDeviceArray, "N"]
+    # Whether the rows are of `rows_of_subset`. Each network of a run has its own subset.
+    has_subsets: bool = struct.field(pytree_node=False, default=False)
 
 
 class Batch(struct.PyTreeNode):
@@ -31,6 +33,12 @@ class Batch(struct.PyTreeNode):
     images: UInt8[Array, "B H W C"]
     labels: Int[Array, "B"]
     weights: Float32[Array, "B"]  # 1 for an image, 0 for a missing one of a partial batch
+
+
+def num_examples(config: Mapping[str, Any], labels: Int[np.ndarray, "N"]) -> int:
+    """The number of images that each network trains on, of a training split with these labels."""
+    each = config["labels_per_class"]
+    return len(labels) if each is None else each * len(np.unique(labels))
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -54,6 +62,34 @@ def epoch_order(
     return jnp.pad(order, (0, missing), constant_values=-1).reshape(-1, batch_size)
 
 
+def subset(
+    seed: UInt[Array, ""],
+    labels: Int[Array, "N"],
+    class_sizes: Sequence[int],
+    labels_per_class: int,
+) -> Int32[Array, "n"]:
+    """The image numbers of the subset of a seed: `labels_per_class` random images of each class.
+
+    `class_sizes` are those of the classes that `labels` has, in the order of their labels. The
+    subset is a function of seed and labels alone; a smaller one is a part of a larger one.
+    """
+    order = jax.random.permutation(rng.key(seed, "subset"), len(labels)).astype(jnp.int32)
+    by_class = order[jnp.argsort(labels[order], stable=True)]
+    starts = np.cumsum([0, *class_sizes[:-1]])
+    return by_class[(starts[:, None] + np.arange(labels_per_class)).ravel()]
+
+
+def rows_of_subset(
+    order: Int[Array, "steps_per_epoch B"], subset: Int[Array, "n"]
+) -> Int32[Array, "steps_per_epoch B"]:
+    """The image numbers of an `epoch_order` of a subset.
+
+    In place of a missing image, it has -1 - row of another image of the subset.
+    """
+    others = subset[np.arange(order.shape[1]) % len(subset)]
+    return jnp.where(order >= 0, subset[order], -1 - others)
+
+
 def take(split: Split, rows: Int[Array, "B"]) -> Batch:
     """The batch of the given image numbers.
 
@@ -61,5 +97,6 @@ def take(split: Split, rows: Int[Array, "B"]) -> Batch:
     other, so that they hardly change the batch statistics of batch normalization.
     """
     present = rows >= 0
-    rows = jnp.where(present, rows, jnp.arange(rows.size) % len(split.labels))
+    others = -1 - rows if split.has_subsets else jnp.arange(rows.size) % len(split.labels)
+    rows = jnp.where(present, rows, others)
     return Batch(split.images[rows], split.labels[rows], present.astype(jnp.float32))

@@ -81,6 +81,15 @@ def options(mesh):  # every option that depends on the whole batch
     network.advance(0, 0, 5)
     return jax.tree.leaves(network.variables([0])[0])
 
+def few(mesh):  # an epoch of 50 images, with a partial batch
+    network = build(
+        mesh, 8, model=Normalized(), labels_per_class=5, optimizer=optax.sgd, learning_rate=0.1,
+        num_seeds=2,
+    )
+    sums = network.advance(0, 0, 7)
+    assert sums.examples.tolist() == [50, 50]
+    return jax.tree.leaves(network.variables([0, 1]))
+
 def own(mesh, **changes):  # an experiment's own step, augmentation and metrics
     def erase(key, images):
         return images * (jax.random.uniform(key, images.shape) > 0.2)
@@ -121,6 +130,9 @@ answer = {
     "by replica": collectives("4x1", num_seeds=4),
     "options": [
         float(np.abs(a - b).max()) for a, b in zip(options("1x1"), options("1x4"))
+    ] if not base else [],
+    "few": [
+        float(np.abs(a - b).max()) for a, b in zip(few("1x1"), few("2x4"))
     ] if not base else [],
     "own": [own("1x1"), own("1x4"), own("1x1", num_seeds=2), own("2x4", num_seeds=2)]
     if not base else [],
@@ -194,6 +206,11 @@ def test_each_device_computes_its_part_of_the_batch(measured):
 def test_devices_that_share_a_batch_normalize_and_augment_it_as_one_would(measured):
     if measured["options"]:
         assert len(measured["options"]) == 8 and max(measured["options"]) < 1e-4
+
+
+def test_devices_that_share_a_batch_of_few_labels_train_on_the_same_images(measured):
+    if measured["few"]:
+        assert len(measured["few"]) == 2 * 8 and max(measured["few"]) < 1e-4
 
 
 def test_an_own_step_augmentation_and_metrics_are_those_of_one_device(measured):

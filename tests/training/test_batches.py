@@ -1,6 +1,7 @@
 """Random keys are a function of (seed, stream, step), and an epoch contains every image once."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -44,3 +45,46 @@ def test_a_partial_batch_is_completed_with_different_images_of_weight_0():
     assert batch.weights.tolist() == [1, 0, 0, 0]
     assert (batch.images[0] == images[7]).all() and batch.labels[0] == 7
     assert len({image.tobytes() for image in np.asarray(batch.images)}) == 4
+
+
+def test_a_subset_has_that_number_of_images_of_each_class_and_is_a_function_of_the_seed():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 3, 9], [40, 25, 7]))
+    draw = jax.jit(batches.subset, static_argnums=(2, 3))
+
+    def subset(seed, count):
+        return np.asarray(draw(jnp.uint32(seed), labels, (40, 25, 7), count)).tolist()
+
+    found = subset(1, 5)
+    assert len(set(found)) == 15 and np.bincount(labels[found]).tolist() == [
+        5, 0, 0, 5, 0, 0, 0, 0, 0, 5
+    ]  # fmt: skip
+    assert found == subset(1, 5) and sorted(found) != sorted(subset(2, 5))
+    assert set(found) < set(subset(1, 7))  # a smaller subset is a part of a larger one
+    assert found == [19, 63, 16, 64, 40, 56, 49, 59, 46, 10, 47, 43, 13, 5, 24]
+
+
+def test_every_image_is_in_as_many_subsets_as_any_other_of_its_class():
+    labels = jnp.repeat(jnp.arange(2), jnp.array([6, 30]))
+    draw = jax.jit(jax.vmap(lambda seed: batches.subset(seed, labels, (6, 30), 3)))
+    counts = np.bincount(np.asarray(draw(np.arange(3000, dtype=np.uint32))).ravel(), minlength=36)
+    expected = np.repeat([3000 * 3 / 6, 3000 * 3 / 30], [6, 30])
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_an_epoch_of_a_subset_contains_its_images_and_no_others():
+    subset = np.array([90, 11, 52, 73, 34, 65, 26])
+    order = np.asarray(batches.epoch_order(jnp.uint32(3), jnp.int32(0), 7, 4))
+    rows = np.asarray(batches.rows_of_subset(jnp.asarray(order), jnp.asarray(subset)))
+    np.testing.assert_array_equal(rows[order >= 0], subset[order[order >= 0]])
+    images = np.zeros((100, 28, 28, 1), np.uint8)
+    split = Split(images, np.arange(100), has_subsets=True)
+    taken = [jax.jit(batches.take)(split, one) for one in rows]
+    for batch in taken:
+        assert set(np.asarray(batch.labels).tolist()) <= set(subset.tolist())
+    assert [batch.weights.tolist() for batch in taken] == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+def test_the_number_of_training_images_is_that_of_the_subset():
+    labels = np.array([0, 0, 4, 4, 4])
+    assert batches.num_examples(mnist_cnn.experiment(), labels) == 5
+    assert batches.num_examples(mnist_cnn.experiment(labels_per_class=2), labels) == 4
