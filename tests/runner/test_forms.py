@@ -20,6 +20,7 @@ from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError, ConfigError, DataError
 from mnist_cnn.models.cnn import CNN
 from mnist_cnn.runner import loop, predictions, smoke
+from mnist_cnn.runner.blocks import blocks
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training import augment
@@ -53,13 +54,6 @@ FORMS = [
     pytest.param(("coloured", "cnn"), marks=pytest.mark.slow),
 ]
 SPECS = {"grey": forms.GREY, "coloured": forms.COLOURED}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def readers():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        forms.install(monkeypatch)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +163,7 @@ def test_pictures_are_answered_by_the_names_of_the_classes(trained, tmp_path):
     assert found["class"] == spec.class_names[found["digit"]]
     assert found["runner_up_class"] == spec.class_names[found["runner_up"]]
     assert f"1.png: {found['class']}  " in exact.as_text()
-    assert len(answers.blocks(exact.seen).splitlines()) == height // 2
+    assert len(blocks(exact.seen).splitlines()) == height // 2
 
 
 def test_an_nnx_network_receives_classes_and_size(folders, tmp_path):
