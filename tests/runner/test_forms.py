@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import mnist_cnn
-from mnist_cnn import report, statistics
+from mnist_cnn import predict, report, statistics
 from mnist_cnn.analysis import answers, export_formats
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.data.spec import MNIST, DataSpec
@@ -169,7 +169,7 @@ def test_pictures_are_answered_by_the_names_of_the_classes(trained, tmp_path):
     assert found["class"] == spec.class_names[found["digit"]]
     assert found["runner_up_class"] == spec.class_names[found["runner_up"]]
     assert f"1.png: {found['class']}  " in exact.as_text()
-    assert len(answers.blocks(exact.seen).splitlines()) == height // 2
+    assert len(predict.blocks(exact.seen).splitlines()) == height // 2
 
 
 def test_an_nnx_network_receives_classes_and_size(folders, tmp_path):
