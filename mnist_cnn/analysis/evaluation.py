@@ -38,7 +38,7 @@ def evaluate(
     own_data = dataset is None and manual_dir is None
     folder = trained.config["manual_dir"] if own_data else manual_dir
     source = data.open_dataset(dataset or trained.config["dataset"], folder)
-    environment = RunDirectory(workdir).read("environment.json") or {}
+    environment = RunDirectory(workdir).chosen().read("environment.json") or {}
     before = environment.get("data")
     if own_data and before and not data.is_same_data(before, source.describe()):
         raise DataError(

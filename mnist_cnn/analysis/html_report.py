@@ -180,14 +180,32 @@ def _summary(run: Run) -> str:
 
 def _sweep_table(sweep: dict[str, Any]) -> str:
     """Every setting of a run's own sweep, in the order of the grid."""
-    rows = []
+    rows, of_runs = [], "method" in sweep  # each setting is a run, with steps of its own
     for index, entry in enumerate(sweep["settings"]):
         accuracy, loss = "diverged", ""
         if mean := entry.get("validation_mean"):
             accuracy = pages.percent(mean["accuracy"], mean["ci95"])
             loss = "-" if mean["loss"] is None else f"{mean['loss']:.4f}"
-        values = [f"{value:g}" for value in entry["setting"].values()]
-        rows.append([*values, accuracy, loss, "chosen" if index == sweep["chosen"] else ""])
-    head = [*sweep["settings"][0]["setting"], "validation accuracy", "loss", ""]
+        values = map(results.value_text, entry["setting"].values())
+        status = "stopped" if entry["status"] == "stopped" else ""
+        status = "chosen" if index == sweep["chosen"] else status
+        steps = [f"{entry['steps']:,}"] if of_runs else []
+        rows.append([*values, *steps, accuracy, loss, status])
+    head = [*sweep["settings"][0]["setting"], *["steps"] * of_runs, "validation accuracy", "loss"]
     heading = pages.escape(f"Sweep, validated on {sweep['split']}")
-    return f"<h2>{heading}</h2>\n{pages.table(rows, head, 'numbers')}"
+    lines = [f"<h2>{heading}</h2>", pages.table(rows, [*head, ""], "numbers")]
+    if of_runs:
+        lines.append(f"<p>{pages.escape(_cost(sweep))}</p>")
+    return "\n".join(lines)
+
+
+def _cost(sweep: dict[str, Any]) -> str:
+    """The steps of all networks of a sweep in a sentence."""
+    taken, whole = sweep["steps"], sweep["grid_steps"]
+    text = f"All networks together took {taken:,} steps"
+    if sweep["method"] == "grid":
+        return f"{text}."
+    return (
+        f"{text}, {100 * taken / whole:.0f} % of the {whole:,} of the whole grid: the worse "
+        "settings were stopped early, and their accuracy is that of the step where they stopped."
+    )
