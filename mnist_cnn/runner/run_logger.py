@@ -101,6 +101,11 @@ class RunLogger:
         if "sweep" in found:
             fields |= found["sweep"]["settings"][found["sweep"]["chosen"]]["setting"]
         fields["sweep"] = str(fields["sweep"])
+        own = fields.pop("model_fields", {})
+        fields |= {
+            f"model.{name}": results.value_text(value) if isinstance(value, list) else value
+            for name, value in own.items()
+        }
         self._directory.log_hparams(
             {key: fields[key] for key in fields if key not in config_lib.FREE_ON_RESUME},
             {f"test/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},
