@@ -170,7 +170,7 @@ def check_key(key: str) -> Field:
     """The field named `key`; ConfigError with the closest name if there is none."""
     if key in FIELDS:
         return FIELDS[key]
-    close = difflib.get_close_matches(key, FIELDS, n=1)
+    close = difflib.get_close_matches(key.partition(".")[0], FIELDS, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "the fields are " + ", ".join(FIELDS)
     raise ConfigError(f"config.{key}: there is no such field; {hint}")
 
@@ -288,9 +288,10 @@ def _check_variable(where: str, key: Any) -> None:
     if key in VARIABLE or (isinstance(key, str) and key.startswith(model_fields.PREFIX)):
         return
     close = difflib.get_close_matches(str(key), [*VARIABLE, "model."], n=1)
-    hint = f"did you mean {close[0]!r}? or " if close and key not in FIELDS else ""
+    if close and key not in FIELDS:
+        raise _illegal(where, key, f"a field; did you mean {close[0]!r}?")
     own = "model.FIELD of a module of the experiment's own"
-    raise _illegal(where, key, f"{hint}one of {', '.join(VARIABLE)}, or {own}")
+    raise _illegal(where, key, f"one of {', '.join(VARIABLE)}, or {own}")
 
 
 def _has_duplicates(values: Sequence[Any]) -> bool:

@@ -254,10 +254,10 @@ def _varying_fields(runs: Sequence[Run]) -> list[str]:
     settings = [run.fields for run in runs]
     keys = dict.fromkeys(itertools.chain(*settings))
     varying = [key for key in keys if len({repr(setting.get(key)) for setting in settings}) > 1]
-    of_model = any(key.startswith(PREFIX) for key in varying)
-    if of_model and len({str(setting["model"]).partition("(")[0] for setting in settings}) == 1:
-        varying.remove("model")  # which is one module with other fields
-    return varying
+    of_model = [key for key in varying if key.startswith(PREFIX)]
+    if len({str(setting["model"]).partition("(")[0] for setting in settings}) > 1:
+        return [key for key in varying if key not in of_model]  # the models show them
+    return [key for key in varying if key != "model" or not of_model]
 
 
 def _value_text(value: Any) -> str:

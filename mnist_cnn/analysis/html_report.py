@@ -181,22 +181,26 @@ def _summary(run: Run) -> str:
 def _sweep_table(sweep: dict[str, Any]) -> str:
     """Every setting of a run's own sweep, in the order of the grid."""
     rows, of_runs = [], "method" in sweep  # each setting is a run, with steps of its own
+    names = [*sweep["settings"][0]["setting"]]
     for index, entry in enumerate(sweep["settings"]):
         accuracy, loss = "diverged", ""
         if mean := entry.get("validation_mean"):
             accuracy = pages.percent(mean["accuracy"], mean["ci95"])
             loss = "-" if mean["loss"] is None else f"{mean['loss']:.4f}"
-        values = map(results.value_text, entry["setting"].values())
-        status = "stopped" if entry["status"] == "stopped" else ""
-        status = "chosen" if index == sweep["chosen"] else status
-        steps = [f"{entry['steps']:,}"] if of_runs else []
-        rows.append([*values, *steps, accuracy, loss, status])
-    head = [*sweep["settings"][0]["setting"], *["steps"] * of_runs, "validation accuracy", "loss"]
+        chosen = "chosen" if index == sweep["chosen"] else ""
+        if of_runs:  # few columns: a phone shows them all
+            label = results.setting_label(entry["setting"])
+            stopped = " stopped" if entry["status"] == "stopped" else ""
+            label += f" ({chosen})" if chosen else ""
+            rows.append([label, f"{entry['steps']:,}{stopped}", accuracy, loss])
+        else:
+            values = map(results.value_text, entry["setting"].values())
+            rows.append([*values, accuracy, loss, chosen])
     heading = pages.escape(f"Sweep, validated on {sweep['split']}")
-    lines = [f"<h2>{heading}</h2>", pages.table(rows, [*head, ""], "numbers")]
-    if of_runs:
-        lines.append(f"<p>{pages.escape(_cost(sweep))}</p>")
-    return "\n".join(lines)
+    head = ["setting", "steps"] if of_runs else names
+    head += ["validation accuracy", "loss", *([] if of_runs else [""])]
+    shown = f"<h2>{heading}</h2>\n{pages.table(rows, head, 'numbers')}"
+    return shown + (f"\n<p>{pages.escape(_cost(sweep))}</p>" if of_runs else "")
 
 
 def _cost(sweep: dict[str, Any]) -> str:
