@@ -338,6 +338,19 @@ def test_settings_of_variants_and_of_any_field_are_whole_configurations():
     assert results.setting_label(settings[5]) == "b, model.hidden=8, schedule=cosine"
 
 
+def test_example_of_variants_in_the_docs_has_six_legal_settings(tmp_path):
+    page = (ROOT / "docs" / "seeds-and-sweeps.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "several.py").write_text(code)
+    config = runpy.run_path(str(tmp_path / "several.py"))["get_config"]()
+    config_lib.validate(config)
+    settings = config_lib.settings(config)
+    assert [results.setting_label(one) for one in settings[::5]] == [
+        "cnn, batch_size=32", "wide, batch_size=128"
+    ]  # fmt: skip
+    assert config_lib.of_setting(config, settings[5])["model"].hidden == 256
+
+
 def test_variants_on_the_command_line_are_literals():
     text = '--config.variants={"small": {"batch_size": 16}, "cosine": {"schedule": "cosine"}}'
     _, overrides = command_line.split_overrides(["main", text])
