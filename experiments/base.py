@@ -18,7 +18,7 @@ def get_config():
         name="base",  # in result.json and in runs/<name>-<time>
         seed=1337,  # 0 to 2**31 - 1; all randomness follows from it
         num_seeds=1,  # train this number of networks, with the seeds seed, seed + 1, ...
-        sweep=None,  # {"learning_rate": [1e-4, 1e-3]}: train the grid, choose by validation
+        sweep=None,  # {"batch_size": [32, 64], "b1": [0.8, 0.9]}: train all, choose by validation
         variants=None,  # {"mlp": {"model": ...}, "cnn": {}}: train several versions, likewise
         sweep_method="grid",  # or halving: the worse settings end early, for 1/4 of the steps
         #
@@ -31,6 +31,7 @@ def get_config():
         fold=None,  # "3/10": hold out the third of ten parts of train_split, and test on that
         #
         # Network, loss and optimizer: a name, or in an experiment file your own object
+        # (--config.model.FIELD=VALUE sets a field of your own module)
         model="cnn",  # or a linen module or an nnx class: images [B, H, W, C] -> logits [B, K]
         init_from=None,  # initial weights: a .safetensors, .keras or .weights.h5 (Keras) file
         loss="cross_entropy",  # or a function (logits [B, K], labels [B]) -> losses [B]

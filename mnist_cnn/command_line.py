@@ -17,10 +17,12 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mnist_cnn import config as config_lib
+from mnist_cnn import config as config_lib, model_fields
 from mnist_cnn.errors import ConfigError, UserError, printable, users_line
 from mnist_cnn.files import local_path
 from mnist_cnn.parallel import threads
+
+_OF_MODEL = re.compile(r"--?config\.(model\.[^=]*)")
 
 flags.disclaim_key_flags()  # --helpshort lists the flags defined here with the command's own
 
@@ -120,6 +122,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     """Splits a command line into the other arguments and the values of --config.KEY=VALUE.
 
     Also reads its flag files, and expands the path of --config, which comes first in the result.
+    The value of --config.model.FIELD is a text until the experiment's module is known.
     """
     texts = flags.FlagValues()
     texts.set_gnu_getopt(True)  # finds overrides after other arguments as well
@@ -127,7 +130,11 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     flags.DEFINE_multi_string("config", [], "", texts)
     for key, field in config_lib.FIELDS.items():
         flags.DEFINE(parser, f"config.{key}", None, "", texts, boolean=field.kind is bool)
-    rest = texts([arguments[0], *_read_flag_files(texts, arguments[1:])], known_only=True)
+    arguments = [arguments[0], *_read_flag_files(texts, arguments[1:])]
+    of_model = {match[1]: None for one in arguments if (match := _OF_MODEL.match(one))}
+    for key in of_model:
+        flags.DEFINE(parser, f"config.{key}", None, "", texts)
+    rest = texts(arguments, known_only=True)
     experiments: Any = texts["config"].value
     if len(experiments) > 1:
         raise ConfigError(f"--config: got {' and '.join(experiments)}, expected one experiment")
@@ -135,9 +142,12 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     for argument in rest:
         if match := re.match(r"--?config\.([^=]*)", argument):
             config_lib.check_key(match[1])
-    given: Any = {key: texts[f"config.{key}"].value for key in config_lib.FIELDS}
+    given: Any = {key: texts[f"config.{key}"].value for key in (*config_lib.FIELDS, *of_model)}
     given = {key: text for key, text in given.items() if text is not None}
-    return rest, {key: config_lib.parse_value(key, text) for key, text in given.items()}
+    return rest, {
+        key: text if key in of_model else config_lib.parse_value(key, text)
+        for key, text in given.items()
+    }
 
 
 def _read_flag_files(texts: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
@@ -168,7 +178,9 @@ def _apply_overrides(overrides: dict[str, Any]) -> None:
             text = f"get_config() returned {config!r}, expected mnist_cnn.experiment(...)"
             raise ConfigError(f"--config {path}: {text}")
         with config.ignore_type(), config.unlocked():
-            for key, value in overrides.items():
+            for key, value in overrides.items():  # those of the model come last
+                if name := key.partition(".")[2]:
+                    key, value = "model", model_fields.with_text(config["model"], name, value)
                 config[key] = value
     except OSError as error:  # raised by the experiment file; ml_collections keeps it until now
         raise error.__cause__ or error from None

@@ -7,13 +7,14 @@ import inspect
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
 from ml_collections import config_dict
 
+from mnist_cnn import model_fields
 from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.files import local_path
 
@@ -34,6 +35,7 @@ class Field(NamedTuple):
     used_by: str | None = None  # the field whose choices read this one; an object does not
     sweepable: bool = False  # a sweep may vary it: a number that changes no shape
     free_on_resume: bool = False  # may change when a run resumes: it changes no parameters
+    shared: bool = False  # all settings of a sweep and all variants have the same value
 
     def expected(self) -> str:
         """The legal values in words, for an error."""
@@ -72,7 +74,7 @@ class Field(NamedTuple):
 
 
 _KINDS = {str: "a string", bool: "True or False", int: "an integer", float: "a number"}
-_KINDS[dict] = "lists of values, such as {'learning_rate': [1e-4, 1e-3]}"
+_KINDS[dict] = "a dict, such as sweep={'b1': [0.8, 0.9]} or variants={'small': {'batch_size': 8}}"
 _MAX_INT = 2**31 - 1  # a step and a seed are 32-bit integers on the device
 _MODEL = "a flax.linen module or the class of a flax.nnx module"
 _LOSS = "a function (logits [B, K], labels [B]) -> losses [B]"
@@ -84,6 +86,7 @@ _STEP = "a function (state, batch, data_axis) -> (state, metrics)"
 
 # Names that are in use in metrics.jsonl and result.json.
 _METRIC_NAME = r"[A-Za-z][A-Za-z0-9_]{0,29}"
+_VARIANT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}"
 _OWN_METRICS = (
     *("step", "epoch", "split", "examples", "correct", "accuracy", "loss", "ci95", "metrics"),
     *("expected_calibration_error", "images_per_second", "learning_rate"),
@@ -91,18 +94,18 @@ _OWN_METRICS = (
 )
 
 FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a comment on each
-    "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
-    "seed": Field(int, 1337, min=0, max=_MAX_INT),
-    "num_seeds": Field(int, 1, min=1, max=10**5),
-    "sweep": Field(dict, None, optional=True),
-    "variants": Field(dict, None, optional=True),
-    "sweep_method": Field(str, "grid", choices=("grid", "halving")),
-    "dataset": Field(str, "mnist", choices=("mnist", "fashion_mnist", "kmnist")),
-    "manual_dir": Field(str, None, optional=True),
+    "name": Field(str, "base", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", shared=True),
+    "seed": Field(int, 1337, min=0, max=_MAX_INT, shared=True),
+    "num_seeds": Field(int, 1, min=1, max=10**5, shared=True),
+    "sweep": Field(dict, None, optional=True, shared=True),
+    "variants": Field(dict, None, optional=True, shared=True),
+    "sweep_method": Field(str, "grid", choices=("grid", "halving"), shared=True),
+    "dataset": Field(str, "mnist", choices=("mnist", "fashion_mnist", "kmnist"), shared=True),
+    "manual_dir": Field(str, None, optional=True, shared=True),
     "train_split": Field(str, "train"),
-    "validation_split": Field(str, None, optional=True),
+    "validation_split": Field(str, None, optional=True, shared=True),
     "labels_per_class": Field(int, None, min=1, max=_MAX_INT, optional=True),
-    "fold": Field(str, None, pattern="[1-9][0-9]*/[1-9][0-9]*", optional=True),
+    "fold": Field(str, None, pattern="[1-9][0-9]*/[1-9][0-9]*", optional=True, shared=True),
     "model": Field(str, "cnn", choices=("cnn",), or_object=_MODEL),
     "init_from": Field(str, None, optional=True),
     "loss": Field(str, "cross_entropy", choices=("cross_entropy",), or_object=_LOSS),
@@ -132,11 +135,11 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "eval_every": Field(int, None, min=1, max=_MAX_INT, optional=True, free_on_resume=True),
     "eval_batch_size": Field(int, 250, min=1, max=2**20, free_on_resume=True),
     "checkpoint_every": Field(int, 500, min=1, max=_MAX_INT, free_on_resume=True),
-    "keep_best": Field(str, None, optional=True),
-    "patience": Field(int, None, min=1, max=_MAX_INT, optional=True),
+    "keep_best": Field(str, None, optional=True, shared=True),
+    "patience": Field(int, None, min=1, max=_MAX_INT, optional=True, shared=True),
     "keep": Field(int, 2, min=2, max=10**6, free_on_resume=True),
     "report": Field(bool, True, free_on_resume=True),
-    "num_threads": Field(int, None, min=1, max=256, optional=True),
+    "num_threads": Field(int, None, min=1, max=256, optional=True, shared=True),
     "mesh": Field(str, None, pattern="[1-9][0-9]*x[1-9][0-9]*", optional=True, free_on_resume=True),
     "replicas_at_once": Field(int, None, min=1, optional=True, free_on_resume=True),
     "profile": Field(bool, False, free_on_resume=True),
@@ -146,6 +149,7 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
 OBJECTS = tuple(key for key, field in FIELDS.items() if field.or_object)
 DEFAULTS = {key: field.default for key, field in FIELDS.items()}
 HYPERPARAMETERS = tuple(key for key, field in FIELDS.items() if field.sweepable)
+VARIABLE = tuple(k for k, field in FIELDS.items() if not (field.shared or field.free_on_resume))
 OFF_AT_ZERO = tuple(key for key in HYPERPARAMETERS if FIELDS[key].default == 0)
 FREE_ON_RESUME = tuple(key for key, field in FIELDS.items() if field.free_on_resume)
 LENGTH = ("num_epochs", "num_steps")  # free on resume, too, unless a schedule depends on them
@@ -168,7 +172,7 @@ def check_key(key: str) -> Field:
     """The field named `key`; ConfigError with the closest name if there is none."""
     if key in FIELDS:
         return FIELDS[key]
-    close = difflib.get_close_matches(key, FIELDS, n=1)
+    close = difflib.get_close_matches(key.partition(".")[0], FIELDS, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "the fields are " + ", ".join(FIELDS)
     raise ConfigError(f"config.{key}: there is no such field; {hint}")
 
@@ -218,19 +222,7 @@ def validate(config: Mapping[str, Any]) -> None:
     if not FIELDS["seed"].accepts(last_seed):
         expected = f"seeds up to {_MAX_INT:,}; the last would be {last_seed:,}"
         raise _illegal("num_seeds", config["num_seeds"], expected)
-    sweep = config["sweep"] or {}
-    for key, values in sweep.items():
-        if key not in HYPERPARAMETERS:
-            raise _illegal("sweep", key, f"one of {', '.join(HYPERPARAMETERS)}")
-        legal = isinstance(values, list | tuple) and all(map(FIELDS[key].accepts, values))
-        if not legal or not values or len(set(values)) < len(values):
-            expected = f"a list of different values, each {FIELDS[key].expected()}"
-            raise _illegal(f"sweep: {key}", values, expected)
-    if sweep and config["validation_split"] is None:
-        raise ConfigError(
-            "config.sweep: expected a validation_split as well, to choose the best setting by, "
-            "such as train_split='train[:55000]', validation_split='train[55000:]'"
-        )
+    _check_sweep(config)
     for name in config["metrics"] or {}:
         if not re.fullmatch(_METRIC_NAME, name) or name in _OWN_METRICS:
             raise _illegal("metrics", name, f"a new name of the form {_METRIC_NAME}")
@@ -247,6 +239,7 @@ def validate(config: Mapping[str, Any]) -> None:
     if config["schedule"] == "constant" and config["warmup_steps"]:
         expected = "0 for a constant schedule; for a warm-up set schedule='cosine'"
         raise _illegal("warmup_steps", config["warmup_steps"], expected)
+    sweep = (config["sweep"] or {}) if has_one_program(config) else {}
     for key, field in FIELDS.items():
         value, user = sweep.get(key, config[key]), field.used_by  # a swept value is a list
         if user and value != field.default and not isinstance(config[user], str):
@@ -254,6 +247,64 @@ def validate(config: Mapping[str, Any]) -> None:
                 f"config.{key}: got {value!r}, but the experiment brings its own {user}, which "
                 "does not read it; set it in the experiment file"
             )
+    if not has_one_program(config):
+        for setting in settings(config):
+            try:
+                validate(of_setting(config, setting))
+            except ConfigError as error:
+                given = ", ".join(f"{key}={shorten(value)}" for key, value in setting.items())
+                raise ConfigError(f"the setting {given}: {error}") from error
+
+
+def _check_sweep(config: Mapping[str, Any]) -> None:
+    """Checks the fields and values of `sweep` and `variants`, each for itself."""
+    sweep, variants = config["sweep"] or {}, config["variants"] or {}
+    for key, values in sweep.items():
+        _check_variable("sweep", key)
+        field = FIELDS.get(key)
+        legal = isinstance(values, list | tuple) and (not field or all(map(field.accepts, values)))
+        if not legal or not values or _has_duplicates(values):
+            legal_value = f", each {field.expected()}" if field else ""
+            raise _illegal(f"sweep: {key}", values, f"a list of different values{legal_value}")
+    for name, changes in variants.items():
+        if not isinstance(name, str) or not re.fullmatch(_VARIANT_NAME, name):
+            raise _illegal("variants", name, f"a name of the form {_VARIANT_NAME}")
+        if not isinstance(changes, Mapping):
+            raise _illegal(f"variants: {name}", changes, "fields, such as {'batch_size': 64}")
+        for key, value in changes.items():
+            _check_variable(f"variants: {name}", key)
+            if key in FIELDS and not FIELDS[key].accepts(value):
+                raise _illegal(f"variants: {name}: {key}", value, FIELDS[key].expected())
+            if key in sweep:
+                raise ConfigError(
+                    f"config.variants: {name}: {key} is in the sweep as well; leave it out of one"
+                )
+    which = "sweep" if sweep else "variants"
+    if config["sweep_method"] != "grid" and not config[which]:
+        expected = "a sweep or variants as well, or grid"
+        raise _illegal("sweep_method", config["sweep_method"], expected)
+    if config[which] and config["validation_split"] is None:
+        raise ConfigError(
+            f"config.{which}: expected a validation_split as well, to choose the best setting by, "
+            "such as train_split='train[:55000]', validation_split='train[55000:]'"
+        )
+
+
+def _check_variable(where: str, key: Any) -> None:
+    """Raises ConfigError unless `key` is a field that a sweep or a variant may change."""
+    if key in VARIABLE or (isinstance(key, str) and key.startswith(model_fields.PREFIX)):
+        return
+    close = difflib.get_close_matches(str(key), [*VARIABLE, "model."], n=1)
+    if close and key not in FIELDS:
+        raise _illegal(where, key, f"a field; did you mean {close[0]!r}?")
+    own = "model.FIELD of a module of the experiment's own"
+    raise _illegal(where, key, f"one of {', '.join(VARIABLE)}, or {own}")
+
+
+def _has_duplicates(values: Sequence[Any]) -> bool:
+    """Whether two values are equal, or functions of one name, which a record cannot tell apart."""
+    named = [getattr(value, "__qualname__", value) for value in values]
+    return any(one == other for one, other in itertools.combinations(named, 2))
 
 
 def test_split_error(key: str, split: str) -> str:
@@ -307,12 +358,29 @@ def settings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def of_setting(config: Mapping[str, Any], setting: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The configuration of a run of one of `settings` alone, with all seeds and no sweep."""
+def changes_of(config: Mapping[str, Any], setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that one of `settings` changes, those of its variant included.
+
+    Both may be in the form of config.json.
+    """
     changes = dict(setting)
     variant = config["variants"][changes.pop("variant")] if "variant" in changes else {}
+    return dict(variant) | changes
+
+
+def of_setting(config: Mapping[str, Any], setting: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration of a run of one of `settings` alone, with all seeds and no sweep.
+
+    ConfigError if the model does not have a field that the setting changes.
+    """
+    changes = changes_of(config, setting)
     alone = {"sweep": None, "variants": None, "sweep_method": "grid"}
-    return experiment(**{key: config[key] for key in FIELDS} | dict(variant) | changes | alone)
+    fields = {key: changes.get(key, config[key]) for key in FIELDS} | alone
+    for key, value in changes.items():
+        if key not in FIELDS:
+            name = key.removeprefix(model_fields.PREFIX)
+            fields["model"] = model_fields.with_field(fields["model"], name, value)
+    return experiment(**fields)
 
 
 def replicas(config: Mapping[str, Any]) -> list[Replica]:

@@ -40,7 +40,7 @@ def evaluate(
     own_data = dataset is None and manual_dir is None
     folder = trained.config["manual_dir"] if own_data else manual_dir
     source = data.open_dataset(dataset or trained.config["dataset"], folder)
-    environment = RunDirectory(workdir).read("environment.json") or {}
+    environment = RunDirectory(workdir).chosen().read("environment.json") or {}
     before = environment.get("data")
     same_data = data.is_same_data(before, source.describe()) if before else own_data
     if own_data and not same_data:

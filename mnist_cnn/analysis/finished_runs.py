@@ -11,14 +11,19 @@ import numpy as np
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError, printable
+from mnist_cnn.model_fields import PREFIX
 from mnist_cnn.runner import predictions as predictions_lib, results, run_directory
+
+_NOT_OF_A_SETTING = ("name", "seed", "num_seeds", "sweep", "variants", "sweep_method")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run of R seeds, tested on N images if it is finished; of the others: seeds, series, note.
 
-    Of a sweep without a result, `point` is the index of the setting that it stands for.
+    Of a sweep without a result, `point` is the index of the setting that it stands for. If each
+    setting of a sweep is a run, `config` and `result` are those of the sweep, `metrics` and `own`
+    those of its chosen setting, and without a result `settings` has the runs that there are.
     """
 
     path: str
@@ -31,6 +36,8 @@ class Run:
     point: int = 0
     spec: DataSpec = MNIST  # the form of the data
     joined: bool = False  # whether the predictions are those of several folds together
+    own: dict[str, Any] = dataclasses.field(default_factory=dict)  # what `config` lacks
+    settings: dict[int, "Run"] = dataclasses.field(default_factory=dict)  # by index
 
     @property
     def predictions(self) -> predictions_lib.Predictions:
@@ -49,13 +56,14 @@ class Run:
 
         The folds of a cross-validation have one setting, with the whole sweep if there is one.
         """
-        excluded = ("name", "seed", "num_seeds", "sweep", *config_lib.FREE_ON_RESUME)
+        excluded = (*_NOT_OF_A_SETTING, *config_lib.FREE_ON_RESUME)
         if self.num_folds:
             fields = config_lib.DEFAULTS | self.config | {"fold": f"*/{self.num_folds}"}
-            return {key: fields[key] for key in fields if key == "sweep" or key not in excluded}
+            kept = ("sweep", "variants", "sweep_method")
+            return {key: fields[key] for key in fields if key in kept or key not in excluded}
         sweep = self.result.get("sweep")
         chosen = sweep["settings"][sweep["chosen"]]["setting"] if sweep else {}
-        fields = config_lib.DEFAULTS | self.config | chosen
+        fields = config_lib.DEFAULTS | self.config | (self.own or chosen)
         return {key: fields[key] for key in config_lib.DEFAULTS if key not in excluded}
 
     @property
@@ -76,9 +84,17 @@ class Run:
         return f"images of {self.tested_name}" if fold else f"{self.tested_name} images"
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """`setting`, and the fields of the experiment's own module as "model.FIELD"."""
+        of_model = (self.own or self.config).get("model_fields", {})
+        return self.setting | {f"{PREFIX}{name}": value for name, value in of_model.items()}
+
+    @property
     def replicas(self) -> slice:
         """The range of the chosen setting in the lists of metrics.jsonl; the test has no others."""
         chosen = self.result["sweep"]["chosen"] if "sweep" in self.result else self.point
+        if self.own:
+            chosen = 0
         return config_lib.setting_rows(len(self.seeds), chosen)
 
     @property
@@ -181,13 +197,15 @@ def read(workdir: str | os.PathLike[str]) -> Run:
     directory = run_directory.RunDirectory(workdir)
     config = directory.read_config()
     result = directory.read_result() or {}
-    metrics = directory.read_metrics()
+    chosen = directory.chosen()
+    metrics = chosen.read_metrics()
     environment = directory.read("environment.json") or {}
     if result.get("status") != "finished":
         return _unfinished(directory, config, environment, result, metrics)
     predictions = predictions_lib.read(directory)
     spec = directory.read_spec()
-    run = Run(str(directory), config, environment, result, metrics, predictions, spec=spec)
+    own = {} if chosen is directory else chosen.read_config()
+    run = Run(str(directory), config, environment, result, metrics, predictions, spec=spec, own=own)
     try:
         if "sweep" in result:
             result["sweep"]["settings"][result["sweep"]["chosen"]]["validation_mean"]["accuracy"]
@@ -218,9 +236,9 @@ def _unfinished(
     metrics: list[dict[str, Any]],
 ) -> Run:
     """A run that has no result, diverged or is in progress, with the sentence that says so."""
-    config = config_lib.DEFAULTS | config
+    config, settings = config_lib.DEFAULTS | config, {}
     try:
-        config_lib.replicas(config)
+        count = len(config_lib.replicas(config)) // config["num_seeds"]
         step = max((int(line["step"]) for line in metrics), default=0)
         logged = f"its last logged step is {step:,}" if step else "no step is logged yet"
         end = f"step {config['num_steps']:,}" if config["num_steps"] else (
@@ -235,6 +253,22 @@ def _unfinished(
                 f"{result['steps']:,}. It has no {tested} result; train again in another directory "
                 "with a lower learning_rate."
             )
+        elif result.get("status") == "validated":
+            note = (
+                f"{directory} is one setting of a sweep, validated at step {result['steps']:,}. It "
+                "has no test result: only the chosen setting is tested."
+            )
+        elif directory.has_settings():
+            settings = {
+                index: read(one.path)
+                for index, one in enumerate(map(directory.setting, range(count)))
+                if (one.path / "config.json").exists()
+            }
+            ended = sum("status" in one.result for one in settings.values())
+            note = (
+                f"{directory} is not finished: {ended} of its {count} settings are validated so "
+                "far. It has no test result; run its command again to finish it."
+            )
         else:
             note = (
                 f"{directory} is not finished: {logged}, and it ends at {end}. It has no {tested} "
@@ -245,17 +279,21 @@ def _unfinished(
             f"{directory}: config.json, result.json and metrics.jsonl do not belong together; "
             "restore them or train again"
         ) from None
-    return Run(str(directory), config, environment, result, metrics, None, note)
+    return Run(str(directory), config, environment, result, metrics, None, note, settings=settings)
 
 
 def curves_of(run: Run, label: str) -> list[Setting]:
     """What the learning curves of a run show: one setting, of a sweep without a result all."""
-    if run.tested or not run.config["sweep"]:
+    if run.tested or not (run.config["sweep"] or run.config["variants"]):
         return [Setting(label, [run])]
     points = map(results.setting_label, config_lib.settings(run.config))
     return [
-        Setting(f"{label}, {point}" if label else point, [dataclasses.replace(run, point=index)])
+        Setting(
+            f"{label}, {point}" if label else point,
+            [run.settings.get(index) or dataclasses.replace(run, point=index)],
+        )
         for index, point in enumerate(points)
+        if index in run.settings or run.metrics
     ]
 
 
@@ -274,15 +312,24 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     varying = _varying_fields([group[0] for group in groups.values()])
     settings = []
     for name, group in zip(names, groups.values(), strict=True):
-        values = [printable(f"{key}={group[0].setting[key]}") for key in varying]
+        values = [printable(f"{key}={_value_text(group[0].fields.get(key))}") for key in varying]
         label = name if names.count(name) == 1 else ", ".join([name, *values])
         settings.append(Setting(label, group))
     return settings
 
 
 def _varying_fields(runs: Sequence[Run]) -> list[str]:
-    settings = [run.setting for run in runs]
-    return [key for key in settings[0] if len({repr(setting[key]) for setting in settings}) > 1]
+    settings = [run.fields for run in runs]
+    keys = dict.fromkeys(itertools.chain(*settings))
+    varying = [key for key in keys if len({repr(setting.get(key)) for setting in settings}) > 1]
+    of_model = [key for key in varying if key.startswith(PREFIX)]
+    if len({str(setting["model"]).partition("(")[0] for setting in settings}) > 1:
+        return [key for key in varying if key not in of_model]  # the models show them
+    return [key for key in varying if key != "model" or not of_model]
+
+
+def _value_text(value: Any) -> str:
+    return str(value) if isinstance(value, float) else results.value_text(value)
 
 
 def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
@@ -290,7 +337,7 @@ def swept_field(settings: Sequence[Setting]) -> tuple[str, list[float]] | None:
     runs = [setting.runs[0] for setting in settings]
     if len(settings) < 3 or len(varying := _varying_fields(runs)) != 1:
         return None
-    values = [run.setting[varying[0]] for run in runs]
+    values: list[Any] = [run.fields.get(varying[0]) for run in runs]
     return (varying[0], values) if all(isinstance(v, int | float) for v in values) else None
 
 

@@ -222,14 +222,36 @@ def _summary(run: Run) -> str:
 
 def _sweep_table(sweep: dict[str, Any]) -> str:
     """Every setting of a run's own sweep, in the order of the grid."""
-    rows = []
+    rows, of_runs = [], "method" in sweep  # each setting is a run, with steps of its own
+    names = [*sweep["settings"][0]["setting"]]
     for index, entry in enumerate(sweep["settings"]):
         accuracy, loss = "diverged", ""
         if mean := entry.get("validation_mean"):
             accuracy = pages.percent(mean["accuracy"], mean["ci95"])
             loss = "-" if mean["loss"] is None else f"{mean['loss']:.4f}"
-        values = [f"{value:g}" for value in entry["setting"].values()]
-        rows.append([*values, accuracy, loss, "chosen" if index == sweep["chosen"] else ""])
-    head = [*sweep["settings"][0]["setting"], "validation accuracy", "loss", ""]
+        chosen = "chosen" if index == sweep["chosen"] else ""
+        if of_runs:  # few columns: a phone shows them all
+            label = results.setting_label(entry["setting"])
+            stopped = " stopped" if entry["status"] == "stopped" else ""
+            label += f" ({chosen})" if chosen else ""
+            rows.append([label, f"{entry['steps']:,}{stopped}", accuracy, loss])
+        else:
+            values = map(results.value_text, entry["setting"].values())
+            rows.append([*values, accuracy, loss, chosen])
     heading = pages.escape(f"Sweep, validated on {sweep['split']}")
-    return f"<h2>{heading}</h2>\n{pages.table(rows, head, 'numbers')}"
+    head = ["setting", "steps"] if of_runs else names
+    head += ["validation accuracy", "loss", *([] if of_runs else [""])]
+    shown = f"<h2>{heading}</h2>\n{pages.table(rows, head, 'numbers')}"
+    return shown + (f"\n<p>{pages.escape(_cost(sweep))}</p>" if of_runs else "")
+
+
+def _cost(sweep: dict[str, Any]) -> str:
+    """The steps of all networks of a sweep in a sentence."""
+    taken, whole = sweep["steps"], sweep["grid_steps"]
+    text = f"All networks together took {taken:,} steps"
+    if sweep["method"] == "grid":
+        return f"{text}."
+    return (
+        f"{text}, {100 * taken / whole:.0f} % of the {whole:,} of the whole grid: the worse "
+        "settings were stopped early, and their accuracy is that of the step where they stopped."
+    )

@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float32, Float64, UInt8
 
-from mnist_cnn import config as config_lib
+from mnist_cnn import config as config_lib, model_fields
 from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError, shorten
 from mnist_cnn.models.apply import Variables, init_variables, make_variables
@@ -106,11 +106,12 @@ def load(
     it is the network as it was at that checkpoint, which must be kept.
 
     `config` is needed if the experiment brings its own model, because nothing in a run directory is
-    executed; nothing but its objects is used. Of several seeds, the first by default.
+    executed; nothing but its objects is used, with the fields that the run's model has. It may be
+    that of the whole sweep. Of several seeds, the first by default.
     Raises CheckpointError: there is no run, no good checkpoint or no such seed, or `config` is
     needed or belongs to another experiment. UserError: JAX has no device.
     """
-    directory = RunDirectory(workdir)
+    directory = _of_networks(RunDirectory(workdir))
     num_threads = directory.num_threads()
     find_devices(num_threads)
     if num_threads and (other := other_threads(num_threads)):
@@ -153,11 +154,56 @@ def load(
     return Network(config, jax.device_put(variables), model, found, replicas[index].seed, spec)
 
 
+def _of_networks(directory: RunDirectory) -> RunDirectory:
+    """Where the checkpoints are: of a sweep without one program, that of the chosen setting."""
+    directory.read_config()  # the path may be that of no run
+    if not directory.has_settings():
+        return directory
+    if not directory.read_result():
+        raise _not_chosen(directory)
+    return directory.chosen()
+
+
+def _not_chosen(directory: RunDirectory) -> CheckpointError:
+    return CheckpointError(
+        f"{directory.path}: this sweep is not finished, so no setting is chosen yet; "
+        "resume the run first"
+    )
+
+
 def _complete_config(
     directory: RunDirectory, config: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
-    """The run's configuration, with the objects of `config` for those that it only names."""
-    saved, objects, named = directory.read_config(), {}, {}
+    """The run's configuration, with the objects of `config` for those that it only names.
+
+    Those of `config` itself, or of the first of the settings of its sweep with which the
+    configuration is that of the run.
+    """
+    saved, candidates = directory.read_config(), [config]
+    if config is not None and not config_lib.has_one_program(config):
+        candidates += [config_lib.of_setting(config, one) for one in config_lib.settings(config)]
+    changed = []
+    for candidate in candidates:
+        complete, objects = _with_objects(directory, saved, candidate)
+        changes = recorded_config.differences(saved, recorded_config.as_dict(complete))
+        if not changes:
+            break
+        changed += changes
+    else:
+        raise CheckpointError(f"{directory.path} belongs to another configuration ({changed[0]})")
+    old = (directory.read("environment.json") or {}).get("experiment") or {}
+    source = experiment_file.read(objects) if objects else None
+    if source and os.path.basename(source.path) == os.path.basename(old.get("file", "")):
+        for note in experiment_file.changed_notes(directory, {"experiment": old}, source):
+            print(note, file=sys.stderr)
+    return complete
+
+
+def _with_objects(
+    directory: RunDirectory, saved: Mapping[str, Any], config: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The configuration `saved` with the objects of `config`, and these."""
+    objects, named = {}, {}
     for key in config_lib.OBJECTS:
         if config_lib.FIELDS[key].accepts(saved.get(key, config_lib.DEFAULTS[key])):
             continue
@@ -171,27 +217,24 @@ def _complete_config(
             )
         elif key in saved:  # a network needs nothing but the model: other names are kept
             named[key] = saved[key]
-    complete = config_lib.experiment(**{k: v for k, v in saved.items() if k not in named} | objects)
+    if "model" in objects and recorded_config.describe(objects["model"]) != saved["model"]:
+        fields = saved.get("model_fields", {})
+        objects["model"] = model_fields.recorded(objects["model"], fields)
+    left_out = (*named, "model_fields")
+    complete = config_lib.experiment(
+        **{k: v for k, v in saved.items() if k not in left_out} | objects
+    )
     with complete.ignore_type():
         complete.update(named)
-    if changed := recorded_config.differences(saved, recorded_config.as_dict(complete)):
-        raise CheckpointError(f"{directory.path} belongs to another configuration ({changed[0]})")
-    old = (directory.read("environment.json") or {}).get("experiment") or {}
-    source = experiment_file.read(objects) if objects else None
-    if source and os.path.basename(source.path) == os.path.basename(old.get("file", "")):
-        for note in experiment_file.changed_notes(directory, {"experiment": old}, source):
-            print(note, file=sys.stderr)
-    return complete
+    return complete, objects
 
 
 def _replica_index(directory: RunDirectory, config: Mapping[str, Any], seed: int | None) -> int:
     """The index of the replica with `seed`, or the first one, of the chosen setting."""
-    sweep = (directory.read_result() or {}).get("sweep") if config["sweep"] else {"chosen": 0}
+    is_sweep = config["sweep"] or config["variants"]
+    sweep = (directory.read_result() or {}).get("sweep") if is_sweep else {"chosen": 0}
     if not sweep or sweep.get("chosen") is None:
-        raise CheckpointError(
-            f"{directory.path}: this sweep is not finished, so no setting is chosen yet; "
-            "resume the run first"
-        )
+        raise _not_chosen(directory)
     seeds = range(config["seed"], config["seed"] + config["num_seeds"])
     if seed is not None and seed not in seeds:
         expected = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"

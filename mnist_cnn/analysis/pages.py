@@ -64,7 +64,11 @@ def table(rows: Sequence[Sequence[Any]], head: Sequence[str] = (), kind: str = "
 
 def provenance(run: Run) -> list[str]:
     """The fields that differ from the base experiment, the command, and the environment."""
-    fields = [[key, config_lib.DEFAULTS.get(key), value] for key, value in run.config.items()]
+    fields = [
+        [key, config_lib.DEFAULTS.get(key), value]
+        for key, value in run.config.items()
+        if key != "model_fields"  # the model shows them
+    ]
     changed = [row for row in fields if row[1] != row[2]]
     environment = dict(run.environment)
     command = shlex.join(map(str, environment.pop("command", None) or [])) or "(called from Python)"
@@ -106,7 +110,8 @@ def curves(settings: Sequence[Setting]) -> list[plots.Plot]:
 
 
 def status(run: Run) -> str:
-    return "diverged" if run.result.get("status") == "diverged" else "not finished"
+    names = {"diverged": "diverged", "validated": "not tested"}
+    return names.get(run.result.get("status", ""), "not finished")
 
 
 def number(value: float | None, half: float | None = None) -> str:

@@ -81,7 +81,7 @@ def join(
 def _read(workdir: str | os.PathLike[str], report: Callable[[str], None]) -> _Part:
     directory = RunDirectory(workdir)
     config = config_lib.DEFAULTS | directory.read_config()
-    if config["sweep"]:
+    if config["sweep"] or config["variants"]:
         raise CheckpointError(f"{directory}: a sweep; only seeds of one setting can be joined")
     named = lambda line: report(f"{directory}: {line}")  # noqa: E731
     step, tree, extra = read_newest(directory.checkpoints, None, named)

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from mnist_cnn import model_fields
 from mnist_cnn.config import (
     DEFAULTS,
     FIELDS,
@@ -27,7 +28,9 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
-        return {key: describe(v) if callable(v) else list(v) for key, v in value.items()}
+        return {key: describe(v) for key, v in value.items()}
+    if type(value) in (list, tuple):
+        return list(map(describe, value))
     if not hasattr(value, "__qualname__") and not isinstance(value, functools.partial):
         text = one_line(value)
         for name in NETWORK_FIELDS:  # the data decides these, not the experiment file
@@ -48,8 +51,14 @@ def _name(function: Any) -> str:
 
 
 def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as config.json keeps it, in the order of `FIELDS`."""
-    return {key: describe(config[key]) for key in FIELDS}
+    """The configuration as config.json keeps it, in the order of `FIELDS`.
+
+    The numbers and strings among the fields of an experiment's own module follow as "model_fields".
+    """
+    fields = model_fields.simple_values(config["model"])
+    return {key: describe(config[key]) for key in FIELDS} | (
+        {"model_fields": fields} if fields else {}
+    )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -63,10 +72,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
     reason = ", and the schedule or the optimizer depends on the length"
     return [
-        f"{k}: {_contrast(before[k], new[k])}{reason if k in LENGTH else ''}"
+        (k == "model" and _changed_fields(old, new))
+        or f"{k}: {_contrast(before[k], new[k])}{reason if k in LENGTH else ''}"
         for k in changed
         if k not in free
     ]
+
+
+def _changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """How the fields of a module of the same name differ: "model.hidden: was 64, now 128"."""
+    (name, before), (other, now) = (
+        (str(one["model"]).partition("(")[0], one.get("model_fields", {})) for one in (old, new)
+    )
+    return "; ".join(
+        f"model.{key}: was {before[key]!r}, now {now[key]!r}"
+        for key in before
+        if name == other and key in now and before[key] != now[key]
+    )
 
 
 def _contrast(old: Any, new: Any) -> str:

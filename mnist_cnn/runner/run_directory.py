@@ -131,6 +131,19 @@ class RunDirectory:
             )
         return config
 
+    def setting(self, index: int) -> "RunDirectory":
+        """The run directory of one setting of a sweep, unless all have one program."""
+        return RunDirectory(self.path / "settings" / f"{index:03d}")
+
+    def has_settings(self) -> bool:
+        """Whether this is the directory of a sweep whose settings have run directories."""
+        return (self.path / "settings").is_dir()
+
+    def chosen(self) -> "RunDirectory":
+        """The directory with the checkpoints and the metrics of the networks of result.json."""
+        index = ((self.read("result.json") or {}).get("sweep") or {}).get("chosen")
+        return self.setting(index) if self.has_settings() and isinstance(index, int) else self
+
     def read_result(self) -> dict[str, Any] | None:
         """The object of result.json; None without one, or if it is of another length than the run.
 
@@ -141,8 +154,8 @@ class RunDirectory:
         if result is None or result.get("status") != "finished":
             return result
         steps, config, metrics = result.get("steps"), self.read_config(), self.read_metrics()
-        if config.get("patience") is not None:
-            same = True  # it may have ended before
+        if config.get("patience") is not None or "method" in result.get("sweep", {}):
+            same = True  # it may have ended before; a sweep of runs cannot be prolonged
         elif config.get("num_steps") is not None:
             same = steps == config["num_steps"]
         else:

@@ -102,6 +102,11 @@ class RunLogger:
             fields |= found["sweep"]["settings"][found["sweep"]["chosen"]]["setting"]
         fields["sweep"] = str(fields["sweep"])
         tested = config_lib.tested_name(self._config).partition(" ")[0]  # as in TensorBoard's tags
+        own = fields.pop("model_fields", {})
+        fields |= {
+            f"model.{name}": results.value_text(value) if isinstance(value, list) else value
+            for name, value in own.items()
+        }
         self._directory.log_hparams(
             {key: fields[key] for key in fields if key not in config_lib.FREE_ON_RESUME},
             {f"{tested}/{key}": result["test_mean"][key] for key in ("accuracy", "loss")},

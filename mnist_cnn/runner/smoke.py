@@ -45,10 +45,16 @@ def check(
 ) -> bool:
     """Prints a tick for each part that works, or a cross and the reason for the first that fails.
 
-    The network of the complete `config` is trained for a few steps. Returns whether all parts work;
-    raises ConfigError if the configuration is invalid. `config_file` is the experiment file.
+    The network of the complete `config` is trained for a few steps; if each setting of a sweep is a
+    run, that of the first setting, and the objects of all of them are checked. Returns whether all
+    parts work; raises ConfigError if the configuration is invalid. `config_file` is the experiment
+    file.
     """
     config_lib.validate(config)
+    settings = [config]
+    if not config_lib.has_one_program(config):
+        settings = [config_lib.of_setting(config, one) for one in config_lib.settings(config)]
+    config = settings[0]
     console = console or Console()
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mnist_cnn-") as folder, mock.patch.dict(os.environ):
@@ -67,9 +73,10 @@ def check(
             console.checked(part, True, f"{result} ({time.monotonic() - start:.1f} s)")
             if part == "data":
                 check_augmentation(config, opened().spec)
-                notes += component_checks.check_components(config, config_file, opened().spec)
+                for one in settings:
+                    notes += component_checks.check_components(one, config_file, opened().spec)
             if part == "compile":
-                for note in [*notes, *compiler_note(jax.devices()[0].platform)]:
+                for note in [*dict.fromkeys(notes), *compiler_note(jax.devices()[0].platform)]:
                     console.line(note)
     return True
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import pathlib
 import re
 import runpy
@@ -19,7 +20,7 @@ import mnist_cnn
 from mnist_cnn import __main__, command_line, config as config_lib, files, report
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.runner import checks, join, recorded_config
+from mnist_cnn.runner import checks, join, recorded_config, results
 
 COMMANDS = ("main", "evaluate", "predict", "report", "export", "demo", "join")
 
@@ -224,11 +225,18 @@ def test_record_of_an_object_has_no_address_in_memory():
         assert "0x" not in text and ("mask" in text or "Callable" in text)
 
 
+def augment_one(key, images):
+    return images
+
+
 @pytest.mark.parametrize(
     "sweep",
     [
         {"seed": [1, 2]}, {"b1": []}, {"b1": 0.5}, {"b1": [0.5, 0.5]}, {"b1": [0.5, 1.0]},
-        {"b1": ["0.5"]},
+        {"b1": ["0.5"]}, {"dataset": ["mnist", "kmnist"]}, {"num_threads": [1, 2]},
+        {"keep": [2, 3]}, {"batch_size": [0, 4]}, {"batch_size": [4, 4]}, {3: [1]},
+        {"model": ["cnn", "ccn"]},
+        {"augment": [augment_one, augment_one]}, {"loss": [lambda *_: 0, lambda *_: 1]},
     ],
 )  # fmt: skip
 def test_wrong_sweep_is_refused(sweep):
@@ -246,6 +254,8 @@ def test_wrong_sweep_is_refused(sweep):
         ({"optimizer": optax.sgd, "b1": 0.5}, "config.b1: got 0.5, but the experiment brings its"),
         ({"loss": len, "label_smoothing": 0.1}, "own loss, which does not read it"),
         ({"seed": 2**31 - 3, "num_seeds": 4}, "the last would be 2,147,483,648"),
+        ({"variants": {"a": {}}}, "config.variants: expected a validation_split as well"),
+        ({"sweep_method": "halving"}, "got 'halving', expected a sweep or variants as well"),
     ],
 )
 def test_fields_that_do_not_fit_together_are_refused(fields, said):
@@ -265,6 +275,108 @@ def test_order_of_a_sweep_is_part_of_it():
     )
     assert recorded_config.differences(one, one) == []
     assert len(recorded_config.differences(one, other)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sweep": {"lerning_rate": [1, 2]}}, "expected a field; did you mean 'learning_rate'?"),
+        ({"sweep": {"model.hiden": [1, 2]}}, "the setting model.hiden=1: config.model.hiden: the "),
+        ({"sweep": {"model.hidden": [1, 2.5]}}, "the setting model.hidden=2.5: config.model.hidde"),
+        ({"sweep": {"model.hidden": [1, 1]}}, "sweep: model.hidden: got [1, 1], expected a list"),
+        ({"variants": {"a b": {}}}, "config.variants: got 'a b', expected a name of the form"),
+        ({"variants": {"a": 3}}, "config.variants: a: got 3, expected fields"),
+        (
+            {"variants": {"a": {"bach_size": 3}}},
+            "variants: a: got 'bach_size', expected a field; d",
+        ),
+        ({"variants": {"a": {"seed": 3}}}, "config.variants: a: got 'seed', expected one of train"),
+        ({"variants": {"a": {"batch_size": 0}}}, "config.variants: a: batch_size: got 0, expected"),
+        ({"variants": {"a": {"b1": 0.5}}}, "the setting variant='a': config.b1: got 0.5, but the "),
+        (
+            {"variants": {"a": {}, "b": {"model": "cnn", "model.hidden": 3}}},
+            "model is 'cnn', which",
+        ),
+        (
+            {"variants": {"a": {"batch_size": 3}}, "sweep": {"batch_size": [3, 4]}},
+            "config.variants: a: batch_size is in the sweep as well",
+        ),
+    ],
+)
+def test_wrong_setting_is_named_in_one_line_before_anything_is_trained(fields, said, tmp_path):
+    changes = {"train_split": "train[:55000]", "validation_split": "train[55000:]"} | fields
+    config = mnist_cnn.experiment(model=Wide(), optimizer=optax.sgd, **changes)
+    with pytest.raises(ConfigError) as error:
+        mnist_cnn.run(config, tmp_path / "run")
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+class Wide(nn.Module):
+    hidden: int = 16
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(10)(nn.relu(nn.Dense(self.hidden)(images.reshape(len(images), -1))))
+
+
+def test_settings_of_variants_and_of_any_field_are_whole_configurations():
+    config = mnist_cnn.experiment(
+        model=Wide(), num_seeds=2,
+        variants={"a": {}, "b": {"optimizer": optax.sgd, "num_epochs": 3}, "c": {"ema": 0.9}},
+        sweep={"model.hidden": [8, 32], "schedule": ["constant", "cosine"]},
+        train_split="train[:55000]", validation_split="train[55000:]",
+    )  # fmt: skip
+    config_lib.validate(config)
+    settings = config_lib.settings(config)
+    assert not config_lib.has_one_program(config) and len(settings) == 12
+    assert settings[5] == {"variant": "b", "model.hidden": 8, "schedule": "cosine"}
+    one = config_lib.of_setting(config, settings[5])
+    changes = {"sweep": None, "variants": None, "optimizer": optax.sgd, "num_epochs": 3}
+    expected = config.to_dict() | changes | {"schedule": "cosine", "model": Wide(hidden=8)}
+    assert one.to_dict() == expected
+    assert results.setting_label(settings[5]) == "b, model.hidden=8, schedule=cosine"
+
+
+def test_example_of_variants_in_the_docs_has_six_legal_settings(tmp_path):
+    page = (ROOT / "docs" / "seeds-and-sweeps.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "several.py").write_text(code)
+    config = runpy.run_path(str(tmp_path / "several.py"))["get_config"]()
+    config_lib.validate(config)
+    settings = config_lib.settings(config)
+    assert [results.setting_label(one) for one in settings[::5]] == [
+        "cnn, batch_size=32", "wide, batch_size=128"
+    ]  # fmt: skip
+    assert config_lib.of_setting(config, settings[5])["model"].hidden == 256
+
+
+def test_variants_on_the_command_line_are_literals():
+    text = '--config.variants={"small": {"batch_size": 16}, "cosine": {"schedule": "cosine"}}'
+    _, overrides = command_line.split_overrides(["main", text])
+    assert overrides["variants"]["small"] == {"batch_size": 16}
+    config_lib.validate(
+        mnist_cnn.experiment(train_split="train[:9]", validation_split="train[9:20]", **overrides)
+    )
+
+
+def test_record_of_objects_in_a_sweep_is_by_name_and_compares_the_same():
+    def config(*models, **variants):
+        return recorded_config.as_dict(
+            mnist_cnn.experiment(sweep={"model": models}, variants=variants)
+        )
+
+    one = config("cnn", Wide(8), a={"optimizer": optax.sgd, "model.widths": (1, 2)})
+    assert one["sweep"] == {"model": ["cnn", "Wide( # attributes hidden = 8 )"]}
+    assert one["variants"] == {"a": {"optimizer": "sgd", "model.widths": [1, 2]}}
+    assert recorded_config.differences(json.loads(json.dumps(one)), one) == []
+    other = config("cnn", Wide(9), a={"optimizer": optax.sgd, "model.widths": (1, 2)})
+    (text,) = recorded_config.differences(one, other)
+    assert text.startswith("sweep: was ") and "hidden = 9" in text
+    (text,) = recorded_config.differences(one, config("cnn", Wide(8), a={"optimizer": optax.adam}))
+    assert text.startswith("variants: was ")
+    old = {key: value for key, value in one.items() if key not in ("variants", "sweep_method")}
+    assert recorded_config.differences(old, one | {"variants": None}) == []  # an older record
 
 
 def test_override_can_be_none_or_a_name_in_place_of_an_object():

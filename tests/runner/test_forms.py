@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import mnist_cnn
-from mnist_cnn import predict, report, statistics
+from mnist_cnn import report, statistics
 from mnist_cnn.analysis import answers, export_formats
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.data.spec import MNIST, DataSpec
