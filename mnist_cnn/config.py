@@ -213,8 +213,9 @@ def validate(config: Mapping[str, Any]) -> None:
         raise _illegal("num_seeds", config["num_seeds"], expected)
     sweep = config["sweep"] or {}
     for key, values in sweep.items():
-        if key not in HYPERPARAMETERS:
-            raise _illegal("sweep", key, f"one of {', '.join(HYPERPARAMETERS)}")
+        swept = (*HYPERPARAMETERS, "batch_size", "num_epochs", "schedule", "compute_dtype", "model")
+        if key not in swept:
+            raise _illegal("sweep", key, f"one of {', '.join(swept)}")
         legal = isinstance(values, list | tuple) and all(map(FIELDS[key].accepts, values))
         if not legal or not values or len(set(values)) < len(values):
             expected = f"a list of different values, each {FIELDS[key].expected()}"

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from mnist_cnn import config as config_lib, statistics
+from mnist_cnn.runner import recorded_config
 
 Metrics = Mapping[str, Any]  # of one network, as returned by `metrics.summarize`
 
@@ -102,6 +103,11 @@ def sweep_result(
     }
 
 
-def setting_label(setting: Mapping[str, float]) -> str:
+def setting_label(setting: Mapping[str, Any]) -> str:
     """A setting of a sweep as text: "learning_rate=0.001, b1=0.9"."""
-    return ", ".join(f"{key}={value:g}" for key, value in setting.items())
+    return ", ".join(f"{key}={value_text(value)}" for key, value in setting.items())
+
+
+def value_text(value: Any) -> str:
+    """A value of a setting as text, as short as possible."""
+    return f"{value:g}" if isinstance(value, float) else str(recorded_config.describe(value))

@@ -127,8 +127,8 @@ class RunDirectory:
         if result is None or result.get("status") != "finished":
             return result
         steps, config, metrics = result.get("steps"), self.read_config(), self.read_metrics()
-        if config.get("patience") is not None:
-            same = True  # it may have ended before
+        if config.get("patience") is not None or "method" in result.get("sweep", {}):
+            same = True  # it may have ended before; a sweep of runs cannot be prolonged
         elif config.get("num_steps") is not None:
             same = steps == config["num_steps"]
         else:
