@@ -53,19 +53,19 @@ def halving(lengths: Sequence[int]) -> list[Rung]:
     rung costs the settings that end there the same steps. Whichever settings they are, the whole
     takes at most a quarter of the grid's steps. Raises ConfigError if the settings are too few.
     """
-    counts = [len(lengths)]
-    while counts[-1] > 1:
-        counts.append(-(-counts[-1] // 2))
+    sizes = [len(lengths)]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
     longest_first = sorted(lengths, reverse=True)  # the costliest case: the longest stay
     spare = _SHARE * sum(lengths) - longest_first[0]
     fraction, rungs = Fraction(1), [Rung(Fraction(1), 1)]
-    for count, kept in reversed([*itertools.pairwise(counts)]):
-        ending = sum(longest_first[kept:count])
-        fraction = min(fraction, spare / (len(counts) - 1) / ending)
+    for size, kept in reversed([*itertools.pairwise(sizes)]):
+        ending = sum(longest_first[kept:size])
+        fraction = min(fraction, spare / (len(sizes) - 1) / ending)
         if fraction == rungs[0].fraction:  # the same step as the next rung: one comparison
-            rungs[0] = Rung(fraction, count)
+            rungs[0] = Rung(fraction, size)
         else:
-            rungs.insert(0, Rung(fraction, count))
+            rungs.insert(0, Rung(fraction, size))
     if len(lengths) < 2 or min(lengths) * fraction < 1:
         raise ConfigError(
             f"config.sweep_method: halving takes at most a quarter of the grid's steps, here "
@@ -148,7 +148,7 @@ def run(
     def train(index: int, step: int) -> Outcome:
         name = f"setting {index + 1} of {len(settings)}: {labels[index]}"
         if (outcome := record.find(index, step)) is not None:
-            console.line(f"{name}: {outcome['status']} at step {outcome['steps']:,} before")
+            console.line(f"{name}: {outcome['status']} at step {outcome['steps']:,} already")
             return outcome
         console.line(name + (f", to step {step:,} of {lengths[index]:,}" * (len(rungs) > 1)))
         with contextlib.closing(folder(index)) as one:
