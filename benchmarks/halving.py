@@ -11,7 +11,7 @@ import tempfile
 from typing import Any
 
 from benchmarks import record
-from mnist_cnn.runner.console import Console
+from mnist_cnn.runner import results
 
 METHODS = ("grid", "halving")
 COMMAND = "--config experiments/learning_rate_sweep.py --config.num_steps=300".split()
@@ -30,13 +30,29 @@ def sweep(method: str) -> dict[str, Any]:
     return found
 
 
+def table(sweeps: dict[str, Any]) -> str:
+    """Both sweeps, in Markdown: validation accuracy, and the step at which halving ended."""
+    lines = ["| setting | the grid | halving | ended at step |", "| --- | --- | --- | --- |"]
+    pairs = zip(*(sweeps[method]["settings"] for method in METHODS), strict=True)
+    for index, (whole, halved) in enumerate(pairs):
+        accuracies = []
+        for method, entry in zip(METHODS, (whole, halved), strict=True):
+            mean = entry.get("validation_mean")
+            text = "diverged"
+            if mean:
+                text = f"{100 * mean['accuracy']:.2f} ± {100 * mean['ci95']:.2f} %"
+            accuracies.append(text + ", chosen" * (index == sweeps[method]["chosen"]))
+        cells = (results.setting_label(whole["setting"]), *accuracies, f"{halved['steps']:,}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     arguments = record.parse_arguments(__doc__, rounds=1)
     found = {method: sweep(method) for method in METHODS}
     environment = record.environment("halving", arguments)
     record.write("halving", arguments, {"environment": environment, "sweeps": found})
-    for method in METHODS:
-        Console().sweep(found[method])
+    print(table(found))
 
 
 if __name__ == "__main__":

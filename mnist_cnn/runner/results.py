@@ -1,6 +1,7 @@
 """The contents of result.json: test metrics, their mean, the ensemble, the result of a sweep."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,10 +105,22 @@ def sweep_result(
 
 
 def setting_label(setting: Mapping[str, Any]) -> str:
-    """A setting of a sweep as text: "learning_rate=0.001, b1=0.9"."""
-    return ", ".join(f"{key}={value_text(value)}" for key, value in setting.items())
+    """A setting of a sweep as text: "learning_rate=0.001, b1=0.9", "mlp, batch_size=64"."""
+    return ", ".join(
+        value_text(value) if key == "variant" else f"{key}={value_text(value)}"
+        for key, value in setting.items()
+    )
 
 
 def value_text(value: Any) -> str:
-    """A value of a setting as text, as short as possible."""
-    return f"{value:g}" if isinstance(value, float) else str(recorded_config.describe(value))
+    """The value of a field as text, an object by its name: "0.001", "MLP(hidden=64)"."""
+    described = recorded_config.describe(value)
+    if isinstance(described, float):
+        return f"{described:g}"
+    if isinstance(described, list):
+        return f"({', '.join(map(value_text, described))})"
+    if not isinstance(described, str):
+        return str(described)
+    # Flax writes a module as "MLP( # attributes hidden = 64 )".
+    text = re.sub(r"# (attributes|children) ", "", described)
+    return re.sub(r"\( | \)| = ", lambda found: found[0].strip(), text)

@@ -1,7 +1,7 @@
 """The files of a run directory. No other file knows TensorBoard.
 
 config.json  environment.json  experiment-*.py  metrics.jsonl  events.out.tfevents.*  checkpoints/
-predictions.npz  result.json
+predictions.npz  result.json; of a sweep whose settings are runs also sweep.json  settings/
 """
 
 import contextlib
@@ -116,6 +116,10 @@ class RunDirectory:
                 "a run printed at its end"
             )
         return config
+
+    def setting(self, index: int) -> "RunDirectory":
+        """The run directory of one setting of a sweep, unless all have one program."""
+        return RunDirectory(self.path / "settings" / f"{index:03d}")
 
     def read_result(self) -> dict[str, Any] | None:
         """The object of result.json; None without one, or if it is of another length than the run.

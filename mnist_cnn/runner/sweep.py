@@ -139,9 +139,6 @@ def run(
     _begin(config, directory, console, environment, source)
     record = _Record(directory, described)
 
-    def folder(index: int) -> RunDirectory:
-        return RunDirectory(directory.path / "settings" / f"{index:03}")
-
     def log_of(index: int) -> Any:
         return on_log and (lambda line: on_log(line | {"setting": index}))
 
@@ -151,7 +148,7 @@ def run(
             console.line(f"{name}: {outcome['status']} at step {outcome['steps']:,} already")
             return outcome
         console.line(name + (f", to step {step:,} of {lengths[index]:,}" * (len(rungs) > 1)))
-        with contextlib.closing(folder(index)) as one:
+        with contextlib.closing(directory.setting(index)) as one:
             try:
                 outcome = carry_out(runs[index], one, step, log_of(index))
             except Diverged:
@@ -167,7 +164,7 @@ def run(
         _diverge(config, directory, record)
     chosen = ranked[0]
     console.line(f"the test of setting {chosen + 1} of {len(settings)}: {labels[chosen]}")
-    with contextlib.closing(folder(chosen)) as one:
+    with contextlib.closing(directory.setting(chosen)) as one:
         found = checks.finished_result(one, runs[chosen]) if processes.is_primary() else None
         tested = processes.broadcast(found)
         tested = tested or carry_out(runs[chosen], one, None, log_of(chosen))

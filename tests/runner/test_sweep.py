@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, config_of, metrics_of, result_of
 from flax import linen as nn
-from hypothesis import assume, given, strategies as st
+from hypothesis import given, strategies as st
 from training_runs import train
 
 import mnist_cnn
@@ -181,10 +181,9 @@ def fake(scores, diverging=()):
     return train, calls
 
 
-@given(st.lists(st.tuples(st.integers(500, 10**6), st.floats(0, 1)), min_size=8, max_size=70))
+@given(st.lists(st.tuples(st.integers(500, 1200), st.floats(0, 1)), min_size=12, max_size=70))
 def test_halving_takes_at_most_a_quarter_of_the_grid_whichever_settings_stay(settings):
     lengths, scores = zip(*settings, strict=True)
-    assume(max(lengths) < sum(lengths) / 4.5)
     train, calls = fake(scores)
     chosen = sweep_lib.search(sweep_lib.halving(lengths), lengths, train)[0]
     reached = dict(calls)  # the last step of each setting
@@ -231,15 +230,15 @@ def test_too_few_or_too_short_settings_for_halving_are_refused_with_the_numbers(
 
 
 RUNS = {
-    **HALVES, "num_seeds": 2, "num_steps": 60,
-    "sweep": {"batch_size": [20, 40], "learning_rate": [1e-4, 3e-3, 1e30]},
+    **HALVES, "num_seeds": 2, "num_steps": 100,
+    "sweep": {"learning_rate": [1e-5, 1e-4, 3e-4, 1e-2, 1e30], "batch_size": [40]},
 }  # fmt: skip
 HALVED = RUNS | {"sweep_method": "halving"}
 
 
 @pytest.fixture(scope="module")
 def grid_of_runs(tiny_experiment, tmp_path_factory):
-    """Six settings, of which two diverge, two seeds each; and what it printed."""
+    """Five settings, of which one diverges, two seeds each."""
     return swept(tiny_experiment, tmp_path_factory.mktemp("grid") / "run", RUNS)
 
 
@@ -285,7 +284,7 @@ def test_the_chosen_setting_has_the_bits_of_its_run_alone(
     method, request, tiny_experiment, tmp_path
 ):
     result = request.getfixturevalue(method).result
-    assert result["sweep"]["chosen"] in (1, 4)
+    assert result["sweep"]["chosen"] == 3
     setting = result["sweep"]["settings"][result["sweep"]["chosen"]]
     alone = RUNS | {"sweep": None} | setting["setting"]
     plain = train(tiny_experiment, tmp_path, **alone)
@@ -293,16 +292,16 @@ def test_the_chosen_setting_has_the_bits_of_its_run_alone(
         assert result[key] == plain[key]
     validation = [line for line in metrics_of(tmp_path) if line["split"] == "validation"][-1]
     assert setting["validation"]["accuracy"] == validation["accuracy"]
-    assert setting["status"] == "finished" and setting["steps"] == 60
+    assert setting["status"] == "finished" and setting["steps"] == 100
 
 
 def test_a_grid_of_runs_trains_every_setting_to_its_end(grid_of_runs):
     sweep, entries = grid_of_runs.result["sweep"], grid_of_runs.result["sweep"]["settings"]
-    assert [entry["status"] for entry in entries] == ["finished", "finished", "diverged"] * 2
+    assert [entry["status"] for entry in entries] == ["finished"] * 4 + ["diverged"]
     assert [entry["setting"] for entry in entries] == config_lib.settings(RUNS | {"variants": None})
-    best = max(entry["validation_mean"]["accuracy"] for entry in entries[:2] + entries[3:5])
+    best = max(entry["validation_mean"]["accuracy"] for entry in entries[:4])
     assert entries[sweep["chosen"]]["validation_mean"]["accuracy"] == best
-    assert sweep["method"] == "grid" and sweep["grid_steps"] == 6 * 2 * 60
+    assert sweep["method"] == "grid" and sweep["grid_steps"] == 5 * 2 * 100
     assert sweep["steps"] == 2 * sum(entry["steps"] for entry in entries) < sweep["grid_steps"]
     for index, entry in enumerate(entries):
         one = result_of(grid_of_runs.workdir / "settings" / f"{index:03}")
@@ -318,7 +317,7 @@ def test_halving_ends_the_worse_settings_early_and_finds_that_of_the_grid(halved
     assert {entry["status"] for entry in sweep["settings"]} == {"finished", "stopped", "diverged"}
     for index, entry in enumerate(sweep["settings"]):
         one = result_of(halved.workdir / "settings" / f"{index:03}")
-        assert entry["steps"] == one["steps"] <= 60 and one.get("validation_mean") == (
+        assert entry["steps"] == one["steps"] <= 100 and one.get("validation_mean") == (
             None if index == sweep["chosen"] else entry.get("validation_mean")
         )
     assert halved.result["params_sha256"] == grid_of_runs.result["params_sha256"]
@@ -333,9 +332,12 @@ def test_the_test_images_are_read_once_for_the_chosen_setting_only(method, reque
 
 
 def test_a_setting_leaves_no_arrays_on_the_device(grid_of_runs):
-    trained = [line for line in grid_of_runs.logged if line["split"] == "validation"]
-    first, *others = [line["arrays"] for line in trained]
-    assert len(others) == 3 and max(others) < 1.2 * first
+    arrays = {
+        line["setting"]: line["arrays"]
+        for line in grid_of_runs.logged
+        if line["split"] == "validation"
+    }
+    assert list(arrays) == [0, 1, 2, 3] and 0 < arrays[3] <= arrays[0]
 
 
 def test_settings_of_one_shape_share_a_compiled_program(tiny_experiment, tmp_path, monkeypatch):
@@ -351,11 +353,11 @@ def test_settings_of_one_shape_share_a_compiled_program(tiny_experiment, tmp_pat
 def test_the_output_has_a_line_for_each_training_and_one_table(halved):
     out = halved.out
     assert out.count("Tiny, one image") == out.count("SHA-256") + 1 == 1
-    assert "setting 2 of 6: batch_size=20, learning_rate=0.003, to step 60 of 60" in out
-    assert "setting 3 of 6: batch_size=20, learning_rate=1e+30: diverged at step" in out
+    assert "setting 4 of 5: learning_rate=0.01, batch_size=40, to step 100 of 100" in out
+    assert "setting 5 of 5: learning_rate=1e+30, batch_size=40: diverged at step" in out
     sweep = halved.result["sweep"]
-    assert f"{sweep['steps'] / 720:.1%} of the grid's 720" in out
-    rows = [line.split("|") for line in out.splitlines() if line.startswith("|         ")]
+    assert f"{sweep['steps'] / 1000:.1%} of the grid's 1,000" in out
+    rows = [line.split("|") for line in out.splitlines() if line.startswith("|   ")]
     shown = {tuple(cell.strip() for cell in row[1:4]) for row in rows}
     for entry in sweep["settings"]:
         values = (f"{value:g}" for value in entry["setting"].values())
@@ -374,9 +376,9 @@ def test_a_finished_sweep_of_runs_says_so_and_does_nothing(halved, tiny_experime
 @pytest.mark.parametrize(
     "changes",
     [
-        {"sweep": {"batch_size": [20, 40], "learning_rate": [1e-4, 2e-3, 1e30]}},
+        {"sweep": HALVED["sweep"] | {"batch_size": [30]}},
         {"sweep_method": "grid"},
-        {"num_steps": 80},
+        {"num_steps": 120},
         {"num_seeds": 3},
     ],
 )
@@ -436,7 +438,7 @@ def test_a_signal_stops_a_sweep_of_runs_which_resumes_to_the_same_bits(
     halved, tiny_experiment, tmp_path
 ):
     config = config_of(tiny_experiment, **HALVED)
-    for number in (2, 4):  # in the second setting, and, after those, in the second rung
+    for number in (2, 4):  # in the second setting, and, after the first rung, in the next
         stop = StopRequest()
         with pytest.raises(Stopped) as stopped:
             loop.run(config, tmp_path, console=StopAt(stop, number), stop=stop)
@@ -459,7 +461,7 @@ def test_a_killed_sweep_of_runs_resumes_to_the_same_choice_and_bits(
 ):
     # Writes of JSON in the first rung: 2 of the sweep, then 4 of each setting and the record.
     assert killed(tiny_experiment, tmp_path, "json", 17) == -signal.SIGKILL
-    assert (tmp_path / "settings" / "002").exists() and not (tmp_path / "result.json").exists()
+    assert (tmp_path / "settings" / "003").exists() and not (tmp_path / "result.json").exists()
     swept(tiny_experiment, tmp_path, HALVED)
     assert end_of_sweep(tmp_path) == end_of_sweep(halved.workdir)
 
