@@ -11,6 +11,7 @@ import tempfile
 from typing import Any
 
 from benchmarks import record
+from mnist_cnn import statistics
 from mnist_cnn.runner import results
 
 METHODS = ("grid", "halving")
@@ -40,7 +41,9 @@ def table(sweeps: dict[str, Any]) -> str:
             mean = entry.get("validation_mean")
             text = "diverged"
             if mean:
-                text = f"{100 * mean['accuracy']:.2f} ± {100 * mean['ci95']:.2f} %"
+                accuracy, half = mean["accuracy"], mean["ci95"]
+                possible = statistics.is_possible(accuracy - half, accuracy + half)
+                text = f"{100 * accuracy:.2f}" + f" ± {100 * half:.2f}" * possible + " %"
             accuracies.append(text + ", chosen" * (index == sweeps[method]["chosen"]))
         cells = (results.setting_label(whole["setting"]), *accuracies, f"{halved['steps']:,}")
         lines.append(f"| {' | '.join(cells)} |")
