@@ -229,7 +229,8 @@ class Console:
                 result = (accuracy, mean["loss"], chosen)
             values = map(results.value_text, entry["setting"].values())
             rows.append((*values, *steps, *result))
-        title = f"validation on {sweep['split']}, {len(sweep['seeds'])} seeds each"
+        seeds = len(sweep["seeds"])
+        title = f"validation on {sweep['split']}, {seeds} seed{'s' * (seeds > 1)} each"
         names = (*sweep["settings"][0]["setting"], *("steps",) * of_runs, "accuracy", "loss", "")
         self._table(title, names, rows)
         if of_runs:
