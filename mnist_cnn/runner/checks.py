@@ -97,9 +97,11 @@ def check_augmentation(config: Mapping[str, Any], spec: DataSpec) -> None:
 
 
 def check_resumption(
-    directory: RunDirectory, dataset: Dataset, step: int, total: int
+    directory: RunDirectory, dataset: Dataset, step: int, total: int, pause: int | None = None
 ) -> dict[str, Any]:
     """A run must resume with the same data, and must not be beyond its end, the step `total`.
+
+    Nor may it be beyond the step `pause`, at which a sweep compares it with others.
 
     Returns the directory's environment.json, {} if there is none. Raises CheckpointError or
     ConfigError if the run cannot resume from the checkpoint of `step`.
@@ -109,6 +111,11 @@ def check_resumption(
         raise ConfigError(
             f"{directory} has reached step {step:,}, but the configuration ends at {total:,}; a "
             "run can be prolonged, not shortened"
+        )
+    if pause is not None and step > pause:
+        raise CheckpointError(
+            f"{directory} has reached step {step:,}, but its sweep has no record of step "
+            f"{pause:,}; restore the sweep's sweep.json, or give another --workdir"
         )
     return before
 

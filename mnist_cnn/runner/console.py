@@ -33,10 +33,17 @@ class Console:
         self._console = console.Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
         self._progress: progress.Progress | None = None
         self._printed = 0.0
+        self._printed_once: set[str] = set()
 
     def line(self, text: str) -> None:
         """Prints one line; control characters are escaped."""
         self._console.print(printable(text))
+
+    def once(self, text: str) -> None:
+        """Prints one line, unless it did before: the runs of a sweep begin with the same lines."""
+        if text not in self._printed_once:
+            self._printed_once.add(text)
+            self.line(text)
 
     def versions(self, environment: Mapping[str, Any]) -> None:
         versions, devices = environment["versions"], environment["devices"]
@@ -45,7 +52,7 @@ class Console:
             cores, threads = environment["cpu_count"], environment["num_threads"]
             device = f"{environment['processor']}, {cores} core{'s' * (cores > 1)}, "
             device += f"{threads} thread{'s' * (threads > 1)}"
-        self.line(
+        self.once(
             f"mnist_cnn {__version__}, Python {environment['python']}, "
             f"jax {versions['jax']}, flax {versions['flax']} on {device}"
         )
@@ -73,7 +80,7 @@ class Console:
         checked = "SHA-256 verified" if dataset.official else "format checked"
         if not dataset.official and dataset.name in config_lib.FIELDS["dataset"].choices:
             checked = f"not the official files: {checked}"
-        self.line(
+        text = (
             f"{dataset.name}: {num_train:,} training images ({config['train_split']}"
             + (f" without fold {fold}" if fold else "")
             + (f"; each seed trains on {num_used:,}, {few:,} of each class" if few else "")
@@ -81,6 +88,9 @@ class Console:
             + (f"validation on {held_out}, " if held_out else "")
             + f"{tested}from {dataset.origin}, {checked}"
         )
+        if text in self._printed_once:
+            return
+        self.once(text)
         if dataset.official:
             return
         (height, width, channels), names = dataset.spec
@@ -100,7 +110,7 @@ class Console:
         keys.append("jax_default_matmul_precision")
         changed = [key for key in keys if before.get(key, now[key]) != now[key]]
         if before and "num_threads" not in before:
-            self.line(
+            self.once(
                 "note: the run began with a version that did not record its number of threads; it "
                 f"resumes with {now['num_threads']}, the number of cores it had or that of NPROC"
             )
@@ -108,24 +118,26 @@ class Console:
         old = before.get("environment_variables", variables)
         changed += sorted(key for key in old | variables if old.get(key) != variables.get(key))
         if changed:
-            self.line(
+            self.once(
                 f"note: the run began with other {', '.join(changed)} (environment.json); the "
                 "last bits of its result may differ from those of an uninterrupted run"
             )
 
     def network(self, name: str, layers: Sequence[Layer]) -> None:
-        """Prints the layers as a table like that of Keras' `model.summary()`."""
+        """Prints the layers as a table like that of Keras' `model.summary()`, once."""
         rows: list[Row] = [
             (layer.name, " x ".join(map(str, layer.output_shape)), *layer[2:]) for layer in layers
         ]
         totals = sum(x.parameters for x in layers), sum(x.multiply_adds for x in layers)
         columns = ("layer", "output shape", "parameters", "multiply-adds")
-        self._table(f"{name}, one image", columns, [*rows, (), ("total", "", *totals)], left=2)
+        if str(rows) not in self._printed_once:
+            self._printed_once.add(str(rows))
+            self._table(f"{name}, one image", columns, [*rows, (), ("total", "", *totals)], left=2)
 
     def plan(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Prints replicas and mesh, if there is more than one, and what the length ignores."""
         if config["num_steps"] is not None and config["num_epochs"] != 1:
-            self.line(
+            self.once(
                 f"note: num_steps={config['num_steps']:,} sets the length; "
                 f"num_epochs={config['num_epochs']:,} is ignored"
             )
@@ -133,12 +145,12 @@ class Console:
         mesh, processes = environment["mesh"], environment["processes"]
         if settings * seeds > 1:
             what = f"{settings} settings x {seeds} seeds" if config["sweep"] else f"{seeds} seeds"
-            self.line(
+            self.once(
                 f"{what} ({config['seed']} to {config['seed'] + seeds - 1}), "
                 f"{environment['replicas_at_once']} at a time"
             )
         if mesh["replica"] * mesh["data"] > 1:
-            self.line(
+            self.once(
                 f"mesh: {mesh['replica']} for replicas x {mesh['data']} for each batch, "
                 f"{processes} process{'es' if processes > 1 else ''}"
             )
@@ -247,18 +259,24 @@ class Console:
 
     def sweep(self, sweep: Mapping[str, Any]) -> None:
         """Prints the validation metrics of every setting, and which one was chosen."""
-        rows = []
+        rows, of_runs = [], "grid_steps" in sweep  # each setting is a run and has its own length
         for index, entry in enumerate(sweep["settings"]):
+            steps: Row = (entry["steps"],) if of_runs else ()
             result: Row = (entry["status"], "", "")
-            if entry["status"] == "finished":
-                mean = entry["validation_mean"]
+            if mean := entry.get("validation_mean"):
                 chosen = "chosen" if index == sweep["chosen"] else ""
                 interval = _interval(mean, 2)
                 accuracy = f"{mean['accuracy']:.2%}" + (f"{interval}%" if interval else "")
                 result = (accuracy, mean["loss"], chosen)
-            rows.append((*(f"{value:g}" for value in entry["setting"].values()), *result))
-        title = f"validation on {sweep['split']}, {len(sweep['seeds'])} seeds each"
-        self._table(title, (*sweep["settings"][0]["setting"], "accuracy", "loss", ""), rows)
+            values = map(results.value_text, entry["setting"].values())
+            rows.append((*values, *steps, *result))
+        seeds = len(sweep["seeds"])
+        title = f"validation on {sweep['split']}, {seeds} seed{'s' * (seeds > 1)} each"
+        names = (*sweep["settings"][0]["setting"], *("steps",) * of_runs, "accuracy", "loss", "")
+        self._table(title, names, rows)
+        if of_runs:
+            taken, grid = sweep["steps"], sweep["grid_steps"]
+            self.line(f"{taken:,} steps of all networks, {taken / grid:.1%} of the grid's {grid:,}")
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
         """Prints the metrics of `analysis.evaluation.evaluate`, with a row for each class.

@@ -16,11 +16,12 @@ from mnist_cnn.errors import ConfigError, UserError
 from mnist_cnn.parallel import processes, threads
 from mnist_cnn.parallel.devices import find_devices, other_threads, own_settings
 from mnist_cnn.parallel.mesh import peak_memory
-from mnist_cnn.runner import checks, experiment_file, predictions, profile, results
+from mnist_cnn.runner import checks, experiment_file, predictions, profile, results, sweep
 from mnist_cnn.runner.best import Best, after_validation
 from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.runner.console import Console
-from mnist_cnn.runner.preparation import ReplicaMetrics, Run, prepare
+from mnist_cnn.runner.environment import describe_environment
+from mnist_cnn.runner.preparation import Diverged, ReplicaMetrics, Run, prepare
 from mnist_cnn.runner.run_directory import RunDirectory, new_run_path
 from mnist_cnn.runner.run_logger import OnLog
 from mnist_cnn.runner.signals import Stopped, StopRequest
@@ -57,7 +58,8 @@ def run(
       config_file: the experiment file; None: that of its own objects, if any.
       stop: the signals to obey, if the caller handles any.
       write_report: writes report.html at the end, if the config asks for it.
-      on_log: called with each line of metrics.jsonl, as an object, when it is written.
+      on_log: called with each line of metrics.jsonl, as an object, when it is written; if each
+        setting of a sweep is a run, with "setting", its index.
 
     Raises:
       ConfigError, DataError: before anything is trained.
@@ -75,7 +77,7 @@ def run(
     with contextlib.closing(directory), stop.stops(str(directory)):
         fixed = directory.num_threads() or config["num_threads"]
         num_threads = fixed or threads.default()
-        find_devices(num_threads)  # starts JAX, as the next line would
+        devices = find_devices(num_threads)  # starts JAX, as the next line would
         console = console or Console(quiet=not processes.is_primary())
         if fixed is None and (other := other_threads(num_threads)):
             console.line(
@@ -95,15 +97,20 @@ def run(
             if write_report and not (directory.path / "report.html").exists():  # killed before it
                 _report(config, directory, console, write_report)
             return result
-        this = prepare(config, directory, console, stop, command, num_threads, config_file, on_log)
-        try:
-            with stop.stops(str(directory)):
-                result = processes.broadcast(_finish(this, *_train(this)))
-        except Stopped:
-            if this.checkpoints is not None:
-                this.checkpoints.wait()
-                this.checkpoints.close()
-            raise
+
+        def carry_out(
+            config: Mapping[str, Any], directory: RunDirectory, pause: int | None, on_log: Any
+        ) -> dict[str, Any]:
+            stop.check()
+            arguments = (console, stop, command, num_threads, config_file, on_log, pause)
+            return _carry_out(prepare(config, directory, *arguments))
+
+        if config_lib.has_one_program(config):
+            result = carry_out(config, directory, None, on_log)
+        else:
+            environment = describe_environment(devices, command) | {"num_threads": num_threads}
+            source = experiment_file.read(config, config_file)
+            result = sweep.run(config, directory, console, environment, source, carry_out, on_log)
         console.result(result, str(directory))
         console.memory(peak_memory())
         if write_report:
@@ -126,6 +133,19 @@ def _check_threads(num_threads: int) -> None:
         )
 
 
+def _carry_out(this: Run) -> dict[str, Any]:
+    """Trains and tests, or validates at the step where the run pauses; returns result.json."""
+    end = _finish if this.pause is None else _pause
+    try:
+        with this.stop.stops(str(this.directory)):
+            return processes.broadcast(end(this, *_train(this)))
+    except (Stopped, Diverged):
+        if this.checkpoints is not None:
+            this.checkpoints.wait()
+            this.checkpoints.close()
+        raise
+
+
 def _train(this: Run) -> tuple[int, Best | None, ReplicaMetrics]:
     """Takes the remaining steps.
 
@@ -135,7 +155,7 @@ def _train(this: Run) -> tuple[int, Best | None, ReplicaMetrics]:
     folder = this.directory.path if processes.is_primary() else None
     with (
         profile.Trace(folder, this.first_step, enabled=profiled) as trace,
-        this.console.training(this.first_step, this.total_steps),
+        this.console.training(this.first_step, this.end),
         this.stop.deferred(),
     ):
         end, best, validated = _take_steps(this, trace)
@@ -155,7 +175,7 @@ def _take_steps(this: Run, trace: profile.Trace) -> tuple[int, Best | None, Repl
     images_per_step = config["batch_size"] * len(members)
     validated: ReplicaMetrics = []
     logged, logged_seconds, call_size = step, this.logger.seconds()["train"], 1
-    while step < this.total_steps and not ended:
+    while step < this.end and not ended:
         start, began = step, time.monotonic()
         step = int(min(this.next_event(start), start + call_size, trace.bound(start)))
         count = step - start
@@ -171,11 +191,12 @@ def _take_steps(this: Run, trace: profile.Trace) -> tuple[int, Best | None, Repl
             this.diverge(int(bad_steps.min()))
         metrics = sums.means()
         rate = steps_per_second * images_per_step
-        this.console.step_done(step, this.total_steps, metrics, rate)
-        validates = this.is_due(step, config["eval_every"])
+        this.console.step_done(step, this.end, metrics, rate)
+        due, pauses = this.is_due(step, config["eval_every"]), step == this.pause
+        validates = due or pauses
         if this.validate is not None and validates:
             validated = this.validate(members)[0]
-            if best is not None:
+            if best is not None and due:
                 best = after_validation(best, step, config["keep_best"], validated, this.replicas)
                 ended = best.is_over(config["patience"])
         if this.is_due(step, config["log_every"]) or ended:
@@ -190,7 +211,7 @@ def _take_steps(this: Run, trace: profile.Trace) -> tuple[int, Best | None, Repl
         if this.validate is not None and validates:
             this.log(step, "validation", results.stack_metrics(validated))
             this.console.validation(step, validated)
-        if this.is_due(step, config["checkpoint_every"]) or ended or signal:
+        if this.is_due(step, config["checkpoint_every"]) or ended or pauses or signal:
             this.save(step, best)
         if signal:
             raise Stopped(signal)
@@ -219,6 +240,7 @@ def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) 
         validated = validated or this.validate(members)[0]  # this process may have taken no step
         swept = {"sweep": results.sweep_result(config, validated, this.replicas.finite().tolist())}
         members = members[config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])]
+    assert this.test is not None
     metrics, logits, labels, images = this.test(members)
     networks = this.replicas.variables(members)
     if this.checkpoints is None:
@@ -245,6 +267,26 @@ def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) 
     }
     kept = predictions.collect(logits, labels, images, networks[0]["params"])
     return this.logger.finish(step, found, kept)
+
+
+def _pause(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) -> dict[str, Any]:
+    """Records the validation by which a sweep compares this run with others."""
+    if best is not None and (step == this.total_steps or best.is_over(this.config["patience"])):
+        this.replicas.set_variables(best.variables)
+        validated = []  # that of the last step
+    assert this.validate is not None  # `config.validate` requires it
+    validated = validated or this.validate(range(this.replicas.plan.total))[0]
+    if this.checkpoints is None:
+        return {}
+    this.stop.check()
+    this.checkpoints.wait()
+    this.checkpoints.close()
+    found = {
+        "seeds": [replica.seed for replica in config_lib.replicas(this.config)],
+        "validation": results.stack_metrics(validated),
+        "validation_mean": results.mean_metrics(validated),
+    }
+    return this.logger.pause(step, found)
 
 
 def _report(

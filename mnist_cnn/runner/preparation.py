@@ -10,7 +10,7 @@ import numpy as np
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.data import folds
-from mnist_cnn.data.dataset import open_dataset
+from mnist_cnn.data.dataset import Dataset, open_dataset
 from mnist_cnn.data.folds import Examples
 from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import UserError
@@ -60,13 +60,19 @@ class Run:
     first_step: int  # the steps already taken when this process began
     best: Best | None  # after `first_step`; None unless the config asks for the best
     validate: Evaluate | None
-    test: Evaluate
+    test: Evaluate | None  # None if `pause` is not
+    pause: int | None = None  # the step at which it is validated and saved, instead of a test
+
+    @property
+    def end(self) -> int:
+        """The last step to take."""
+        return self.total_steps if self.pause is None else min(self.pause, self.total_steps)
 
     def next_event(self, step: int) -> int:
         """The first step after `step` at which something is due, or an epoch ends."""
         names = ("log_every", "checkpoint_every", "eval_every")
         periods = [self.steps_per_epoch, *(self.config[name] for name in names)]
-        return min(self.total_steps, *((step // n + 1) * n for n in periods if n is not None))
+        return min(self.end, *((step // n + 1) * n for n in periods if n is not None))
 
     def is_due(self, step: int, every: int | None) -> bool:
         """Whether `step` is a multiple of `every` (None: the last of an epoch), or the last."""
@@ -112,8 +118,12 @@ def prepare(
     num_threads: int,
     config_file: str | None = None,
     on_log: OnLog | None = None,
+    pause: int | None = None,
 ) -> Run:
-    """Checks, reads, compiles and restores everything that the first step needs."""
+    """Checks, reads, compiles and restores everything that the first step needs.
+
+    With `pause`, a step, the run trains up to there as it would without, and reads no test images.
+    """
     logger = RunLogger(config, directory, on_log)
     with logger.clock("data"):
         dataset = open_dataset(config["dataset"], config["manual_dir"])
@@ -129,40 +139,40 @@ def prepare(
     environment = describe_environment(devices, command) | {"num_threads": num_threads}
     console.versions(environment)
     if note := unused_gpu():
-        console.line(f"note: {note}")
+        console.once(f"note: {note}")
     unset = config["num_threads"] is None and directory.num_threads() is None
     idle = environment["cpu_count"] - num_threads
     if devices[0].platform == "cpu" and unset and idle > 0:
-        console.line(
+        console.once(
             f"note: {num_threads} threads, as on every machine, leave {idle} cores idle; "
             f"--config.num_threads={environment['cpu_count']} uses all, and ends with other bits"
         )
 
     with logger.clock("data"):
-        checks.check_splits(dataset, config)
-        check_data(dataset.size(config["train_split"]), spec.image_shape, devices[0])
-        images, labels = folds.read_training(dataset, config)
-        checks.check_labels(labels, config)
+        images, labels = _read_training(config, dataset, devices)
     num_examples = batches.num_examples(config, labels)
     total = batches.total_steps(config, num_examples)
     console.data(dataset, config, images, labels, num_examples)
 
     check_memory(config, mesh, batches.Split(images, labels), spec)
-    init_variables = _init_variables(config, directory, spec)
+    # A checkpoint to resume from makes them irrelevant.
+    resumes = has_checkpoint(directory.checkpoints)
+    init_variables = None if resumes else _init_variables(config, spec)
     if processes.is_primary():
         directory.lock()
     with logger.clock("compile"), compile_cache():
         replicas = Replicas(config, mesh, images, labels, init_variables, spec)
         held_out = config["validation_split"]
-        validate = None
+        validate, test = None, None
         if held_out:
             read = functools.partial(dataset.read, held_out)
             validate = _evaluator(replicas, logger, dataset.size(held_out), read)
-        read = functools.partial(folds.read_tested, dataset, config)
-        size = dataset.size("test")
-        if config["fold"]:
-            size = dataset.size(config["train_split"]) - len(labels)
-        test = _evaluator(replicas, logger, size, read)
+        if pause is None:
+            read = functools.partial(folds.read_tested, dataset, config)
+            size = dataset.size("test")
+            if config["fold"]:
+                size = dataset.size(config["train_split"]) - len(labels)
+            test = _evaluator(replicas, logger, size, read)
     environment |= {
         "mesh": dict(mesh.shape),
         "processes": jax.process_count(),
@@ -170,11 +180,11 @@ def prepare(
         "data": dataset.describe(),
     }
     for note in [*notes, *compiler_note(devices[0].platform)]:
-        console.line(note)
+        console.once(note)
     console.network(type(model).__name__, summary.summarize(model, spec))
     if devices[0].platform == "cpu":
         for operation in summary.unoptimized(model, spec):
-            console.line(
+            console.once(
                 f"note: {operation} has no fast form, and its gradient can take 30 times as long "
                 "as another convolution's; docs/change-anything.md names the fast ones"
             )
@@ -187,7 +197,7 @@ def prepare(
     if processes.is_primary():
         checkpoints = Checkpoints(directory.checkpoints, config["keep"])
         step, tree, extra = checkpoints.restore(template, console.line) or (0, template, None)
-        old_environment = checks.check_resumption(directory, dataset, step, total)
+        old_environment = checks.check_resumption(directory, dataset, step, total, pause)
         if step:
             console.line(f"resuming from the checkpoint of step {step:,}")
             console.changes(old_environment, environment)
@@ -218,14 +228,35 @@ def prepare(
         best=best,
         validate=validate,
         test=test,
+        pause=pause,
     )
 
 
-def _init_variables(
-    config: Mapping[str, Any], directory: RunDirectory, spec: DataSpec
-) -> Variables | None:
-    """The variables of the file `init_from`, unless there is a checkpoint to resume from."""
-    if config["init_from"] is None or has_checkpoint(directory.checkpoints):
+def check(config: Mapping[str, Any], devices: Sequence[Any], config_file: str | None = None) -> int:
+    """Raises what `prepare` would because of `config`; returns the length in steps."""
+    config_lib.validate(config)
+    dataset = open_dataset(config["dataset"], config["manual_dir"])
+    checks.check_augmentation(config, dataset.spec)
+    component_checks.check_components(config, config_file, dataset.spec)
+    mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
+    images, labels = _read_training(config, dataset, devices)
+    check_memory(config, mesh, batches.Split(images, labels), dataset.spec)
+    _init_variables(config, dataset.spec)
+    return batches.total_steps(config, batches.num_examples(config, labels))
+
+
+def _read_training(config: Mapping[str, Any], dataset: Dataset, devices: Sequence[Any]) -> Examples:
+    """The images that are trained on, after the checks that need none of them."""
+    checks.check_splits(dataset, config)
+    check_data(dataset.size(config["train_split"]), dataset.spec.image_shape, devices[0])
+    images, labels = folds.read_training(dataset, config)
+    checks.check_labels(labels, config)
+    return images, labels
+
+
+def _init_variables(config: Mapping[str, Any], spec: DataSpec) -> Variables | None:
+    """The variables of the file `init_from`, if there is one."""
+    if config["init_from"] is None:
         return None
     state = jax.eval_shape(lambda: state_lib.create_state(config, spec=spec))
     template = make_variables(state.params, state.batch_stats)

@@ -91,6 +91,14 @@ class RunLogger:
         result = {"status": "diverged", "experiment": self._config["name"], "seeds": seeds}
         self._directory.write_result(result | {"steps": step, "seconds": self.seconds()})
 
+    def pause(self, step: int, found: dict[str, Any]) -> dict[str, Any]:
+        """Writes result.json of a run that is validated and not tested; returns that."""
+        seconds = {name: round(value, 3) for name, value in self.seconds().items()}
+        result = {"status": "validated", "experiment": self._config["name"]} | found
+        result |= {"steps": step, "seconds": seconds}
+        self._directory.write_result(result)
+        return result
+
     def finish(self, step: int, found: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Writes predictions.npz, the arrays `kept`, and result.json with `found`; returns that."""
         seconds = {name: round(value, 3) for name, value in self.seconds().items()}

@@ -77,6 +77,22 @@ def test_two_processes_train_what_one_does_and_only_the_first_writes_and_prints(
 
 
 @pytest.mark.slow
+def test_two_processes_train_a_sweep_of_runs_and_only_the_first_writes_and_prints(
+    tiny_experiment, tmp_path
+):
+    rates = "--config.sweep={'learning_rate': [1e-5, 1e-4, 3e-4, 1e-2, 1e30]}"
+    halving = (rates, "--config.sweep_method=halving", "--config.num_steps=100")
+    halves = ("--config.train_split=train[:400]", "--config.validation_split=train[400:]")
+    two = job(tiny_experiment, tmp_path, *halving, *halves, device_count=1, batch_size=40)
+    (out, err, status), (silent_out, silent_err, other) = ends(two)
+    assert (status, other) == (0, 0), (err, silent_err)
+    assert (err, silent_out, silent_err) == ("", "", "") and "2 processes" in out
+    sweep = result_of(tmp_path)["sweep"]
+    assert sweep["chosen"] == 3 and sweep["steps"] <= sweep["grid_steps"] / 4
+    assert sweep["settings"][4]["status"] == "diverged"
+
+
+@pytest.mark.slow
 def test_two_jobs_of_two_processes_have_the_same_bits(tiny_experiment, tmp_path):
     for name in ("one", "two"):
         assert [status for *_, status in ends(job(tiny_experiment, tmp_path / name))] == [0, 0]

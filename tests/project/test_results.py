@@ -11,7 +11,7 @@ import scipy.stats
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import networks, processors, results_plot, results_table, threads, training
+from benchmarks import halving, networks, processors, results_plot, results_table, threads, training
 from benchmarks.peer import PRECISIONS
 
 RECORDS = {path.stem: json.loads(path.read_text()) for path in results_table.RESULTS.glob("*.json")}
@@ -118,6 +118,17 @@ def test_the_results_page_quotes_single_networks_and_ensembles():
     )
     hours = result["seconds"]["total"] / 3600
     assert f"{work / 1e12:.0f} T multiply-adds and {hours:.1f} hours" in page
+
+
+def test_halving_found_the_setting_of_the_grid_in_a_quarter_of_its_steps_as_the_page_says():
+    sweeps = benchmark_record("halving")["sweeps"]
+    assert halving.table(sweeps) in (ROOT / "docs/seeds-and-sweeps.md").read_text()
+    whole, halved = (sweeps[method] for method in halving.METHODS)
+    best, found = (whole["settings"][one["chosen"]]["validation_mean"] for one in (whole, halved))
+    assert found["accuracy"] >= best["accuracy"] - best["ci95"]
+    taken, steps = halved["steps"], halved["grid_steps"]
+    assert taken <= steps / 4
+    assert f"It took {taken:,} of the grid's {steps:,} steps" in text_of("docs/seeds-and-sweeps.md")
 
 
 @pytest.mark.parametrize("name", ["seeds", "tutorial"])
