@@ -15,7 +15,7 @@ from mnist_cnn import config as config_lib, report
 from mnist_cnn.analysis import finished_runs, plots
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.runner import join, recorded_config
+from mnist_cnn.runner import join
 from mnist_cnn.runner.checkpoint import sha256
 
 EXPERIMENT = """
@@ -54,39 +54,8 @@ def sweep(small_mnist, tmp_path_factory):
     """The configuration and the directory of a sweep with four settings and two seeds."""
     folder = tmp_path_factory.mktemp("sweep") / "run"
     config = experiment(str(small_mnist))
-    config_lib.validate(config)
-    make_sweep(config, folder)
+    mnist_cnn.run(config, folder, quiet=True)
     return config, folder
-
-
-def make_sweep(config, folder, stopped=()):
-    """Writes what a sweep leaves, from runs of its settings."""
-    entries = []
-    for index, setting in enumerate(config_lib.settings(config)):
-        path = folder / "settings" / f"{index:03d}"
-        result = mnist_cnn.run(config_lib.of_setting(config, setting), path, quiet=True)
-        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        line = [line for line in lines if line["split"] == "validation"][-1]
-        mean = {"accuracy": float(np.mean(line["accuracy"])), "ci95": None, "loss": 1.0}
-        entries.append({
-            "setting": {key: recorded_config.describe(value) for key, value in setting.items()},
-            "status": "stopped" if index in stopped else "finished", "steps": result["steps"],
-            "validation": {"accuracy": line["accuracy"]}, "validation_mean": mean,
-        })  # fmt: skip
-    chosen = max(range(len(entries)), key=lambda k: entries[k]["validation_mean"]["accuracy"])
-    swept = {"split": config["validation_split"], "seeds": [1337, 1338], "method": "grid"}
-    swept |= {"settings": entries, "chosen": chosen, "steps": 128, "grid_steps": 128}
-    tested = folder / "settings" / f"{chosen:03d}"
-    for path in folder.glob("settings/*"):
-        if path != tested:
-            result = result_of(path)
-            (path / "predictions.npz").unlink()
-            kept = {key: result[key] for key in ("experiment", "seeds", "steps", "seconds")}
-            (path / "result.json").write_text(json.dumps({"status": "validated"} | kept))
-    (folder / "config.json").write_text(json.dumps(recorded_config.as_dict(config)))
-    (folder / "result.json").write_text(json.dumps(result_of(tested) | {"sweep": swept}))
-    for name in ("environment.json", "predictions.npz"):
-        shutil.copy(tested / name, folder)
 
 
 def test_load_is_the_network_of_the_chosen_setting(sweep):
@@ -185,7 +154,7 @@ def test_two_sweeps_are_compared_by_their_chosen_settings(sweep, tmp_path):
     other = mnist_cnn.experiment(**{
         key: config[key] for key in config_lib.FIELDS if key not in ("variants", "sweep")
     }, sweep={"model.hidden": [6]})  # fmt: skip
-    make_sweep(other, tmp_path / "run")
+    mnist_cnn.run(other, tmp_path / "run", quiet=True)
     (sentence, *_) = report.write([folder, tmp_path / "run"], tmp_path / "x.html")
     assert re.match(
         r"several, model=Wide\(hidden=6\), learning_rate=0.001 compared with several, "
