@@ -34,8 +34,11 @@ class Page(NamedTuple):
         return self.touching & (self.at_border > 0.5)
 
 
-def colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
-    """The picture's grey (C = 1) or RGB values, 0 to 255, opaque and at the working size."""
+def colours(image: Image.Image, side: int = 320) -> Float32[np.ndarray, "H W C"]:
+    """The picture's grey (C = 1) or RGB values, 0 to 255, opaque and at the working size.
+
+    That is about `side` x `side` pixels; smaller pictures stay as they are.
+    """
     if image.mode[0] in "IF":  # 16 or 32 bits: keep the highest 8 that are used
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
         if image.mode == "F" and values.max() <= 1:
@@ -46,7 +49,7 @@ def colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
         image = image.convert("RGBA")
     elif image.mode != "L":
         image = image.convert("RGB")
-    factor = math.ceil(math.sqrt(image.width * image.height) / 320)  # to about 320 x 320 pixels
+    factor = math.ceil(math.sqrt(image.width * image.height) / side)
     values = np.atleast_3d(np.asarray(image.reduce(factor), np.float32))
     if image.mode == "RGBA":
         values = _blend(values)
@@ -59,7 +62,7 @@ def coverage(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"
     Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
     """
     page = find_parts(colours)
-    return strokes(page, _figure(page))
+    return strokes(page, figure(page))
 
 
 def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
@@ -138,7 +141,7 @@ def gap(a: Box, b: Box) -> int:
     return max(max(one.start - other.stop, other.start - one.stop) for one, other in pairs)
 
 
-def _figure(page: Page) -> Bool[np.ndarray, "H W"]:
+def figure(page: Page) -> Bool[np.ndarray, "H W"]:
     """The largest part and those close to it (the bar of a 5); parts at the border count less.
 
     Raises a `PictureError` if the figure is a speck, or covers nearly everything.
@@ -152,13 +155,18 @@ def _figure(page: Page) -> Bool[np.ndarray, "H W"]:
     if area > 0.7 * page.parts.size:
         raise PictureError("no digit found: there is no paper around it")
     chosen = (page.areas >= 0.05 * area) & ~page.scraps
-    if page.framed:  # what is left of lines is near the border
-        inside = np.bincount(_without_edge(page.parts, 0.24).ravel(), minlength=len(chosen))
-        chosen &= inside > 0.4 * page.areas
+    if page.framed:
+        chosen &= is_inside(page)
     chosen[largest] = True
     for number in np.flatnonzero(chosen).tolist():
         chosen[number] = gap(page.boxes[number - 1], box) <= 0.3 * size
     return chosen[page.parts]
+
+
+def is_inside(page: Page) -> Bool[np.ndarray, "P"]:
+    """Whether each part is mostly off the border, where remains of a frame are."""
+    inside = np.bincount(_without_edge(page.parts, 0.24).ravel(), minlength=len(page.areas))
+    return inside > 0.4 * page.areas
 
 
 def _blend(values: Float32[np.ndarray, "H W 4"]) -> Float32[np.ndarray, "H W 3"]:

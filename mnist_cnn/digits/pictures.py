@@ -44,9 +44,12 @@ def decode(file: io.BufferedReader | io.BytesIO) -> Image.Image:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            width = image.width
             image.draft("RGB", (640, 640))  # reduces large JPEGs, but not below this: faster
             image.load()
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+            upright.info["scale"] = width / image.width  # pixels of the file for one of these
+            return upright
     except UnidentifiedImageError:
         file.seek(0)
         if not file.read(1):
