@@ -21,7 +21,8 @@ from PIL import Image
 
 import mnist_cnn
 from mnist_cnn import command_line
-from mnist_cnn.digits.mnist_form import mnist_form
+from mnist_cnn.analysis.answers import answer_to
+from mnist_cnn.digits.lines import find_digits
 from mnist_cnn.digits.pictures import decode
 from mnist_cnn.errors import ConfigError, PictureError, UserError, import_problem
 
@@ -56,15 +57,25 @@ def _launch(network: "Network", options: dict[str, Any]) -> Any:
         reason = import_problem(error, "pip install 'mnist_cnn[demo]'")
         raise UserError(f"the page: {reason}") from None
 
-    def recognize(data_url: str) -> tuple[dict[str, float], np.ndarray | None]:
+    def recognize(data_url: str) -> tuple[dict[str, float], str, np.ndarray | None]:
         try:
             png = base64.b64decode(data_url.partition(",")[2])
-            digit = mnist_form(decode(io.BytesIO(png)))
+            found = find_digits(decode(io.BytesIO(png)))
         except (PictureError, ValueError):  # nothing is drawn yet
-            return {}, None
-        probabilities = network.probabilities(digit[None, ..., None])[0]
-        enlarged = Image.fromarray(digit).resize((280, 280), Image.Resampling.NEAREST)
-        return {str(n): float(p) for n, p in enumerate(probabilities)}, np.asarray(enlarged)
+            return {}, "", None
+        answer = answer_to("the drawing", network, found)
+        enlarged = Image.fromarray(np.hstack([one.form for one in answer.found]))
+        scale = max(1, 280 // enlarged.width)
+        size = (enlarged.width * scale, enlarged.height * scale)
+        seen = np.asarray(enlarged.resize(size, Image.Resampling.NEAREST))
+        if answer.error:
+            return {}, "This is no digit.", seen
+        doubt = "" if answer.sure else "Unsure."
+        if len(answer.digits) > 1:
+            each = ", ".join(f"{one.digit} ({one.probability:.0%})" for one in answer.digits)
+            return {answer.text: answer.probability}, f"{doubt} {each}", seen
+        bars = {str(n): float(p) for n, p in enumerate(answer.digits[0].probabilities)}
+        return bars, doubt, seen
 
     with gr.Blocks(title="mnist_cnn: draw a digit", delete_cache=(60, 60)) as page:
         gr.Markdown("# Draw a digit\nThe bars follow your pen.")
@@ -74,12 +85,16 @@ def _launch(network: "Network", options: dict[str, Any]) -> Any:
                 pad = gr.HTML(
                     html_template=_HTML, css_template=_CSS, js_on_load=js, elem_id="canvas"
                 )
-            bars = gr.Label(label="Probability", num_top_classes=10, min_width=220, elem_id="bars")
+            with gr.Column(min_width=220):
+                bars = gr.Label(label="Probability", num_top_classes=10, elem_id="bars")
+                note = gr.Markdown(elem_id="note")
             seen = gr.Image(
                 label="What the network sees", format="png", height=336, buttons=[],
                 interactive=False, min_width=300, elem_id="seen",
             )  # fmt: skip
-        pad.input(recognize, pad, [bars, seen], show_progress="hidden", trigger_mode="always_last")
+        pad.input(
+            recognize, pad, [bars, note, seen], show_progress="hidden", trigger_mode="always_last"
+        )
     network.probabilities(np.zeros((1, 28, 28, 1), np.uint8))  # compiles before the first stroke
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
     defaults = {"theme": theme, "share": False, "footer_links": [], "quiet": True}

@@ -10,6 +10,7 @@ Exit status: 0 every file has an answer; 1 some have none, or an error; 2 bad us
 import io
 import os
 import pathlib
+import shutil
 import signal
 import sys
 
@@ -43,7 +44,9 @@ def main(arguments: list[str]) -> int:
     show = is_terminal if args.show is None else args.show
     network = mnist_cnn.load(args.workdir, args.config, args.seed)
     failed = False
-    for number, answer in enumerate(answers(network, list_files(arguments[1:])), start=1):
+    for number, answer in enumerate(
+        answers(network, list_files(arguments[1:]), args.single), start=1
+    ):
         failed |= answer.error is not None
         if args.json:
             print(answer.as_json())
@@ -52,7 +55,9 @@ def main(arguments: list[str]) -> int:
         else:
             print(answer.as_text())
             if show and answer.seen is not None:
-                print(blocks(answer.seen))
+                width = 28 * max(1, shutil.get_terminal_size().columns // 28)
+                for left in range(0, answer.seen.shape[1], width):
+                    print(blocks(answer.seen[:, left : left + width]))
         if args.save_inputs is not None and answer.seen is not None:
             stem = pathlib.Path(answer.file).stem[:100]
             save(answer.seen, pathlib.Path(args.save_inputs, f"{number:05d}-{stem}.png"))
@@ -63,6 +68,7 @@ if __name__ == "__main__":  # an import defines no flags
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow the pictures
     command_line.define_network_flags()
     flags.DEFINE_boolean("json", False, "Print one JSON object a line.")
+    flags.DEFINE_boolean("single", False, "Read one digit of each picture, the most prominent one.")
     flags.DEFINE_boolean("show", None, "Show the network's input; by default on a terminal only.")
     command_line.define_path("save_inputs", "A folder for the network's inputs, as PNG files.")
     command_line.run_command(main, command_line.parse_flags)

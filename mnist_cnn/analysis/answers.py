@@ -3,16 +3,17 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
-from mnist_cnn.digits.mnist_form import mnist_form
+from mnist_cnn.digits.lines import Found, find_digits
 from mnist_cnn.digits.pictures import SUFFIXES, UNREAD_SUFFIXES, read
 from mnist_cnn.errors import ConfigError, PictureError, printable
 from mnist_cnn.files import local_path
@@ -23,63 +24,148 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64  # the only shape that is compiled
 
 
+# The least probability of a sure answer.  Of 595 pictures of others' handwriting, a network of four
+# epochs with augmentation answers 89 % at least so surely, and 98 % of these correctly.
+SURE = 0.9
+
+
+class Digit(NamedTuple):
+    """A digit of a picture."""
+
+    box: tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the file's picture
+    probabilities: Float64[np.ndarray, "10"]
+
+    @property
+    def digit(self) -> int:
+        return int(self.probabilities.argmax())
+
+    @property
+    def probability(self) -> float:
+        return float(self.probabilities.max())
+
+    @property
+    def runner_up(self) -> int:
+        return int(np.argsort(self.probabilities)[-2])
+
+    def as_dict(self) -> dict[str, Any]:
+        probability = round(self.probability, 6)
+        return {"box": list(self.box), "digit": self.digit, "probability": probability}
+
+
 class Answer(NamedTuple):
     """The answer to a file; if there is none, `error` says why in one line."""
 
     file: str
     error: str | None = None
-    seen: UInt8[np.ndarray, "28 28"] | None = None  # the network's input
-    digit: int = -1  # the most probable one
-    probability: float = 0.0
-    runner_up: int = -1  # the second most probable one
-    runner_up_probability: float = 0.0
+    found: tuple[Found, ...] = ()  # in the picture
+    digits: tuple[Digit, ...] = ()  # line by line, from left to right
     step: int = 0  # of the network
 
+    @property
+    def seen(self) -> UInt8[np.ndarray, "28 W"] | None:
+        """The network's inputs, side by side."""
+        return np.hstack([one.form for one in self.found]) if self.found else None
+
+    @property
+    def text(self) -> str:
+        return "".join(str(one.digit) for one in self.digits)
+
+    @property
+    def digit(self) -> int:
+        """The most probable one; of several, the first."""
+        return self.digits[0].digit
+
+    @property
+    def probability(self) -> float:
+        """That of the whole text."""
+        return math.prod(one.probability for one in self.digits)
+
+    @property
+    def sure(self) -> bool:
+        return all(one.probability >= SURE for one in self.digits)
+
     def as_json(self) -> str:
-        names = ["file", "digit", "probability", "runner_up", "step"]
-        names = ["file", "error"] if self.error else names
-        values = self._asdict() | {"probability": round(self.probability, 6)}
-        return json.dumps({name: values[name] for name in names})
+        if self.error:
+            return json.dumps({"file": self.file, "error": self.error})
+        first, *others = self.digits
+        answer: dict[str, Any] = {"file": self.file}
+        if not others:
+            answer["digit"] = first.digit
+        answer["probability"] = round(self.probability, 6)
+        if not others:
+            answer["runner_up"] = first.runner_up
+        answer |= {"step": self.step, "text": self.text, "sure": self.sure}
+        rows = [[round(p, 6) for p in one.probabilities.tolist()] for one in self.digits]
+        answer["probabilities"] = rows if others else rows[0]
+        answer["digits"] = [one.as_dict() for one in self.digits]
+        return json.dumps(answer)
 
     def as_text(self) -> str:
         if self.error:
             return printable(f"{self.file}: {self.error}")
-        return (
-            f"{printable(self.file)}: {self.digit}  {self.probability:.2%}  "
-            f"(runner-up {self.runner_up}, {self.runner_up_probability:.2%})"
-        )
+        unsure = "" if self.sure else "unsure  "
+        if len(self.digits) == 1:
+            (one,) = self.digits
+            second = f"runner-up {one.runner_up}, {one.probabilities[one.runner_up]:.2%}"
+        else:
+            second = ", ".join(f"{one.digit} {one.probability:.1%}" for one in self.digits)
+        return f"{printable(self.file)}: {self.text}  {self.probability:.2%}  {unsure}({second})"
 
 
-def answers(network: "Network", files: Iterable[str]) -> Iterator[Answer]:
-    """An answer for each file, in order; at most two batches are in memory."""
+def answers(network: "Network", files: Iterable[str], single: bool = False) -> Iterator[Answer]:
+    """An answer for each file, in order; at most two batches are in memory.
+
+    With `single` it is about the most prominent digit of each picture, whatever else is there.
+    """
     files = iter(files)
     with ThreadPoolExecutor(1) as pool:  # the network computes while the next batch is read
         previous = pool.submit(_recognize, network, [])
-        while batch := [_read(file) for file in itertools.islice(files, BATCH_SIZE)]:
+        while batch := [_read(file, single) for file in itertools.islice(files, BATCH_SIZE)]:
             current = pool.submit(_recognize, network, batch)
             yield from previous.result()
             previous = current
         yield from previous.result()
 
 
-def _read(file: str) -> Answer:
+def _read(file: str, single: bool) -> Answer:
     try:
-        return Answer(file, seen=mnist_form(read(file)))
+        return Answer(file, found=tuple(find_digits(read(file), single)))
     except PictureError as error:
         return Answer(file, error=str(error))
 
 
 def _recognize(network: "Network", batch: list[Answer]) -> list[Answer]:
     """Adds the digits to the answers without an error."""
-    seen = np.array([answer.seen for answer in batch if answer.seen is not None], np.uint8)
-    rows = iter(network.probabilities(seen.reshape(-1, 28, 28, 1), BATCH_SIZE))
-    for index, (file, error, image, *_) in enumerate(batch):
-        if error is None:
-            row = next(rows)
-            second, first = np.argsort(row)[-2:].tolist()
-            found = first, row[first], second, row[second]
-            batch[index] = Answer(file, None, image, *found, step=network.step)
-    return batch
+    digits = iter(_digits(network, [one for answer in batch for one in answer.found]))
+    return [answer if answer.error else _completed(network, answer, digits) for answer in batch]
+
+
+def answer_to(name: str, network: "Network", found: Sequence[Found]) -> Answer:
+    """The answer to what was found in a picture."""
+    return _completed(network, Answer(name, found=tuple(found)), iter(_digits(network, found)))
+
+
+def _completed(network: "Network", answer: Answer, digits: Iterator[Digit | None]) -> Answer:
+    """The answer with the next digits, as many as were found; without what is no digit."""
+    pairs = [(one, next(digits)) for one in answer.found]
+    kept = [(one, digit) for one, digit in pairs if digit is not None]
+    if not kept:
+        return answer._replace(error="no digit found: what stands out from the paper is none")
+    found, read = zip(*kept, strict=True)
+    return answer._replace(found=found, digits=read, step=network.step)
+
+
+def _digits(network: "Network", found: Sequence[Found]) -> list[Digit | None]:
+    """The network's answers; None for what is no digit, if the network can tell."""
+    images = np.array([one.form for one in found], np.uint8).reshape(-1, 28, 28, 1)
+    rows = network.probabilities(images, BATCH_SIZE)
+    none = np.zeros(len(images))
+    if hasattr(network, "no_digit"):  # [N], the probability that an image shows no digit
+        none = network.no_digit(images)
+    return [
+        None if no_digit > 0.5 else Digit(one.box, row)
+        for one, row, no_digit in zip(found, rows, none, strict=True)
+    ]
 
 
 def list_files(arguments: Iterable[str]) -> Iterator[str]:
@@ -105,8 +191,8 @@ def list_files(arguments: Iterable[str]) -> Iterator[str]:
             yield from [os.path.join(name, entry) for entry in pictures] or [name]
 
 
-def blocks(image: UInt8[np.ndarray, "28 28"]) -> str:
-    """The image as 14 lines of 28 characters, for a terminal; a character shows two pixels."""
-    pairs = image.reshape(14, 2, 28).mean(axis=1)
+def blocks(image: UInt8[np.ndarray, "28 W"]) -> str:
+    """The image as 14 lines of W characters, for a terminal; a character shows two pixels."""
+    pairs = image.reshape(14, 2, -1).mean(axis=1)
     shades = np.array(list(" ░▒▓█"))
     return "\n".join("".join(row) for row in shades[np.rint(pairs / 255 * 4).astype(int)])

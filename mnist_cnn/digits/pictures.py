@@ -63,6 +63,6 @@ def decode(file: io.BufferedReader | io.BytesIO) -> Image.Image:
         raise PictureError(f"damaged: {reason}") from None
 
 
-def save(digit: UInt8[np.ndarray, "28 28"], path: str | Path) -> None:
+def save(digit: UInt8[np.ndarray, "28 W"], path: str | Path) -> None:
     """Writes an image as a grey PNG file."""
     Image.fromarray(digit).save(path, "PNG")
