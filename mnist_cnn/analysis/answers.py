@@ -57,6 +57,7 @@ class Answer(NamedTuple):
 
     file: str
     error: str | None = None
+    no_digit: bool = False  # the error is that the picture shows none
     found: tuple[Found, ...] = ()  # in the picture
     digits: tuple[Digit, ...] = ()  # line by line, from left to right
     step: int = 0  # of the network
@@ -101,15 +102,17 @@ class Answer(NamedTuple):
         return json.dumps(answer)
 
     def as_text(self) -> str:
-        if self.error:
-            return printable(f"{self.file}: {self.error}")
+        return f"{printable(self.file)}: {printable(self.error) if self.error else self.said()}"
+
+    def said(self) -> str:
+        """The digits with their probabilities."""
         unsure = "" if self.sure else "unsure  "
         if len(self.digits) == 1:
             (one,) = self.digits
-            second = f"runner-up {one.runner_up}, {one.probabilities[one.runner_up]:.2%}"
+            more = f"runner-up {one.runner_up}, {one.probabilities[one.runner_up]:.2%}"
         else:
-            second = ", ".join(f"{one.digit} {one.probability:.1%}" for one in self.digits)
-        return f"{printable(self.file)}: {self.text}  {self.probability:.2%}  {unsure}({second})"
+            more = ", ".join(f"{one.digit} {one.probability:.1%}" for one in self.digits)
+        return f"{self.text}  {self.probability:.2%}  {unsure}({more})"
 
 
 def answers(network: "Network", files: Iterable[str], single: bool = False) -> Iterator[Answer]:
@@ -129,9 +132,13 @@ def answers(network: "Network", files: Iterable[str], single: bool = False) -> I
 
 def _read(file: str, single: bool) -> Answer:
     try:
-        return Answer(file, found=tuple(find_digits(read(file), single)))
+        image = read(file)
     except PictureError as error:
         return Answer(file, error=str(error))
+    try:
+        return Answer(file, found=tuple(find_digits(image, single)))
+    except PictureError as error:
+        return Answer(file, error=str(error), no_digit=True)
 
 
 def _recognize(network: "Network", batch: list[Answer]) -> list[Answer]:
@@ -150,7 +157,8 @@ def _completed(network: "Network", answer: Answer, digits: Iterator[Digit | None
     pairs = [(one, next(digits)) for one in answer.found]
     kept = [(one, digit) for one, digit in pairs if digit is not None]
     if not kept:
-        return answer._replace(error="no digit found: what stands out from the paper is none")
+        error = "no digit found: what stands out from the paper is none"
+        return answer._replace(error=error, no_digit=True)
     found, read = zip(*kept, strict=True)
     return answer._replace(found=found, digits=read, step=network.step)
 
