@@ -78,7 +78,8 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
     """The label of each picture, by its path; in a file, paths are relative to the file's folder.
 
     A file has a line `FILE<TAB>LABEL`, or FILE,LABEL, for each picture; a folder has pictures in
-    folders that have the names of their labels, or a file labels.tsv. Raises ConfigError if it has none, or a wrong line.
+    folders that have the names of their labels, or such a file labels.tsv.
+    Raises ConfigError if there is no picture, or a wrong line.
     """
     path = pathlib.Path(path)
     if (path / "labels.tsv").is_file():
@@ -145,6 +146,7 @@ def write_page(scores: Scores, title: str, path: str | os.PathLike[str]) -> None
     from mnist_cnn.analysis import pages  # imports matplotlib
 
     first, *others = scores.lines()
+    number, _, rest = first.removeprefix("accuracy ").partition(" ")
     parts = ["<h2>Confusion</h2>", "<p>A row for each label, a column for each answer.</p>"]
     header, *rows = scores.confusion()
     parts.append(pages.table(rows, header, kind="numbers"))
@@ -163,7 +165,9 @@ def write_page(scores: Scores, title: str, path: str | os.PathLike[str]) -> None
             f"{pages.escape(said)}{unsure}<br>{name}</figcaption></figure>"
         )
     parts.append("</div>")
-    pathlib.Path(path).write_text(pages.page(title, title, first, others, parts), encoding="utf-8")
+    pathlib.Path(path).write_text(
+        pages.page(title, title, number, [f"correct {rest}", *others], parts), encoding="utf-8"
+    )
 
 
 def _pictures(answer: Answer) -> list[tuple[bytes, str]]:

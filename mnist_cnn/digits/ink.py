@@ -73,10 +73,12 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     """
     difference, distance, noise = _compare(colours, at_border=True)
     mask = _ink(distance, noise)
+    if mask is not None and mask.mean() > 0.5:
+        mask = None
     page = found = None if mask is None else _page(difference, noise, mask)
     if page and not page.touching.any():
         return page
-    if mask is None:  # the border shows no paper
+    if mask is None:  # the border shows no paper, or a frame alone
         difference, distance, noise = _compare(colours, at_border=False)
         mask = _ink(distance, noise)
     removed = np.zeros(distance.shape, bool)
@@ -93,7 +95,8 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
             difference, distance, noise = _compare(colours, at_border=False)
         removed |= more
         around = _grow(_grow(removed, 2).T, 2).T & ~(mask & ~more)
-        difference[around] = distance[around] = 0
+        difference = np.where(around[..., None], 0, difference)
+        distance = np.where(around, 0, distance)
         mask = _ink(distance, noise)
     if not found:
         raise PictureError("no digit found: nothing stands out from the paper")
@@ -317,19 +320,28 @@ def _lines(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
     They are at least 60 % of the picture long and at most 12 % wide; strokes that cross them stay.
     """
-    lines = np.zeros_like(mask)
     if min(mask.shape) < 48:  # strokes are as wide as lines
-        return lines
-    for ink, line in ((mask, lines), (mask.T, lines.T)):
-        height, width = ink.shape
-        wide = _grow(ink, max(1, height // 48))  # lines may be slightly inclined
-        # A faint line has gaps.
-        long = _runs(wide, round(0.6 * width), gap=width // 8, from_sides=True) & ink
-        long[round(0.28 * height) : height - round(0.28 * height)] = False
-        if long.any():
-            long &= ~_runs(ink.T, round(0.12 * height) + 1).T
-            line |= long & (long.any(axis=0).mean() > 0.4)
-    return lines
+        return np.zeros_like(mask)
+    across, across_thin = _lines_across(mask)
+    down, down_thin = (lines.T for lines in _lines_across(mask.T))
+    return across_thin | down_thin | (across & down)
+
+
+def _lines_across(
+    mask: Bool[np.ndarray, "H W"],
+) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """The horizontal lines, and these without what crosses them."""
+    height, width = mask.shape
+    wide = _grow(mask, max(1, height // 48))  # lines may be slightly inclined
+    # A faint line has gaps.
+    long = _runs(wide, round(0.6 * width), gap=width // 8, from_sides=True) & mask
+    long[round(0.28 * height) : height - round(0.28 * height)] = False
+    thin = long
+    if long.any():
+        thin = long & ~_runs(mask.T, round(0.12 * height) + 1).T
+        if thin.any(axis=0).mean() < 0.4:
+            long = thin = np.zeros_like(mask)
+    return long, thin
 
 
 def _runs(
