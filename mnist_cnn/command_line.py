@@ -186,12 +186,12 @@ def _apply_overrides(overrides: dict[str, Any]) -> None:
         raise error.__cause__ or error from None
 
 
-def check_output(path: pathlib.Path) -> None:
+def check_output(path: pathlib.Path, flag: str = "--output") -> None:
     """Raises UserError unless a file can be made at `path`, so that no work is lost for it."""
     if path.is_dir():
-        raise UserError(f"--output {path}: got a directory, expected the name of a file")
+        raise UserError(f"{flag} {path}: got a directory, expected the name of a file")
     if not path.absolute().parent.is_dir():
-        raise UserError(f"--output {path}: its directory does not exist; create it first")
+        raise UserError(f"{flag} {path}: its directory does not exist; create it first")
 
 
 def silence_libraries() -> None:

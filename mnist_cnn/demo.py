@@ -22,7 +22,7 @@ from PIL import Image
 
 import mnist_cnn
 from mnist_cnn import command_line
-from mnist_cnn.analysis.answers import prepared
+from mnist_cnn.analysis.answers import answer_to, look
 from mnist_cnn.digits.pictures import decode
 from mnist_cnn.errors import ConfigError, PictureError, UserError, import_problem
 
@@ -63,17 +63,25 @@ def _launch(network: "Network", options: dict[str, Any]) -> Any:
     def drawn(data_url: str) -> Image.Image:
         return decode(io.BytesIO(base64.b64decode(data_url.partition(",")[2])))
 
-    def recognize(given: Any) -> tuple[dict[str, float], np.ndarray | None]:
+    def recognize(given: Any) -> tuple[dict[str, float], str, np.ndarray | None]:
         try:
-            image = prepared(drawn(given) if spec.is_handwriting else given, spec)
+            found = look(drawn(given) if spec.is_handwriting else given, spec)
         except (PictureError, ValueError, AttributeError):  # nothing is drawn or chosen yet
-            return {}, None
-        (probabilities,) = network.probabilities(image.reshape(1, *spec.image_shape))
-        scale = max(1, 280 // max(height, width))
-        size = (width * scale, height * scale)
-        enlarged = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
-        pairs = zip(spec.class_names, probabilities.tolist(), strict=True)
-        return dict(pairs), np.asarray(enlarged)
+            return {}, "", None
+        answer = answer_to("the drawing", network, found)
+        enlarged = Image.fromarray(np.hstack([one.form for one in answer.found]))
+        scale = max(1, 280 // max(enlarged.size))
+        size = (enlarged.width * scale, enlarged.height * scale)
+        seen = np.asarray(enlarged.resize(size, Image.Resampling.NEAREST))
+        if answer.error:
+            return {}, f"This is no {spec.noun}.", seen
+        doubt = "" if answer.sure else "Unsure."
+        if len(answer.digits) > 1:
+            each = ", ".join(f"{one.digit} ({one.probability:.0%})" for one in answer.digits)
+            return {answer.text: answer.probability}, f"{doubt} {each}", seen
+        (one,) = answer.digits
+        pairs = zip(spec.class_names, one.probabilities.tolist(), strict=True)
+        return dict(pairs), doubt, seen
 
     what = "a digit" if spec.is_digits else "a character"
     title, text = f"Draw {what}", "The bars follow your pen."
@@ -94,16 +102,19 @@ def _launch(network: "Network", options: dict[str, Any]) -> Any:
                         label="Picture", type="pil", image_mode=None, elem_id="picture",
                         sources=["upload", "clipboard"], height=336,
                     )  # fmt: skip
-            bars = gr.Label(
-                label="Probability", num_top_classes=min(10, spec.num_classes), min_width=220,
-                elem_id="bars",
-            )  # fmt: skip
+            with gr.Column(min_width=220):
+                bars = gr.Label(
+                    label="Probability", num_top_classes=min(10, spec.num_classes), elem_id="bars"
+                )
+                note = gr.Markdown(elem_id="note")
             seen = gr.Image(
                 label="What the network sees", format="png", height=336, buttons=[],
                 interactive=False, min_width=300, elem_id="seen",
             )  # fmt: skip
         changed = pad.input if spec.is_handwriting else pad.change
-        changed(recognize, pad, [bars, seen], show_progress="hidden", trigger_mode="always_last")
+        changed(
+            recognize, pad, [bars, note, seen], show_progress="hidden", trigger_mode="always_last"
+        )
     network.probabilities(np.zeros((1, *spec.image_shape), np.uint8))  # compiles
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
     defaults = {"theme": theme, "share": False, "footer_links": [], "quiet": True}

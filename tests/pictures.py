@@ -51,6 +51,24 @@ def picture(digit, seed):
     return file.getvalue(), ".jpg"
 
 
+def number(digits, lengths):
+    """A picture, black on white, of digits (uint8 [28, 28]) in lines of these lengths.
+
+    Returns it and the box of each digit: left, top, right, bottom, in pixels.
+    """
+    values = np.full((80 * len(lengths) + 40, 70 * max(lengths) + 40), 255, np.uint8)
+    boxes, rest = [], list(digits)
+    for line, length in enumerate(lengths):
+        for column in range(length):
+            scaled = Image.fromarray(rest.pop(0)).resize((56, 56), Image.Resampling.BICUBIC)
+            left, top = 20 + 70 * column, 20 + 80 * line
+            values[top : top + 56, left : left + 56] = 255 - np.asarray(scaled)
+            rows, columns = np.nonzero(np.asarray(scaled) > 127)
+            sides = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            boxes.append([int(side) + (left, top)[index % 2] for index, side in enumerate(sides)])
+    return Image.fromarray(values), boxes
+
+
 def main():
     """python tests/pictures.py IMAGE: draws twelve pictures, and what the network sees of them."""
     from conftest import read_idx

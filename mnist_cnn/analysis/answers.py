@@ -3,19 +3,20 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image
 
-from mnist_cnn.data.spec import DataSpec
+from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.digits.fitted import fitted
-from mnist_cnn.digits.mnist_form import mnist_form
+from mnist_cnn.digits.lines import Found, find_digits
 from mnist_cnn.digits.pictures import SUFFIXES, UNREAD_SUFFIXES, read
 from mnist_cnn.errors import ConfigError, PictureError, printable
 from mnist_cnn.files import local_path
@@ -26,76 +27,178 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64  # the only shape that is compiled
 
 
+# The least probability of a sure answer.  Of 595 pictures of others' handwriting, a network of four
+# epochs with augmentation answers 89 % at least so surely, and 98 % of these correctly.
+SURE = 0.9
+
+
+class Digit(NamedTuple):
+    """A digit of a picture."""
+
+    box: tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the file's picture
+    probabilities: Float64[np.ndarray, "K"]
+
+    @property
+    def digit(self) -> int:
+        return int(self.probabilities.argmax())
+
+    @property
+    def probability(self) -> float:
+        return float(self.probabilities.max())
+
+    @property
+    def runner_up(self) -> int:
+        return int(np.argsort(self.probabilities)[-2])
+
+    def as_dict(self) -> dict[str, Any]:
+        probability = round(self.probability, 6)
+        return {"box": list(self.box), "digit": self.digit, "probability": probability}
+
+
 class Answer(NamedTuple):
     """The answer to a file; if there is none, `error` says why in one line."""
 
     file: str
     error: str | None = None
-    seen: UInt8[np.ndarray, "H W *C"] | None = None  # the network's input, [H, W] or [H, W, 3]
-    digit: int = -1  # the label of the most probable class
-    probability: float = 0.0
-    runner_up: int = -1  # that of the second most probable one
-    runner_up_probability: float = 0.0
+    no_digit: bool = False  # the error is that the picture shows none
+    found: tuple[Found, ...] = ()  # in the picture
+    digits: tuple[Digit, ...] = ()  # line by line, from left to right
     step: int = 0  # of the network
-    names: tuple[str, str] | None = None  # of both classes, unless they are the ten digits
+    spec: DataSpec = MNIST  # of the network's data
+
+    @property
+    def seen(self) -> UInt8[np.ndarray, "H W *C"] | None:
+        """The network's inputs, side by side: [H, W] or [H, W, 3]."""
+        return np.hstack([one.form for one in self.found]) if self.found else None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.spec.class_names[one.digit] for one in self.digits)
+
+    @property
+    def digit(self) -> int:
+        """The most probable one; of several, the first."""
+        return self.digits[0].digit
+
+    @property
+    def probability(self) -> float:
+        """That of the whole text."""
+        return math.prod(one.probability for one in self.digits)
+
+    @property
+    def sure(self) -> bool:
+        return all(one.probability >= SURE for one in self.digits)
 
     def as_json(self) -> str:
-        names = ["file", "digit", "probability", "runner_up", "step"]
-        names = ["file", "error"] if self.error else names
-        values = self._asdict() | {"probability": round(self.probability, 6)}
-        if self.names and not self.error:
-            names[2:2] = ["class"]
-            names[5:5] = ["runner_up_class"]
-            values |= {"class": self.names[0], "runner_up_class": self.names[1]}
-        return json.dumps({name: values[name] for name in names})
+        if self.error:
+            return json.dumps({"file": self.file, "error": self.error})
+        first, *others = self.digits
+        names = {} if self.spec.is_digits else dict(enumerate(self.spec.class_names))
+        answer: dict[str, Any] = {"file": self.file}
+        if not others:
+            answer["digit"] = first.digit
+            answer |= {"class": names[first.digit]} if names else {}
+        answer["probability"] = round(self.probability, 6)
+        if not others:
+            answer["runner_up"] = first.runner_up
+            answer |= {"runner_up_class": names[first.runner_up]} if names else {}
+        answer |= {"step": self.step, "text": self.text, "sure": self.sure}
+        rows = [[round(p, 6) for p in one.probabilities.tolist()] for one in self.digits]
+        answer["probabilities"] = rows if others else rows[0]
+        answer["digits"] = [one.as_dict() for one in self.digits]
+        return json.dumps(answer)
 
     def as_text(self) -> str:
-        if self.error:
-            return printable(f"{self.file}: {self.error}")
-        first, second = self.names or (str(self.digit), str(self.runner_up))
-        return (
-            f"{printable(self.file)}: {printable(first)}  {self.probability:.2%}  "
-            f"(runner-up {printable(second)}, {self.runner_up_probability:.2%})"
-        )
+        return printable(f"{self.file}: {self.error or self.said()}")
+
+    def said(self) -> str:
+        """The digits with their probabilities."""
+        unsure = "" if self.sure else "unsure  "
+        if len(self.digits) == 1:
+            (one,) = self.digits
+            second = self.spec.class_names[one.runner_up]
+            more = f"runner-up {second}, {one.probabilities[one.runner_up]:.2%}"
+        else:
+            more = ", ".join(f"{one.digit} {one.probability:.1%}" for one in self.digits)
+        return f"{self.text}  {self.probability:.2%}  {unsure}({more})"
 
 
-def answers(network: "Network", files: Iterable[str]) -> Iterator[Answer]:
-    """An answer for each file, in order; at most two batches are in memory."""
+def answers(network: "Network", files: Iterable[str], single: bool = False) -> Iterator[Answer]:
+    """An answer for each file, in order; at most two batches are in memory.
+
+    With `single` it is about the most prominent digit of each picture, whatever else is there.
+    """
     files = iter(files)
     with ThreadPoolExecutor(1) as pool:  # the network computes while the next batch is read
         previous = pool.submit(_recognize, network, [])
-        while batch := [_read(file, network.spec) for file in itertools.islice(files, BATCH_SIZE)]:
+        while batch := [
+            _read(file, network.spec, single) for file in itertools.islice(files, BATCH_SIZE)
+        ]:
             current = pool.submit(_recognize, network, batch)
             yield from previous.result()
             previous = current
         yield from previous.result()
 
 
-def prepared(image: Image.Image, spec: DataSpec) -> UInt8[np.ndarray, "H W *C"]:
-    """The picture as a network for such data sees it, [H, W] or [H, W, 3]; else a PictureError."""
-    return mnist_form(image) if spec.is_handwriting else fitted(image, spec.image_shape)
+def look(image: Image.Image, spec: DataSpec, single: bool = False) -> list[Found]:
+    """What a network for such data recognizes in a picture, in the form in which it sees it.
+
+    Handwriting is separated from its paper; of digits there may be several, unless `single`. Other
+    pictures are seen whole. Raises a `PictureError` if there is nothing on the paper.
+    """
+    if spec.is_handwriting:
+        return find_digits(image, single or not spec.is_digits)
+    scale = image.info.get("scale", 1.0)
+    box = (0, 0, round(image.width * scale), round(image.height * scale))
+    return [Found(fitted(image, spec.image_shape), box)]
 
 
-def _read(file: str, spec: DataSpec) -> Answer:
+def _read(file: str, spec: DataSpec, single: bool) -> Answer:
     try:
-        return Answer(file, seen=prepared(read(file), spec))
+        image = read(file)
     except PictureError as error:
         return Answer(file, error=str(error))
+    try:
+        return Answer(file, found=tuple(look(image, spec, single)))
+    except PictureError as error:
+        return Answer(file, error=str(error), no_digit=True)
 
 
 def _recognize(network: "Network", batch: list[Answer]) -> list[Answer]:
-    """Adds the classes to the answers without an error."""
-    seen = np.array([answer.seen for answer in batch if answer.seen is not None], np.uint8)
-    spec = network.spec
-    rows = iter(network.probabilities(seen.reshape(-1, *spec.image_shape), BATCH_SIZE))
-    for index, (file, error, image, *_) in enumerate(batch):
-        if error is None:
-            row = next(rows)
-            second, first = np.argsort(row)[-2:].tolist()
-            found = first, row[first], second, row[second]
-            names = None if spec.is_digits else (spec.class_names[first], spec.class_names[second])
-            batch[index] = Answer(file, None, image, *found, step=network.step, names=names)
-    return batch
+    """Adds the digits to the answers without an error."""
+    digits = iter(_digits(network, [one for answer in batch for one in answer.found]))
+    return [answer if answer.error else _completed(network, answer, digits) for answer in batch]
+
+
+def answer_to(name: str, network: "Network", found: Sequence[Found]) -> Answer:
+    """The answer to what was found in a picture."""
+    return _completed(network, Answer(name, found=tuple(found)), iter(_digits(network, found)))
+
+
+def _completed(network: "Network", answer: Answer, digits: Iterator[Digit | None]) -> Answer:
+    """The answer with the next digits, as many as were found; without what is no digit."""
+    answer = answer._replace(step=network.step, spec=network.spec)
+    pairs = [(one, next(digits)) for one in answer.found]
+    kept = [(one, digit) for one, digit in pairs if digit is not None]
+    if not kept:
+        error = "no digit found: what stands out from the paper is none"
+        return answer._replace(error=error, no_digit=True)
+    found, read = zip(*kept, strict=True)
+    return answer._replace(found=found, digits=read)
+
+
+def _digits(network: "Network", found: Sequence[Found]) -> list[Digit | None]:
+    """The network's answers; None for what is no digit, if the network can tell."""
+    images = np.array([one.form for one in found], np.uint8)
+    images = images.reshape(-1, *network.spec.image_shape)
+    rows = network.probabilities(images, BATCH_SIZE)
+    none = np.zeros(len(images))
+    if hasattr(network, "no_digit"):  # [N], the probability that an image shows no digit
+        none = network.no_digit(images)
+    return [
+        None if no_digit > 0.5 else Digit(one.box, row)
+        for one, row, no_digit in zip(found, rows, none, strict=True)
+    ]
 
 
 def list_files(arguments: Iterable[str]) -> Iterator[str]:

@@ -1,17 +1,44 @@
-"""Tells ink from paper: a picture -> how much of each pixel is ink, cropped to the digit."""
+"""Tells ink from paper: a picture -> its connected parts, and how much of each pixel is ink."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from mnist_cnn.errors import PictureError
 
+Box = tuple[slice, slice]  # rows and columns
 
-def colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
-    """The picture's grey (C = 1) or RGB values, 0 to 255, opaque and at the working size."""
+_CONTRAST = 24  # of 255: the least difference between ink and paper
+_CONNECTED = np.ones((3, 3), bool)  # diagonally too
+
+
+class Page(NamedTuple):
+    """The ink of a picture in parts: its connected figures, with the numbers 1, 2, ..."""
+
+    difference: Float32[np.ndarray, "H W C"]  # from the paper's colour; 0 where a line was removed
+    noise: float  # a standard deviation, of 255
+    parts: Int32[np.ndarray, "H W"]  # the number of each pixel's part; 0: paper
+    boxes: list[Box]  # of part 1, 2, ...
+    areas: Float64[np.ndarray, "P"]  # of part 0 (which has none), 1, 2, ...
+    at_border: Float64[np.ndarray, "P"]  # the share of the area that is close to the border
+    touching: Bool[np.ndarray, "P"]  # whether it touches the border
+    framed: bool  # whether lines or scraps at the border were removed
+
+    @property
+    def scraps(self) -> Bool[np.ndarray, "P"]:
+        """Parts that touch the border and stay near it: a frame, a table's edge, other writing."""
+        return self.touching & (self.at_border > 0.5)
+
+
+def colours(image: Image.Image, side: int = 320) -> Float32[np.ndarray, "H W C"]:
+    """The picture's grey (C = 1) or RGB values, 0 to 255, opaque and at the working size.
+
+    That is about `side` x `side` pixels; smaller pictures stay as they are.
+    """
     if image.mode[0] in "IF":  # 16 or 32 bits: keep the highest 8 that are used
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
         if image.mode == "F" and values.max() <= 1:
@@ -22,7 +49,7 @@ def colours(image: Image.Image) -> Float32[np.ndarray, "H W C"]:
         image = image.convert("RGBA")
     elif image.mode != "L":
         image = image.convert("RGB")
-    factor = math.ceil(math.sqrt(image.width * image.height) / 320)  # to about 320 x 320 pixels
+    factor = math.ceil(math.sqrt(image.width * image.height) / side)
     values = np.atleast_3d(np.asarray(image.reduce(factor), np.float32))
     if image.mode == "RGBA":
         values = _blend(values)
@@ -34,34 +61,115 @@ def coverage(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"
 
     Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
     """
-    paper, noise = _paper(colours)
-    difference = colours - paper
-    distance = np.sqrt(np.einsum("hwc,hwc->hw", difference, difference))
-    if max(distance.shape) >= 100:  # removes specks; at this size strokes are wider than they are
-        image = Image.fromarray(distance.clip(0, 255).astype(np.uint8))
-        distance = np.asarray(image.filter(ImageFilter.MedianFilter(3)), np.float32)
-    count = max(8, distance.size // 500)
-    if distance.size <= count:
-        raise PictureError("too small to show a digit")
-    darkest = float(np.sort(distance, axis=None)[-count:].mean())
-    if darkest < max(24, 5 * noise):  # of 255; noise is a standard deviation
-        raise PictureError("no digit found: nothing stands out from the paper")
-    digit = _largest_figure(distance > 0.45 * darkest)
+    page = find_parts(colours)
+    return strokes(page, figure(page))
 
-    direction = difference[digit].mean(axis=0)  # from the paper's colour to the ink's
-    along = difference @ (direction / max(float(np.linalg.norm(direction)), 1e-6))
-    strokes = np.sort(along[digit])
-    full = float(strokes[len(strokes) * 3 // 4])
-    if full <= 2.5 * noise:
+
+def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
+    """Separates ink from paper, without frames, lines and scraps at the border.
+
+    A frame may be darker than the pencil in it, so the rest is compared with the paper again.
+    Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
+    """
+    difference, distance, noise = _compare(colours, at_border=True)
+    mask = _ink(distance, noise)
+    if mask is not None and mask.mean() > 0.5:
+        mask = None
+    page = found = None if mask is None else _page(difference, noise, mask)
+    if page and not page.touching.any():
+        return page
+    if mask is None:  # the border shows no paper, or a frame alone
+        difference, distance, noise = _compare(colours, at_border=False)
+        mask = _ink(distance, noise)
+    removed = np.zeros(distance.shape, bool)
+    for _ in range(3):
+        if mask is None:
+            break
+        line = _lines(mask | removed) & mask
+        if line.any() or not found or removed.any():
+            found = _page(difference, noise, mask & ~line, framed=bool(removed.any()))
+        more = line | found.scraps[found.parts]
+        if not more.any():
+            break
+        if page and not removed.any() and 5 * noise > _CONTRAST:
+            difference, distance, noise = _compare(colours, at_border=False)
+        removed |= more
+        around = _grow(_grow(removed, 2).T, 2).T & ~(mask & ~more)
+        difference = np.where(around[..., None], 0, difference)
+        distance = np.where(around, 0, distance)
+        mask = _ink(distance, noise)
+    if not found:
+        raise PictureError("no digit found: nothing stands out from the paper")
+    if page and not (mask is not None and _has_size_of_digit(found)):
+        return page  # it was no frame
+    return found
+
+
+def strokes(page: Page, digit: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
+    """How much of each pixel is the ink of the digit, which some parts of a page are; cropped."""
+    (box,) = ndimage.find_objects(digit.view(np.uint8), 1)
+    margin = max(1, round(0.06 * max(sides(box))))
+    direction = page.difference[digit].mean(axis=0)  # from the paper's colour to the ink's
+    direction /= max(float(np.linalg.norm(direction)), 1e-6)
+    along = np.sort(page.difference[digit] @ direction)
+    full = float(along[len(along) * 3 // 4])
+    if full <= 2.5 * page.noise:
         raise PictureError("no digit found: its strokes have no colour in common")
     # Keep the soft edge of the strokes, and nothing else around them.
-    (box,) = ndimage.find_objects(digit, 1)
-    margin = max(1, round(0.06 * max(side.stop - side.start for side in box)))
     box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
     near = ndimage.maximum_filter(digit[box], 2 * margin + 1, mode="constant")
-    ink = (along[box] / full).clip(0, 1) * near
-    ink = np.where(ink > max(0.05, 2.5 * noise / full), ink, 0).astype(np.float32)
+    near &= digit[box] | (page.parts[box] == 0)
+    ink = _sharpen((page.difference[box] @ direction) / full * near)
+    least = min(0.3, max(0.05, 2.5 * page.noise / full))
+    ink = np.where(ink > least, ink.clip(0, 1), 0).astype(np.float32)
     return ink[ndimage.find_objects(ink > 0, 1)[0]]
+
+
+def _has_size_of_digit(page: Page) -> bool:
+    sizes = [
+        max(sides(box)) for box, scrap in zip(page.boxes, page.scraps[1:], strict=True) if not scrap
+    ]
+    return max(sizes, default=0) >= max(5, 0.2 * min(page.parts.shape))
+
+
+def sides(box: Box) -> tuple[int, int]:
+    """Height and width."""
+    rows, columns = box
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def gap(a: Box, b: Box) -> int:
+    """How far apart boxes are, in the direction in which they are farther; at most 0: not."""
+    pairs = zip(a, b, strict=True)
+    return max(max(one.start - other.stop, other.start - one.stop) for one, other in pairs)
+
+
+def figure(page: Page) -> Bool[np.ndarray, "H W"]:
+    """The largest part and those close to it (the bar of a 5); parts at the border count less.
+
+    Raises a `PictureError` if the figure is a speck, or covers nearly everything.
+    """
+    weights = np.where(page.scraps, 0.05, np.where(page.touching, 0.35, 1))
+    largest = int((page.areas * weights).argmax())
+    box, area = page.boxes[largest - 1], page.areas[largest]
+    size = max(sides(box))
+    if size < max(5, 0.04 * min(page.parts.shape)):
+        raise PictureError("no digit found: only specks stand out from the paper")
+    if area > 0.7 * page.parts.size:
+        raise PictureError("no digit found: there is no paper around it")
+    chosen = (page.areas >= 0.05 * area) & ~page.scraps
+    if page.framed:
+        chosen &= is_inside(page)
+    chosen[largest] = True
+    for number in np.flatnonzero(chosen).tolist():
+        chosen[number] = gap(page.boxes[number - 1], box) <= 0.3 * size
+    return chosen[page.parts]
+
+
+def is_inside(page: Page) -> Bool[np.ndarray, "P"]:
+    """Whether each part is mostly off the border, where remains of a frame are."""
+    inside = np.bincount(_without_edge(page.parts, 0.24).ravel(), minlength=len(page.areas))
+    return inside > 0.4 * page.areas
 
 
 def _blend(values: Float32[np.ndarray, "H W 4"]) -> Float32[np.ndarray, "H W 3"]:
@@ -75,36 +183,82 @@ def _blend(values: Float32[np.ndarray, "H W 4"]) -> Float32[np.ndarray, "H W 3"]
     return (colours * opacity + behind * (1 - opacity)).astype(np.float32)
 
 
-def _paper(colours: Float32[np.ndarray, "H W C"]) -> tuple[Float32[np.ndarray, "H W C"], float]:
-    """The paper's colour at each pixel, and the standard deviation of its noise.
+def _compare(
+    colours: Float32[np.ndarray, "H W C"], at_border: bool
+) -> tuple[Float32[np.ndarray, "H W C"], Float32[np.ndarray, "H W"], float]:
+    """The difference from the paper's colour, its length, and the paper's standard deviation.
 
-    The paper is what most of the picture's border shows.  If the light is uneven, its colour is a
-    quadratic function of x and y, fitted to the border and then to all pixels close to the fit.
+    The paper is what most of the picture's border shows, or else most of its inside.  If the light
+    is uneven, its colour is a quadratic function of x and y, fitted to that region and then to all
+    pixels close to the fit.
     """
     height, width, channels = colours.shape
-    frame = max(1, round(0.04 * min(height, width)))
-    edge = np.ones((height, width), bool)
-    edge[frame : height - frame, frame : width - frame] = False
-    border = colours[edge]
-    flat = _median(border)
-    noise = _deviation(border - flat)
-    if noise < 1.5:
-        return np.broadcast_to(flat, colours.shape), noise
-    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-    terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1).reshape(-1, 6)
     values = colours.reshape(-1, channels)
-    around = np.flatnonzero(edge)
-    around = around[:: max(1, len(around) // 2000)]
-    anywhere = np.arange(0, len(values), max(1, len(values) // 2000))
-    chosen = around
-    for candidates in (around, around, anywhere, anywhere):
-        a, b = terms[chosen], values[chosen]
-        weights = np.linalg.solve(a.T @ a + 1e-6 * np.eye(6), a.T @ b)  # least squares
-        residual = np.abs(values[candidates] - terms[candidates] @ weights).max(axis=-1)
-        limit = 2.5 * max(1.0, 1.4826 * float(np.median(residual)))
-        chosen = candidates[residual <= limit]
-    surface = (terms @ weights).astype(np.float32).reshape(colours.shape)
-    return surface, _deviation((colours - surface)[edge])
+    step = max(1, round(math.sqrt(len(values) / 1000)))
+    anywhere = np.arange(len(values)).reshape(height, width)[::step, ::step].ravel()
+    edge = np.ones((height, width), bool)
+    _without_edge(edge, 0.04 if at_border else 0.18)[:] = False
+    if at_border:
+        region = np.flatnonzero(edge)
+        flat = _median(values[region])
+        noise = _deviation(values[region] - flat)
+        around = region[:: max(1, len(region) // 1000)]
+    else:  # the usual colour of the inside, because a large part of it is ink
+        region = anywhere[~edge.ravel()[anywhere]]
+        inside = values[region]
+        flat = _median(inside)
+        noise = _deviation((values[region + 1] - inside) / 2**0.5)  # blur is no noise
+        inside_sorted = np.sort(inside, axis=0)
+        spread = inside_sorted[-1 - len(inside) // 50] - inside_sorted[len(inside) // 50]
+        usual = np.abs(inside - flat) <= np.maximum(4, 0.25 * spread)
+        around = anywhere = region[usual.all(axis=-1)]
+    if at_border and noise < 1.5:
+        difference = colours - flat
+    else:
+        surface = _fit(values, width, height, around, anywhere)
+        difference = colours - surface
+        if at_border:
+            noise = _deviation(difference.reshape(-1, channels)[region])
+    if channels == 1:
+        distance = np.abs(difference[..., 0])
+    else:
+        distance = np.sqrt(np.einsum("hwc,hwc->hw", difference, difference))
+    if max(distance.shape) >= 100:  # removes specks; at this size strokes are wider than they are
+        image = Image.fromarray(distance.clip(0, 255).astype(np.uint8))
+        distance = np.asarray(image.filter(ImageFilter.MedianFilter(3))).astype(np.float32)
+    return difference, distance, noise
+
+
+def _fit(
+    values: Float32[np.ndarray, "N C"],
+    width: int,
+    height: int,
+    first: Int64[np.ndarray, "A"],
+    later: Int64[np.ndarray, "B"],
+) -> Float32[np.ndarray, "H W C"]:
+    """The quadratic function of x and y closest to most of the pixels with these indices."""
+    x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
+    a, b = _terms(x[first % width], y[first // width]), values[first]
+    weights = _least_squares(a, b)
+    for pixels in (first, first, later):
+        if pixels is later:
+            a, b = _terms(x[later % width], y[later // width]), values[later]
+        residual = np.abs(b - a @ weights).max(axis=-1)
+        close = residual <= 2.5 * max(1.0, 1.4826 * float(np.median(residual)))
+        weights = _least_squares(a[close], b[close])
+    one, by_x, by_y, by_xy, by_xx, by_yy = weights.astype(np.float32)[:, None, None]
+    x, y = x[:, None].astype(np.float32), y[:, None, None].astype(np.float32)
+    return (one + x * (by_x + x * by_xx)) + y * (by_y + x * by_xy + y * by_yy)
+
+
+def _terms(x: Float64[np.ndarray, "N"], y: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N 6"]:
+    return np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+
+
+def _least_squares(
+    a: Float64[np.ndarray, "N 6"], b: Float32[np.ndarray, "N C"]
+) -> Float64[np.ndarray, "6 C"]:
+    return np.linalg.solve(a.T @ a + 1e-6 * np.eye(6), a.T @ b)
 
 
 def _median(values: Float32[np.ndarray, "N C"]) -> Float32[np.ndarray, "C"]:
@@ -117,29 +271,118 @@ def _deviation(residuals: Float32[np.ndarray, "N C"]) -> float:
     return 1.4826 * float(_median(np.abs(residuals)).max())
 
 
-def _largest_figure(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """The largest connected figure and the parts close to it (the bar of a 5).
+def _ink(distance: Float32[np.ndarray, "H W"], noise: float) -> Bool[np.ndarray, "H W"] | None:
+    """What stands out from the paper; None if nothing does.
 
-    Raises a `PictureError` if the figure is a speck, or covers nearly everything.
+    What is dark is ink, and what is less dark if it is connected to it: a stroke's faint stretch.
     """
-    labels, count = ndimage.label(mask, np.ones((3, 3), bool))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    count = max(8, distance.size // 500)
+    if distance.size <= count:
+        raise PictureError("too small to show a digit")
+    darkest = float(np.sort(distance, axis=None)[-count:].mean())
+    if darkest < max(_CONTRAST, 5 * noise):
+        return None
+    high = 0.45 * darkest
+    low = min(high, max(0.25 * darkest, 4 * noise, 8))
+    labels, count = ndimage.label(distance > low, _CONNECTED)
+    dark = np.zeros(count + 1, bool)
+    dark[labels[distance > high]] = True
+    return dark[labels]
+
+
+def _page(
+    difference: Float32[np.ndarray, "H W C"],
+    noise: float,
+    mask: Bool[np.ndarray, "H W"],
+    framed: bool = False,
+) -> Page:
+    parts, count = ndimage.label(mask, _CONNECTED)
+    areas = np.bincount(parts.ravel(), minlength=count + 1).astype(float)
     areas[0] = 0
-    inside = areas.copy()
-    inside[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = 0
-    if inside.max() > 0.1 * areas.max():
-        areas = inside  # figures at the border are the table's edge, a finger, the next line
-    largest = int(areas.argmax())
-    boxes = ndimage.find_objects(labels)
-    size = max(side.stop - side.start for side in boxes[largest - 1])
-    if size < max(5, 0.04 * min(mask.shape)):
-        raise PictureError("no digit found: only specks stand out from the paper")
-    if areas[largest] > 0.7 * mask.size:
-        raise PictureError("no digit found: there is no paper around it")
+    inside = np.bincount(_without_edge(parts, 0.14).ravel(), minlength=len(areas))
+    touching = np.zeros(len(areas), bool)
+    touching[np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])] = True
+    touching[0] = False
+    at_border = 1 - inside / np.maximum(areas, 1)
+    return Page(
+        difference, noise, parts, ndimage.find_objects(parts), areas, at_border, touching, framed
+    )
 
-    def is_near(label: int) -> bool:
-        pairs = zip(boxes[label - 1], boxes[largest - 1], strict=True)
-        return max(max(a.start - b.stop, b.start - a.stop) for a, b in pairs) <= 0.3 * size
 
-    large = np.flatnonzero(areas >= 0.05 * areas[largest]).tolist()
-    return np.isin(labels, [label for label in large if is_near(label)])
+def _without_edge(values: np.ndarray, share: float) -> np.ndarray:
+    """A view of [H, W] without its edge, whose width is this share of the shorter side."""
+    width = max(1, round(share * min(values.shape[:2])))
+    return values[width:-width, width:-width]
+
+
+def _lines(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Straight lines that come in from a side of the picture and go along another near its border.
+
+    They are at least 60 % of the picture long and at most 12 % wide; strokes that cross them stay.
+    """
+    if min(mask.shape) < 48:  # strokes are as wide as lines
+        return np.zeros_like(mask)
+    across, across_thin = _lines_across(mask)
+    down, down_thin = (lines.T for lines in _lines_across(mask.T))
+    return across_thin | down_thin | (across & down)
+
+
+def _lines_across(
+    mask: Bool[np.ndarray, "H W"],
+) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """The horizontal lines, and these without what crosses them."""
+    height, width = mask.shape
+    wide = _grow(mask, max(1, height // 48))  # lines may be slightly inclined
+    # A faint line has gaps.
+    long = _runs(wide, round(0.6 * width), gap=width // 8, from_sides=True) & mask
+    long[round(0.28 * height) : height - round(0.28 * height)] = False
+    thin = long
+    if long.any():
+        thin = long & ~_runs(mask.T, round(0.12 * height) + 1).T
+        if thin.any(axis=0).mean() < 0.4:
+            long = thin = np.zeros_like(mask)
+    return long, thin
+
+
+def _runs(
+    mask: Bool[np.ndarray, "H W"], length: int, gap: int = 0, from_sides: bool = False
+) -> Bool[np.ndarray, "H W"]:
+    """The horizontal runs of at least this length, perhaps with gaps, perhaps only from a side."""
+    width = mask.shape[1] + gap + 1
+    runs = np.zeros((mask.shape[0], width), np.int8)
+    runs[:, : mask.shape[1]] = mask
+    change = np.diff(runs.ravel(), prepend=np.int8(0))
+    start, stop = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
+    apart = start[1:] - stop[:-1] > gap
+    start = start[np.append(True, apart)[: len(start)]]
+    stop = stop[np.append(apart, True)[: len(stop)]]
+    filled = np.cumsum(runs.ravel(), dtype=np.int32)
+    chosen = stop - start >= length
+    chosen &= filled[stop - 1] - filled[start] >= 0.8 * (stop - start) - 1
+    if from_sides:
+        chosen &= (start % width < 3 + gap // 2) | (stop % width > mask.shape[1] - 3 - gap // 2)
+    change[:] = 0
+    change[start[chosen]], change[stop[chosen]] = 1, -1
+    return np.cumsum(change, dtype=np.int8).reshape(runs.shape)[:, : mask.shape[1]] > 0
+
+
+def _grow(mask: Bool[np.ndarray, "H W"], rows: int) -> Bool[np.ndarray, "H W"]:
+    """The mask, wider by this number of rows at its top and bottom."""
+    grown = mask.copy()
+    for shift in range(1, rows + 1):
+        grown[shift:] |= mask[:-shift]
+        grown[:-shift] |= mask[shift:]
+    return grown
+
+
+def _sharpen(ink: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
+    """Opens the holes of a blurred digit, whose edges are all wider than a pixel of 20x20."""
+    size = max(ink.shape)
+    step = max(1, round(size / 20))
+    edges = np.abs(ink[step:] - ink[:-step]), np.abs(ink[:, step:] - ink[:, :-step])
+    if max(float(edge.max(initial=0)) for edge in edges) >= 0.75:
+        return ink
+    ink = np.asarray(Image.fromarray(np.pad(ink, size // 8)).reduce(max(1, size // 32)))
+    ink = ink + 4 * (ink - ndimage.gaussian_filter(ink, size // max(1, size // 32) / 8))
+    dark = np.sort(ink[ink > 0.3])
+    return ink / dark[len(dark) * 3 // 4]

@@ -20,10 +20,21 @@ def mnist_form(image: Image.Image) -> UInt8[np.ndarray, "28 28"]:
     Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
     """
     colours = ink.colours(image)
+    own = mnists_own(colours)
+    return fit(ink.coverage(colours)) if own is None else own
+
+
+def mnists_own(colours: Float32[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "28 28"] | None:
+    """The pixels of a picture that has MNIST's form already, perhaps black on white; or None."""
     for values in (colours, 255 - colours):
         if _has_mnist_form(values):
             return np.rint(values[..., 0]).astype(np.uint8)
-    digit = _thicken(ink.coverage(colours))
+    return None
+
+
+def fit(digit: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "28 28"]:
+    """A digit, given as how much of each pixel is ink, at MNIST's size and place."""
+    digit = _thicken(digit)
     height, width = digit.shape
     scale = 20 / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

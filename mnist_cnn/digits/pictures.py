@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mnist_cnn.errors import ConfigError, PictureError
+from mnist_cnn.errors import ConfigError, PictureError, import_problem
 from mnist_cnn.files import local_path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif")
+UNREAD_SUFFIXES = (".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 MAX_PIXELS = 100_000_000  # a small file may claim to be a picture of terabytes
 
 
@@ -40,13 +41,17 @@ def read(path: str | Path) -> Image.Image:
 
 def decode(file: io.BufferedReader | io.BytesIO) -> Image.Image:
     """Decodes the picture in an open file; otherwise like `read`."""
+    formats = [*FORMATS, *_heif(file)]
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            width = image.width
             image.draft("RGB", (640, 640))  # reduces large JPEGs, but not below this: faster
             image.load()
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+            upright.info["scale"] = width / image.width  # pixels of the file for one of these
+            return upright
     except UnidentifiedImageError:
         file.seek(0)
         if not file.read(1):
@@ -58,6 +63,21 @@ def decode(file: io.BufferedReader | io.BytesIO) -> Image.Image:
     except Exception as error:  # decoders raise many kinds on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"damaged: {reason}") from None
+
+
+def _heif(file: io.BufferedReader | io.BytesIO) -> list[str]:
+    """The format of a phone's HEIC file, which an optional package reads; else none."""
+    head = file.read(12)
+    file.seek(0)
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
+        return []
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        remedy = import_problem(error, "pip install 'mnist_cnn[heic]'")
+        raise PictureError(f"a HEIC picture, which {remedy}") from None
+    register_heif_opener()
+    return ["HEIF"]
 
 
 def save(image: UInt8[np.ndarray, "H W *C"], path: str | Path) -> None:

@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 from conftest import ROOT, config_of, imported_by, read_idx, run, start
 from own_images import csv_text
-from pictures import picture
+from pictures import number, picture
 from PIL import Image
 
 import mnist_cnn
-from mnist_cnn.analysis.answers import BATCH_SIZE, answers, list_files
+from mnist_cnn.analysis import scores
+from mnist_cnn.analysis.answers import BATCH_SIZE, SURE, answers, list_files
 from mnist_cnn.analysis.submission import write_submission
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import read
-from mnist_cnn.errors import CheckpointError, DataError
+from mnist_cnn.errors import CheckpointError, ConfigError, DataError
 from mnist_cnn.runner.blocks import blocks
 from mnist_cnn.training.scoring import compute_logits
 
@@ -100,7 +101,13 @@ def test_answers_are_in_the_order_of_the_files(network, files):
     found = [json.loads(answer.as_json()) for answer in answers(network, names)]
     assert [answer["file"] for answer in found] == names
     for answer in found:
-        assert list(answer) == ["file", "digit", "probability", "runner_up", "step"]
+        assert list(answer) == [
+            "file", "digit", "probability", "runner_up", "step", "text", "sure", "probabilities",
+            "digits",
+        ]  # fmt: skip
+        assert answer["text"] == str(answer["digit"])
+        assert answer["probabilities"][answer["digit"]] == answer["probability"]
+        assert answer["sure"] == (answer["probability"] >= SURE)
         assert (
             answer["step"] == 200
             and answer["digit"] != answer["runner_up"]
@@ -135,9 +142,9 @@ def test_each_bad_file_has_its_line_and_the_others_are_answered(trained_base, ba
 
 def test_pictures_that_cannot_be_read_have_a_line_each(network, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("a.heic", "b.HEIF", "c.svg", "notes.txt"):
+    for name in ("a.avif", "b.JXL", "c.svg", "notes.txt"):
         (tmp_path / name).write_text("no picture")
-    expected = [str(tmp_path / name) for name in ("a.heic", "b.HEIF", "c.svg")]
+    expected = [str(tmp_path / name) for name in ("a.avif", "b.JXL", "c.svg")]
     assert list(list_files([str(tmp_path)])) == list(list_files(["~"])) == expected
     (tmp_path / "empty").mkdir()
     bad = [*expected, str(tmp_path / "empty"), "gs://bucket/x.png", "~nobody-has-this-name/x.png"]
@@ -333,3 +340,110 @@ def test_csv_file_of_other_images_is_refused_in_one_line(network, trained_base, 
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err.count("\n")) == (status, "", 1) and reason in err
     assert not (tmp_path / "out.csv").exists()
+
+
+class Certain:
+    """A network that answers 7 with the given probability, and sees no digit in `none` images."""
+
+    step = 5
+
+    def __init__(self, probability, none=()):
+        self.probability, self.none = probability, none
+
+    def probabilities(self, images, batch_size=64):
+        rows = np.full((len(images), 10), (1 - self.probability) / 9)
+        rows[:, 7] = self.probability
+        return rows
+
+    def no_digit(self, images):
+        return np.array([0.9 if index in self.none else 0.1 for index in range(len(images))])
+
+
+@pytest.fixture
+def two_lines(tmp_path):
+    """A picture of 70 above 412, in a file of twice its size, and the digits' boxes."""
+    images, labels = read_idx("t10k-images-idx3-ubyte"), read_idx("t10k-labels-idx1-ubyte")
+    chosen = [images[np.flatnonzero(labels == int(c))[0], ..., 0] for c in "70412"]
+    image, boxes = number(chosen, [2, 3])
+    image.resize((image.width * 2, image.height * 2)).save(tmp_path / "lines.png")
+    return tmp_path / "lines.png", [[2 * side for side in box] for box in boxes]
+
+
+def test_several_digits_are_read_line_by_line_with_their_boxes(trained_base, two_lines):
+    path, boxes = two_lines
+    out, _ = run("mnist_cnn.predict", "--workdir", trained_base, "--json", path)
+    (answer,) = json_of(out)
+    assert answer["text"] == "70412" and "digit" not in answer and "runner_up" not in answer
+    assert "".join(str(one["digit"]) for one in answer["digits"]) == "70412"
+    assert np.abs(np.array([one["box"] for one in answer["digits"]]) - boxes).max() <= 8
+    assert np.shape(answer["probabilities"]) == (5, 10)
+    out, _ = run("mnist_cnn.predict", "--workdir", trained_base, path, "--show", COLUMNS="80")
+    assert f"{path}: 70412  " in out and len(out.splitlines()) == 1 + 3 * 14  # 2 digits a row
+    out, _ = run("mnist_cnn.predict", "--workdir", trained_base, "--json", "--single", path)
+    assert len(json_of(out)[0]["digits"]) == 1 and "digit" in json_of(out)[0]
+
+
+def test_unsure_answer_says_so(files):
+    (answer,) = answers(Certain(0.6), [str(files[0])])
+    assert "  unsure  " in answer.as_text() and json.loads(answer.as_json())["sure"] is False
+    (answer,) = answers(Certain(0.95), [str(files[0])])
+    assert "unsure" not in answer.as_text() and json.loads(answer.as_json())["sure"] is True
+
+
+def test_network_that_sees_no_digit_gives_an_error(files, two_lines):
+    first, second = answers(Certain(0.95, none=[0]), map(str, files[:2]))
+    assert first.error.startswith("no digit found") and second.text == "7"
+    assert list(json.loads(first.as_json())) == ["file", "error"]
+    (answer,) = answers(Certain(0.95, none=[1, 2]), [str(two_lines[0])])
+    assert answer.text == "777" and answer.seen.shape == (28, 3 * 28)  # the others are digits
+
+
+@pytest.fixture
+def labelled(tmp_path, files):
+    """Three pictures in folders of their labels, one of them a wrong one, and a blank page."""
+    for folder, path in (("7", files[0]), ("2", files[1]), ("9", files[2])):
+        (tmp_path / folder).mkdir()
+        shutil.copy(path, tmp_path / folder)
+    (tmp_path / "none").mkdir()
+    Image.new("L", (200, 200), 255).save(tmp_path / "none" / "blank.png")
+    return tmp_path
+
+
+def test_labelled_folder_is_scored_with_the_wrong_answers(trained_base, labelled):
+    page = labelled / "page.html"
+    out, err = run(
+        "mnist_cnn.predict", "--workdir", trained_base, "--labels", labelled, "--page", page
+    )
+    lines = out.splitlines()
+    assert lines[0] == "accuracy 75.00% (3 of 4 pictures)" and err == ""
+    assert [line for line in lines if "expected 9, got 1" in line and labelled.name in line]
+    table = {cells[0]: cells[1:] for cells in map(str.split, lines) if len(cells) == 3}
+    assert table == {"2": ["1", "100.0%"], "7": ["1", "100.0%"], "9": ["1", "0.0%"],
+                     "none": ["1", "100.0%"]}  # fmt: skip
+    html = page.read_text()
+    assert "75.00%" in html and html.count("<figure>") == 1 and html.count("<img") == 2
+
+
+def test_list_of_labels_is_read_and_missing_pictures_are_named(trained_base, labelled):
+    (name,) = (path.name for path in (labelled / "7").iterdir())
+    rows = [f"7/{name}\t7", "none/blank.png\tnone", "gone.png\t3"]
+    (labelled / "list.tsv").write_text("\n".join(rows))
+    (labelled / "list.csv").write_text("file,label\n" + "\n".join(rows).replace("\t", ","))
+    for listed in ("list.tsv", "list.csv"):
+        out, err = run(
+            "mnist_cnn.predict", "--workdir", trained_base, "--labels", labelled / listed, status=1
+        )
+        assert out.startswith("accuracy 100.00% (2 of 2 pictures)")
+        assert err == f"error: {labelled / 'gone.png'}: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "is empty"), ("a.png 3\n", "line 1: got 'a.png 3'"), ("a.png\t3\nb.png\t\n", "line 2")],
+)
+def test_wrong_list_of_labels_is_refused(text, said, tmp_path):
+    (tmp_path / "list.tsv").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        scores.read_labels(tmp_path / "list.tsv")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        scores.read_labels(tmp_path / "nowhere.tsv")

@@ -7,9 +7,11 @@ import zlib
 import numpy as np
 import pytest
 from conftest import read_idx
-from PIL import Image, ImageDraw
+from pictures import number
+from PIL import Image, ImageDraw, ImageFilter
 
 from mnist_cnn.digits import pictures
+from mnist_cnn.digits.lines import find_digits
 from mnist_cnn.digits.mnist_form import mnist_form, stroke_width
 from mnist_cnn.errors import PictureError
 
@@ -167,6 +169,117 @@ def test_hairline_is_thickened_to_the_width_of_mnists_strokes():
     ImageDraw.Draw(image).ellipse((100, 60, 420, 540), outline=0, width=3)
     form = mnist_form(image)
     assert 1.8 < stroke_width(form.astype(np.float32) / 255) < 3.2
+
+
+def in_a_frame(page, ink=0, width=6, gap=0):
+    """The page with a printed line along each side, close to its border."""
+    framed = page.convert("RGB")
+    draw, (right, bottom) = ImageDraw.Draw(framed), (page.width, page.height)
+    for x in (10, right - 14):
+        draw.line((x, 0, x, bottom), fill=(ink,) * 3, width=width)
+    for y in (10, bottom - 14):
+        draw.line((0, y, right, y + 3), fill=(ink,) * 3, width=width)
+        if gap:
+            draw.rectangle((right // 2 - gap, y - 9, right // 2, y + 9), fill=(255,) * 3)
+    return framed
+
+
+def pencil(page):
+    return Image.eval(page, lambda value: 170 + value // 3)
+
+
+@pytest.mark.parametrize("frame", [{}, {"width": 10}, {"width": 3, "ink": 90}, {"gap": 16}])
+@pytest.mark.parametrize("pen", [lambda page: page, pencil])
+def test_frame_is_removed_even_if_it_is_darker_than_the_digit(page, five, frame, pen):
+    assert distance(mnist_form(in_a_frame(pen(page), **frame)), five) < 16
+    assert len(find_digits(in_a_frame(pen(page), **frame))) == 1
+
+
+def test_digit_stays_whole_where_it_crosses_a_line(five):
+    """A 5 whose bar lies close to the top, and which a ruled line crosses."""
+    values = np.full((200, 200), 255, np.uint8)
+    digit = 255 - np.asarray(Image.fromarray(five).resize((168, 168), Image.Resampling.BICUBIC))
+    values[16:184, 16:184] = digit
+    values[170:173] = np.minimum(values[170:173], 60)
+    assert distance(mnist_form(Image.fromarray(values)), five) < 16
+
+
+def test_border_that_is_mostly_line_does_not_hide_the_digit(page, five):
+    draw = ImageDraw.Draw(page := page.copy())
+    draw.line((9, 0, 9, 200), fill=60, width=18)
+    draw.line((0, 191, 300, 191), fill=60, width=18)
+    draw.line((295, 0, 295, 120), fill=60, width=10)
+    assert distance(mnist_form(page), five) < 16
+
+
+def test_faint_stretch_of_a_stroke_is_kept():
+    values = np.full((120, 120), 255, np.uint8)
+    values[20:100, 55:65] = 60
+    values[45:75, 55:65] = 190  # a third of the contrast: under the threshold of what is dark
+    form = mnist_form(Image.fromarray(values))
+    rows = np.flatnonzero(form.any(axis=1))
+    assert np.ptp(rows) + 1 == len(rows) == 20
+
+
+def test_hole_of_a_blurred_digit_is_open():
+    image = Image.new("L", (64, 64), 255)
+    ImageDraw.Draw(image).ellipse((20, 14, 44, 50), outline=0, width=8)
+    form = mnist_form(image.filter(ImageFilter.GaussianBlur(5)))
+    assert form[14, 14] < 0.4 * form.max() < form[14].max()
+
+
+def test_whole_picture_of_a_digit_without_paper_around_it_is_no_frame():
+    ring = Image.new("L", (100, 140), 255)
+    ImageDraw.Draw(ring).ellipse((0, 0, 99, 139), outline=0, width=14)
+    form = mnist_form(ring)
+    assert form.max() == 255 and form[14, 14] == 0 and (form[14] > 200).sum() >= 2
+
+
+@pytest.mark.parametrize("text", ["70412", "11", "1984"])
+@pytest.mark.parametrize("around", ["nothing", "a frame", "a speck"])
+def test_every_digit_of_a_number_is_found(text, around):
+    images, labels = read_idx("t10k-images-idx3-ubyte"), read_idx("t10k-labels-idx1-ubyte")
+    chosen = [images[np.flatnonzero(labels == int(c))[0], ..., 0] for c in text]
+    image, boxes = number(chosen, [len(text)])
+    if around == "a frame":
+        ImageDraw.Draw(image).rectangle((8, 8, image.width - 9, image.height - 9), outline=0)
+    elif around == "a speck":
+        ImageDraw.Draw(image).rectangle((4, 4, 7, 7), fill=0)
+    found = find_digits(image)
+    assert np.abs(np.array([one.box for one in found]) - boxes).max() <= 4
+    for one, digit in zip(found, chosen, strict=True):
+        assert distance(one.form, digit) < 16
+    assert len(find_digits(image, single=True)) == 1
+
+
+def test_box_is_in_pixels_of_the_file_after_its_rotation(page):
+    turned, exif = page.resize((3000, 2000)).rotate(90, expand=True), Image.Exif()
+    exif[0x0112] = 6
+    (found,) = find_digits(saved(turned, "JPEG", exif=exif))
+    (expected,) = find_digits(page)
+    assert np.abs(np.array(found.box) - 10 * np.array(expected.box)).max() <= 40
+
+
+def test_single_digits_are_not_split():
+    images = read_idx("t10k-images-idx3-ubyte")[:300, ..., 0]
+    pages = [Image.fromarray(255 - np.pad(image, 3)).resize((136, 136)) for image in images]
+    assert sum(len(find_digits(page)) > 1 for page in pages) <= 1
+
+
+def test_heic_picture_is_read_or_its_package_named(page, five):
+    head = b"\0\0\0\x1cftypheic" + bytes(16)
+    try:
+        import pillow_heif
+    except ImportError:
+        with pytest.raises(PictureError, match=r"pillow_heif: pip install 'mnist_cnn\[heic\]'"):
+            pictures.decode(io.BytesIO(head))
+        pytest.skip("needs pillow-heif: pip install 'mnist_cnn[heic]'")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(page.convert("RGB")).save(file)
+    file.seek(0)
+    assert distance(mnist_form(pictures.decode(file)), five) < 12
+    with pytest.raises(PictureError, match=r"HEIC|damaged|no picture"):
+        pictures.decode(io.BytesIO(head))
 
 
 def striped():

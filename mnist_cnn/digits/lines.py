@@ -1,0 +1,156 @@
+"""A picture of one or several digits -> the form of each, line by line and from left to right."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from scipy import ndimage
+
+from mnist_cnn.digits import ink, mnist_form
+from mnist_cnn.digits.ink import Box, Page, sides
+from mnist_cnn.errors import PictureError
+
+_MAX_DIGITS = 200  # of a picture; more are its texture
+
+
+class Found(NamedTuple):
+    """A digit of a picture."""
+
+    form: UInt8[np.ndarray, "28 28"]  # like MNIST's images
+    box: tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture's file
+
+
+def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
+    """The digits of a picture, at least one; only the most prominent one if `single`.
+
+    Digits that touch are one.  Raises a `PictureError` if nothing stands out from the paper as a
+    stroke of ink does.
+    """
+    colours = ink.colours(image)
+    own = mnist_form.mnists_own(colours)
+    if own is not None:
+        return [Found(own, _in_file(image, colours, ndimage.find_objects(own > 0, 1)[0]))]
+    page = ink.find_parts(colours)
+    groups = [] if single else _groups(page)
+    if len(groups) > 1:
+        height = float(np.median([sides(box)[0] for box, _ in groups]))
+        if height < 24 and max(colours.shape) < max(image.size):  # look more closely
+            colours = ink.colours(image, min(1280, round(320 * 24 / height)))
+            page = ink.find_parts(colours)
+            groups = _groups(page)
+    masks = [np.isin(page.parts, numbers) for _, numbers in groups]
+    if len(masks) < 2:
+        masks = [ink.figure(page)]
+    found = []
+    for mask in masks:
+        try:
+            form = mnist_form.fit(ink.strokes(page, mask))
+        except PictureError:
+            if len(masks) == 1:
+                raise
+            continue
+        found.append(Found(form, _in_file(image, colours, _box(mask))))
+    return found
+
+
+def _box(mask: Bool[np.ndarray, "H W"]) -> Box:
+    return ndimage.find_objects(mask.view(np.uint8), 1)[0]
+
+
+def _in_file(image: Image.Image, colours: np.ndarray, box: Box) -> tuple[int, int, int, int]:
+    """A box at the working size, in pixels of the file."""
+    factor = math.ceil(image.width / colours.shape[1])
+    scale = image.info.get("scale", 1.0)
+    rows, columns = box
+    left, right = (min(side * factor, image.width) for side in (columns.start, columns.stop))
+    top, bottom = (min(side * factor, image.height) for side in (rows.start, rows.stop))
+    return tuple(round(side * scale) for side in (left, top, right, bottom))
+
+
+def _groups(page: Page) -> list[tuple[Box, list[int]]]:
+    """The box and the parts of each digit, in the order in which they are read.
+
+    Digits are at least half as high as the highest one.
+    """
+    large = page.areas >= 0.02 * page.areas.max()
+    large &= ~page.scraps & ~_frames(page)
+    if (large & ~page.touching).any():
+        large &= ~page.touching  # they are cut off
+    if page.framed:
+        large &= ink.is_inside(page)
+    large[0] = False
+    groups = [(page.boxes[number - 1], [number]) for number in np.flatnonzero(large).tolist()]
+    if not 2 <= len(groups) <= 3 * _MAX_DIGITS:
+        return groups
+    highest = max(sides(box)[0] for box, _ in groups)
+    groups = _joined(groups, highest)
+    highest = max(sides(box)[0] for box, _ in groups)
+    least = 0.08 * max(page.areas[numbers].sum() for _, numbers in groups)
+    groups = [
+        (box, numbers)
+        for box, numbers in groups
+        if sides(box)[0] >= max(8, 0.5 * highest) and page.areas[numbers].sum() >= least
+    ]
+    return _in_order(groups) if len(groups) <= _MAX_DIGITS else []
+
+
+def _frames(page: Page) -> Bool[np.ndarray, "P"]:
+    """The parts around others: a box or a grid that is printed or drawn around digits."""
+    frames = np.zeros(len(page.areas), bool)
+    heights = np.array([0] + [sides(box)[0] for box in page.boxes])
+    centres = np.array(
+        [(-1.0, -1.0)] + [((r.start + r.stop) / 2, (c.start + c.stop) / 2) for r, c in page.boxes]
+    )
+    for number in np.flatnonzero(heights >= 0.25 * heights.max()).tolist():
+        rows, columns = page.boxes[number - 1]
+        height, width = sides((rows, columns))
+        if page.areas[number] > 0.4 * height * width:
+            continue
+        within = (centres[:, 0] > rows.start) & (centres[:, 0] < rows.stop)
+        within &= (centres[:, 1] > columns.start) & (centres[:, 1] < columns.stop)
+        within[number] = False
+        inner = heights[within]
+        frames[number] = (inner > 0.3 * height).any() or (inner > 0.04 * height).sum() >= 4
+    return frames
+
+
+def _joined(groups: list[tuple[Box, list[int]]], highest: int) -> list[tuple[Box, list[int]]]:
+    """Joins the parts of a digit: those above each other, such as the bar of a 5."""
+    groups = sorted(groups, key=lambda group: group[0][1].start)
+    done: list[tuple[Box, list[int]]] = []
+    while groups:
+        box, numbers = groups.pop()
+        for index, (other, others) in enumerate(groups):
+            if _belong_together(box, other, highest):
+                rows, columns = (
+                    slice(min(a.start, b.start), max(a.stop, b.stop))
+                    for a, b in zip(box, other, strict=True)
+                )
+                groups[index] = ((rows, columns), numbers + others)
+                break
+        else:
+            done.append((box, numbers))
+    return done
+
+
+def _belong_together(a: Box, b: Box, highest: int) -> bool:
+    overlap = min(a[1].stop, b[1].stop) - max(a[1].start, b[1].start)
+    above = max(a[0].start, b[0].start) - min(a[0].stop, b[0].stop)
+    narrower, lower = min(sides(a)[1], sides(b)[1]), min(sides(a)[0], sides(b)[0])
+    is_part = lower < 0.6 * highest or above < 0
+    return overlap > 0.3 * narrower and above < 0.25 * highest and is_part
+
+
+def _in_order(groups: list[tuple[Box, list[int]]]) -> list[tuple[Box, list[int]]]:
+    """Line by line: a digit whose middle is beside the first of a line belongs to that line."""
+    lines: list[list[tuple[Box, list[int]]]] = []
+    for group in sorted(groups, key=lambda group: group[0][0].start + group[0][0].stop):
+        rows = group[0][0]
+        middle = (rows.start + rows.stop) / 2
+        if lines and middle <= lines[-1][0][0][0].stop:
+            lines[-1].append(group)
+        else:
+            lines.append([group])
+    return [group for line in lines for group in sorted(line, key=lambda group: group[0][1].start)]
