@@ -99,7 +99,7 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "manual_dir": Field(str, None, optional=True),
     "train_split": Field(str, "train"),
     "validation_split": Field(str, None, optional=True),
-    "model": Field(str, "cnn", choices=("cnn",), or_object=_MODEL),
+    "model": Field(str, "cnn", choices=("cnn", "compact"), or_object=_MODEL),
     "init_from": Field(str, None, optional=True),
     "loss": Field(str, "cross_entropy", choices=("cross_entropy",), or_object=_LOSS),
     "optimizer": Field(str, "adam", choices=("adam",), or_object=_OPTIMIZER),

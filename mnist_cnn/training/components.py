@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from mnist_cnn import config as config_lib
 from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.cnn import CNN
+from mnist_cnn.models.compact import Compact
 from mnist_cnn.training.batches import HostOrDeviceArray
 
 Hyperparameters = dict[str, Float[HostOrDeviceArray, ""]]
@@ -45,7 +46,7 @@ def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
     return optimizer(**{name: hyper[name] for name in names if name in hyper})
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN}  # dtype -> the model
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "compact": Compact}  # dtype -> it
 LOSSES: dict[str, Loss] = {"cross_entropy": optax.softmax_cross_entropy_with_integer_labels}
 OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
