@@ -28,7 +28,7 @@ class Compact(nn.Module):
             return layers.BatchNorm(train, momentum=0.99, epsilon=1e-3)(nn.relu(x))
 
         def dropout(x: Array) -> Array:
-            return nn.Dropout(0.3, deterministic=not train)(x)
+            return nn.Dropout(0.2, deterministic=not train)(x)
 
         x = layers.max_pool(conv(images, 16, 5), (2, 2))
         x = conv(x, 48, 3)
