@@ -37,6 +37,7 @@ NONE = "none"  # the label of a picture without a digit
 SURE = 0.9  # the least probability of a sure answer
 PRINTED = ("sudoku_news", "sudoku_print_loose")  # sources that nobody wrote by hand
 PEOPLE, PHOTOS = "all handwriting", "rendered photos"
+COUNTS = {False: 2_000, True: 10_000}  # photos without and with --all
 
 
 class Picture(NamedTuple):
@@ -68,7 +69,7 @@ def sources(data: pathlib.Path) -> dict[str, list[Picture]]:
         pictures = [Picture(str(path.with_name(row[0])), row[1]) for row in rows]
         found[path.parent.name] = [one for one in pictures if _has_answer(one.label)]
     if not found:
-        raise SystemExit(f"{data}: no folder with labels.tsv; give --data=DIR, see the README there")
+        raise SystemExit(f"{data}: no folder with labels.tsv; give --data=DIR with such folders")
     return found
 
 
@@ -92,7 +93,7 @@ def tally(picture: Picture, answer: Answer) -> Tally:
     text = getattr(answer, "text", None) or str(answer.digit)
     correct = not answered if picture.label == NONE else answered and text == picture.label
     sure = answered and getattr(answer, "sure", answer.probability >= SURE)
-    return Tally(1, answered, correct, sure, sure and not correct)
+    return Tally(1, *map(int, (answered, correct, sure, sure and not correct)))
 
 
 def measure(network: Network, pictures: Iterable[Picture]) -> dict[str, Tally]:
@@ -104,9 +105,11 @@ def measure(network: Network, pictures: Iterable[Picture]) -> dict[str, Tally]:
     return found
 
 
-def measure_all(network: Network, data: pathlib.Path, count: int) -> dict[str, Any]:
+def measure_all(
+    network: Network, of_sources: dict[str, list[Picture]], count: int
+) -> dict[str, Any]:
     """What the record has: the tally of each source, and of the photos by factor."""
-    result = {name: measure(network, pictures)[""] for name, pictures in sources(data).items()}
+    result = {name: measure(network, pictures)[""] for name, pictures in of_sources.items()}
     by_hand = [
         of_source
         for name, of_source in result.items()
@@ -169,7 +172,9 @@ def draw(result: dict[str, Any], before: dict[str, Any] | None, path: pathlib.Pa
             axes.annotate(f"{share:.1f}", (101, place), va="center", fontsize=8,
                           annotation_clip=False)  # fmt: skip
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=9)
-        axes.set(xlabel="correct, %", title=title, ylim=(len(names) - 0.5, -0.5), xlim=(None, 100.5))
+        axes.set(
+            xlabel="correct, %", title=title, ylim=(len(names) - 0.5, -0.5), xlim=(None, 100.5)
+        )
         axes.grid(axis="y", color=LIGHT.line, linewidth=0.5)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.title.set_fontsize(10)
@@ -188,11 +193,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     before = json.loads(arguments.before.read_text()) if arguments.before else None
+    pictures = sources(arguments.data)
     network = mnist_cnn.load(arguments.workdir)
     command = ["python", "-m", "benchmarks.handwriting", *(["--all"] if arguments.all else [])]
     environment = describe_environment(jax.devices(), command)
     trained = {"name": network.config["name"], "step": network.step, "seed": network.seed}
-    found = measure_all(network, arguments.data, 10_000 if arguments.all else 2_000)
+    found = measure_all(network, pictures, COUNTS[arguments.all])
     result = {"environment": environment, "network": trained, **found}
     rich.console.Console(width=110, soft_wrap=True).print(table(result, before))
     draw(result, before, arguments.output / "handwriting.png")

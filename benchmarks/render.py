@@ -133,7 +133,9 @@ def _lines(
 def _texture() -> Float32[np.ndarray, "1024 1024"]:
     """Paper: the sum of fine and coarse noise, of standard deviation 0.02."""
     noise = np.random.default_rng(0).standard_normal((2, 1024, 1024)).astype(np.float32)
-    fine, coarse = (ndimage.gaussian_filter(x, s, mode="wrap") for x, s in zip(noise, (1, 6)))
+    fine, coarse = (
+        ndimage.gaussian_filter(x, s, mode="wrap") for x, s in zip(noise, (1, 6), strict=True)
+    )
     return 0.014 * (fine / fine.std() + coarse / coarse.std())
 
 

@@ -19,7 +19,7 @@ import optax
 import mnist_cnn as m
 from mnist_cnn.training import augment, drawings
 
-EPOCHS = 10
+EPOCHS = 12
 NO_DIGIT = 10
 MADE = {"digits": 10, "letters": 12, "scribbles": 3, "pairs": 6, "scraps": 2, "textures": 3}
 
@@ -47,32 +47,41 @@ def widen(images):
 
 def restyle(key, images):
     """Other pens, papers and cameras: stroke width, faint parts, lines, resolution, contrast."""
-    keys = jax.random.split(key, 9)
+    keys = jax.random.split(key, 10)
 
     def uniform(number, low, high, *shape):
         shape = (len(images), *(shape or (1, 1)), 1)
         return jax.random.uniform(keys[number], shape, minval=low, maxval=high)
 
-    amount = uniform(0, -0.7, 1.6)  # below 0 thinner, above wider
+    amount = uniform(0, -0.7, 1.8)  # below 0 thinner, above wider
     wider, thinner = widen(images), 1 - widen(1 - images)
-    widest = widen(wider)
-    images = (
-        images
-        + jnp.minimum(jnp.abs(amount), 1) * (jnp.where(amount > 0, wider, thinner) - images)
-        + jnp.maximum(amount - 1, 0) * (widest - wider)
-    )
+    x = images + jnp.minimum(jnp.abs(amount), 1) * (jnp.where(amount > 0, wider, thinner) - images)
+    x += jnp.maximum(amount - 1, 0) * (widen(wider) - wider)
     patches = jax.image.resize(uniform(1, 0, 1, 5, 5), images.shape, "linear")
-    images = images * (1 - jnp.maximum(uniform(2, -1, 0.8), 0) * patches)
-    images = jnp.maximum(images, remnants(keys[3], len(images)))
+    x = x * (1 - jnp.maximum(uniform(2, -1, 0.8), 0) * patches)
+    x = jnp.maximum(x, remnants(keys[3], len(images)))
     forms = resampling()
     form = forms[jax.random.randint(keys[4], (len(images),), 0, len(forms))]
-    images = jnp.einsum("bij,bjkc->bikc", form, images)
-    images = jnp.einsum("bij,bkjc->bkic", form, images).clip(0, 1)
-    ink = (images**2).sum((1, 2, 3), keepdims=True) / (images.sum((1, 2, 3), keepdims=True) + 1e-3)
-    images = (images / jnp.maximum(1.1 * ink, 0.1)).clip(0, 1)  # the usual pixel of ink is white
-    images = images ** uniform(5, 0.6, 1.6)
-    hard = ((images - 0.5) * uniform(6, 1, 4) + 0.5).clip(0, 1)
-    return jnp.where(uniform(7, 0, 1) < 0.5, hard, images)
+    soft = jnp.einsum("bij,bjkc->bikc", form, x)
+    soft = jnp.einsum("bij,bkjc->bkic", form, soft).clip(0, 1)
+    x = soft * jnp.where(uniform(5, 0, 1) < 0.3, box_of(x), 1)  # cut out: with flat ends
+    ink = (x**2).sum((1, 2, 3), keepdims=True) / (x.sum((1, 2, 3), keepdims=True) + 1e-3)
+    x = (x / jnp.maximum(1.1 * ink, 0.1)).clip(0, 1)  # the usual pixel of ink is white
+    x = x ** uniform(6, 0.6, 1.6)
+    hard = ((x - 0.5) * uniform(7, 1, 4) + 0.5).clip(0, 1)
+    x = jnp.where(uniform(8, 0, 1) < 0.5, hard, x)
+    return jnp.where(uniform(9, 0, 1) < 0.2, images, x)
+
+
+def box_of(images):
+    """1 within the smallest box around the ink of each image, 0 outside."""
+
+    def between(ink, axis):
+        inside = [jax.lax.cummax(ink, axis, reverse=reverse) for reverse in (False, True)]
+        return jnp.minimum(*inside)
+
+    ink = (images > 0.3 * images.max((1, 2, 3), keepdims=True)).astype(jnp.float32)
+    return between(ink.max(2, keepdims=True), 1) * between(ink.max(1, keepdims=True), 2)
 
 
 def remnants(key, count):
@@ -112,10 +121,14 @@ def scraps(key, images):
 def textures(key, count):
     """Smooth noise at random scales, as what remains of photos."""
     keys = jax.random.split(key, 3)
-    noise = jnp.stack([
-        jax.image.resize(jax.random.normal(keys[0], (count, size, size, 1)), (count, 28, 28, 1), "cubic")
-        for size in (4, 7, 14)
-    ])
+    noise = jnp.stack(
+        [
+            jax.image.resize(
+                jax.random.normal(keys[0], (count, size, size, 1)), (count, 28, 28, 1), "cubic"
+            )
+            for size in (4, 7, 14)
+        ]
+    )
     share = jax.random.uniform(keys[1], (3, count, 1, 1, 1)) ** 2
     gain = jax.random.uniform(keys[2], (count, 1, 1, 1), minval=0.5, maxval=4)
     return boxed(((share * noise).sum(0) * gain + 0.4).clip(0, 1))

@@ -1,7 +1,7 @@
 """Random drawings of digits, letters and scribbles in the form of MNIST's images, on the device.
 
-A glyph is a text of strokes. Each stroke is a list of control points, two digits x and y from 0 to 8
-to the right and down, of a quadratic B-spline; a repeated point makes a corner.
+A glyph is a text of strokes. Each stroke is a list of control points of a quadratic B-spline, each
+two digits from 0 to 8: x to the right and y down; a repeated point makes a corner.
 """
 
 from typing import NamedTuple
@@ -13,16 +13,34 @@ from jaxtyping import Array, Float, Int, Key
 
 DIGITS = {  # printed forms and European ones, each as often as the others
     0: ("40 80 88 08 00 40", "30 00 08 88 80 30 20"),
-    1: ("12 40 40 48", "03 50 50 48", "05 50 50 48", "21 40 40 48", "12 40 40 48, 18 78"),
+    1: (
+        "12 40 40 48",
+        "03 50 50 48",
+        "05 50 50 48",
+        "21 40 40 48",
+        "12 40 40 48, 18 78",
+        "05 50 50 48, 18 78",
+    ),
     2: ("02 00 80 84 08 08 88", "01 00 80 83 34 08 08 88", "02 00 80 85 08 06 37 88"),
     3: ("01 00 80 84 34, 34 84 88 08 07", "00 80 80 33 33 83 88 08 07"),
     4: ("68 60 60 06 06 86", "20 05 05 85, 64 58", "10 04 14 84, 80 78", "50 05 05 75, 53 48"),
     5: ("70 10 10 04 04 43 83 88 08 07", "10 04 43 83 88 08 07, 10 80", "80 00 04 53 84 88 08 06"),
-    6: ("70 00 08 88 83 04 06", "60 20 08 88 84 14 07", "82 80 00 04 08 88 83 03 05"),
-    7: ("00 80 80 38", "00 80 80 38, 24 74", "02 00 00 80 80 38", "02 10 21 80 48, 15 85"),
+    6: ("70 00 08 88 83 04 06", "60 20 08 88 84 14 07", "81 60 00 04 08 88 84 04 05"),
+    7: (
+        "00 80 80 38",
+        "00 80 80 38, 24 74",
+        "02 00 00 80 80 38",
+        "02 10 21 80 48, 15 85",
+        "02 10 21 80 48, 24 84, 28 68",
+    ),
     8: ("40 70 74 14 10 40, 44 84 88 08 04 44", "71 20 03 84 88 08 05 83 80 71"),
-    9: ("18 88 80 00 04 84 82", "06 08 88 84 80 00 05 85 83", "70 00 04 84 80 68 28",
-        "80 10 04 74 80 80 78"),
+    9: (
+        "18 88 80 00 04 84 82",
+        "07 28 88 84 80 00 04 84 83",
+        "70 00 04 84 80 68 28",
+        "80 10 04 74 80 80 78",
+        "03 25 64 71 40 11 24 64 86 78 08",
+    ),
 }
 OTHERS = (  # without those that many people write as they write a digit: B, D, I, O, S, Z, g, l, q
     "08 40 40 88, 15 75", "80 00 08 88", "72 60 00 08 68 76, 70 73", "80 00 00 08 08 88, 04 64",

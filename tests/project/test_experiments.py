@@ -105,7 +105,7 @@ def test_what_digits_adds_to_a_batch_is_labelled(digits, hundred_images):
     assert labels.shape == (len(made),)
     assert (labels < 10).sum() == digits.MADE["digits"]
     assert set(np.asarray(labels[digits.MADE["digits"] :]).tolist()) == {digits.NO_DIGIT}
-    assert 0 <= made.min() and made.max() <= 1 and (made.max((1, 2, 3)) > 0.2).all()
+    assert made.min() >= 0 and made.max() <= 1 and (made.max((1, 2, 3)) > 0.2).all()
     few, _ = make(jax.random.key(0), images[:3])  # a batch that devices share
     assert few.shape == made.shape
 
@@ -114,9 +114,11 @@ def test_the_restyling_of_digits_keeps_digits_legible(digits, hundred_images):
     images = hundred_images.images / 255.0
     changed = jax.jit(digits.restyle)(jax.random.key(0), images)
     assert changed.shape == images.shape and changed.dtype == images.dtype
-    assert 0 <= changed.min() and changed.max() <= 1
+    assert changed.min() >= 0 and changed.max() <= 1
     flat, before = changed.reshape(100, -1), images.reshape(100, -1)
-    cosine = (flat * before).sum(1) / jnp.linalg.norm(flat, axis=1) / jnp.linalg.norm(before, axis=1)
+    cosine = (
+        (flat * before).sum(1) / jnp.linalg.norm(flat, axis=1) / jnp.linalg.norm(before, axis=1)
+    )
     assert cosine.min() > 0.5 and 0.7 < cosine.mean() < 0.99
     ink = flat.sum(1) / before.sum(1)
     assert ink.min() < 0.8 and ink.max() > 1.3  # thinner and wider strokes
