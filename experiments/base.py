@@ -27,7 +27,7 @@ def get_config():
         validation_split=None,  # another part, to validate on: "train[55000:]"
         #
         # Network, loss and optimizer: a name, or in an experiment file your own object
-        model="cnn",  # or a linen module or an nnx class: images [B, 28, 28, 1] -> logits [B, 10]
+        model="cnn",  # or compact, or a linen module or nnx class: [B, 28, 28, 1] -> logits [B, 10]
         init_from=None,  # initial weights: a .safetensors, .keras or .weights.h5 (Keras) file
         loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
         optimizer="adam",  # or a function (learning_rate[, total_steps]) -> optax transformation

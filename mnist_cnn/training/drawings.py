@@ -66,32 +66,32 @@ class _Table(NamedTuple):
     jitter: np.ndarray  # float32 [glyphs]: standard deviation of each control point
 
 
-def _spline(count: int) -> np.ndarray:
-    """A polyline's weights [T, count] of a B-spline's control points; it begins and ends on one."""
-    points = np.eye(count)
-    middles = [points[0], *(points[1:-2] + points[2:-1]) / 2, points[-1]]
-    rows = [points[0]]
-    if count == 2:
-        return points
-    for start, control, end in zip(middles, points[1:-1], middles[1:], strict=False):
-        for t in (1 / 3, 2 / 3, 1):
-            rows.append((1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end)
-    return np.array(rows)
+def _spline(points: np.ndarray) -> np.ndarray:
+    """A polyline along the quadratic B-spline from the first control point to the last."""
+    line = [points[0]]
+    start = points[0]
+    for index, control in enumerate(points[1:-1], start=2):
+        end = points[-1] if index == len(points) - 1 else (control + points[index]) / 2
+        line += [
+            (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end for t in (1 / 3, 2 / 3, 1)
+        ]
+        start = end
+    return np.array(line if len(points) > 2 else points)
+
+
+def _parse(glyph: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A glyph's points, weights and pen, as in the table."""
+    strokes = [stroke.split() for stroke in glyph.split(",")]
+    different = list(dict.fromkeys(point for stroke in strokes for point in stroke))
+    of_stroke = {point: row for point, row in zip(different, np.eye(len(different)), strict=True)}
+    lines = [_spline(np.array([of_stroke[point] for point in stroke])) for stroke in strokes]
+    pen = np.concatenate([np.arange(len(line)) < len(line) - 1 for line in lines])
+    return np.array([[*map(int, point)] for point in different]), np.concatenate(lines), pen[:-1]
 
 
 def _table() -> _Table:
-    names = [glyph for forms in DIGITS.values() for glyph in forms]
-    parsed = []
-    for name in (*names, *OTHERS, *SCRIBBLES):
-        strokes = [stroke.split() for stroke in name.split(",")]
-        different = list(dict.fromkeys(point for stroke in strokes for point in stroke))
-        weights, pen = [], []
-        for stroke in strokes:
-            chosen = np.eye(len(different))[[different.index(point) for point in stroke]]
-            weights.append(_spline(len(stroke)) @ chosen)
-            pen += [True] * (len(weights[-1]) - 1) + [False]
-        points = np.array([[int(x) for x in point] for point in different], np.float32)
-        parsed.append((points, np.concatenate(weights), pen[:-1]))
+    digits = [glyph for forms in DIGITS.values() for glyph in forms]
+    parsed = [_parse(glyph) for glyph in (*digits, *OTHERS, *SCRIBBLES)]
     count, length = (max(len(glyph[i]) for glyph in parsed) for i in (0, 1))
     table = _Table(
         np.zeros((len(parsed), count, 2), np.float32),
@@ -101,7 +101,7 @@ def _table() -> _Table:
     )
     for glyph, (points, weights, pen) in enumerate(parsed):
         table.points[glyph, : len(points)] = points
-        table.weights[glyph, :, : len(points)] = weights[-1]
+        table.weights[glyph, :, : len(points)] = weights[-1]  # the rest stays at the last point
         table.weights[glyph, : len(weights), : len(points)] = weights
         table.pen[glyph, : len(pen)] = pen
     table.jitter[-len(SCRIBBLES) :] = 2.5
