@@ -29,7 +29,8 @@ def get_config():
         # Network, loss and optimizer: a name, or in an experiment file your own object
         model="cnn",  # or compact, or a linen module or nnx class: [B, 28, 28, 1] -> logits [B, 10]
         init_from=None,  # initial weights: a .safetensors, .keras or .weights.h5 (Keras) file
-        loss="cross_entropy",  # or a function (logits [B, 10], labels [B]) -> losses [B]
+        loss="cross_entropy",  # or cross_entropy_or_none, with a class "none" whose logit is 0,
+        # or a function (logits [B, 10], labels [B]) -> losses [B]
         optimizer="adam",  # or a function (learning_rate[, total_steps]) -> optax transformation
         compute_dtype="float32",  # or bfloat16, for the network's products; params stay float32
         learning_rate=1e-3,  # above 0; Keras' default for Adam

@@ -8,13 +8,12 @@ Cost:
 Strokes get wider, thinner, softer and coarser at random, as in photos and scans of other people's
 digits. To each batch of MNIST's images come as many as a quarter of it that are made: digits drawn
 in printed and European forms; and letters, scribbles, several digits, parts of digits and
-textures, which are no digits. "No digit" is an eleventh class whose logit is always 0: the
-probabilities are softmax([logits, 0]), the accuracy over ten classes is what it always is.
+textures, which are no digits. "No digit" is an eleventh class whose logit is always 0, so the
+probabilities are softmax([logits, 0]), and the accuracy is over ten classes as always.
 """
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import mnist_cnn as m
 from mnist_cnn.training import augment, drawings
@@ -107,8 +106,7 @@ def train_step(state, batch, data_axis=None):
 
     def losses(params):
         logits, batch_stats = m.training_forward(state, params, images, data_axis)
-        eleven = jnp.pad(logits, ((0, 0), (0, 1)))
-        each = optax.softmax_cross_entropy_with_integer_labels(eleven, labels)
+        each = m.training_loss(state, logits, labels)
         count = len(batch.labels)
         each = each[:count] + each[count:].sum() / count
         return each, logits[:count], batch_stats
@@ -120,6 +118,7 @@ def get_config():
     return m.experiment(
         name="digits",
         model="compact",
+        loss="cross_entropy_or_none",
         train_step=train_step,
         augment=restyle,
         learning_rate=2e-3,

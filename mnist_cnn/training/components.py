@@ -47,7 +47,20 @@ def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "compact": Compact}  # dtype -> it
-LOSSES: dict[str, Loss] = {"cross_entropy": optax.softmax_cross_entropy_with_integer_labels}
+_cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+
+
+def cross_entropy_or_none(
+    logits: Float[Array, "B 10"], labels: Int[Array, "B"]
+) -> Float[Array, "B"]:
+    """The cross-entropy with one more class, "none of them", last: its logit is always 0."""
+    return _cross_entropy(jnp.pad(logits, ((0, 0), (0, 1))), labels)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": _cross_entropy,
+    "cross_entropy_or_none": cross_entropy_or_none,
+}
 OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
 

@@ -9,7 +9,7 @@ change = jax.jit(restyle.restyle)
 
 
 def test_strokes_get_thinner_and_wider_and_digits_stay_legible(hundred_images):
-    images = hundred_images.images / 255.0
+    images = hundred_images.images.astype(jnp.float32) / 255
     changed = change(jax.random.key(0), images)
     assert changed.shape == images.shape and changed.dtype == images.dtype
     assert changed.min() >= 0 and changed.max() <= 1
@@ -23,7 +23,7 @@ def test_strokes_get_thinner_and_wider_and_digits_stay_legible(hundred_images):
 
 
 def test_the_changes_are_a_function_of_the_key(hundred_images):
-    images = hundred_images.images / 255.0
+    images = hundred_images.images.astype(jnp.float32) / 255
     one, again, other = (change(jax.random.key(key), images) for key in (1, 1, 2))
     assert jnp.array_equal(one, again)
     assert (one != other).any((1, 2, 3)).mean() > 0.9
