@@ -32,9 +32,10 @@ def get_config():
         #
         # Network, loss and optimizer: a name, or in an experiment file your own object
         # (--config.model.FIELD=VALUE sets a field of your own module)
-        model="cnn",  # or a linen module or an nnx class: images [B, H, W, C] -> logits [B, K]
+        model="cnn",  # or compact, or a linen module or nnx class: [B, H, W, C] -> logits [B, K]
         init_from=None,  # initial weights: a .safetensors, .keras or .weights.h5 (Keras) file
-        loss="cross_entropy",  # or a function (logits [B, K], labels [B]) -> losses [B]
+        loss="cross_entropy",  # or cross_entropy_or_none, with a class "none" whose logit is 0,
+        # or a function (logits [B, K], labels [B]) -> losses [B]
         optimizer="adam",  # or a function (learning_rate[, total_steps]) -> optax transformation
         compute_dtype="float32",  # or bfloat16, for the network's products; params stay float32
         learning_rate=1e-3,  # above 0; Keras' default for Adam

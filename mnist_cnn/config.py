@@ -106,9 +106,11 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "validation_split": Field(str, None, optional=True, shared=True),
     "labels_per_class": Field(int, None, min=1, max=_MAX_INT, optional=True),
     "fold": Field(str, None, pattern="[1-9][0-9]*/[1-9][0-9]*", optional=True, shared=True),
-    "model": Field(str, "cnn", choices=("cnn",), or_object=_MODEL),
+    "model": Field(str, "cnn", choices=("cnn", "compact"), or_object=_MODEL),
     "init_from": Field(str, None, optional=True),
-    "loss": Field(str, "cross_entropy", choices=("cross_entropy",), or_object=_LOSS),
+    "loss": Field(
+        str, "cross_entropy", choices=("cross_entropy", "cross_entropy_or_none"), or_object=_LOSS
+    ),
     "optimizer": Field(str, "adam", choices=("adam",), or_object=_OPTIMIZER),
     "compute_dtype": Field(str, "float32", choices=("float32", "bfloat16"), used_by="model"),
     "learning_rate": Field(float, 1e-3, exclusive_min=0, sweepable=True),

@@ -192,9 +192,7 @@ def _digits(network: "Network", found: Sequence[Found]) -> list[Digit | None]:
     images = np.array([one.form for one in found], np.uint8)
     images = images.reshape(-1, *network.spec.image_shape)
     rows = network.probabilities(images, BATCH_SIZE)
-    none = np.zeros(len(images))
-    if hasattr(network, "no_digit"):  # [N], the probability that an image shows no digit
-        none = network.no_digit(images)
+    none = 1 - rows.sum(axis=-1)  # the probability that an image shows none of the classes
     return [
         None if no_digit > 0.5 else Digit(one.box, row)
         for one, row, no_digit in zip(found, rows, none, strict=True)

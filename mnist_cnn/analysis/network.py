@@ -65,14 +65,23 @@ class Network:
     def probabilities(
         self, images: UInt8[np.ndarray, "N H W C"], batch_size: int = 64
     ) -> Float64[np.ndarray, "N K"]:
-        """The softmax of the logits; one compiled program serves any number of images."""
-        logits = np.zeros((len(images), self.spec.num_classes))
+        """The softmax of the logits; one compiled program serves any number of images.
+
+        A network trained with the loss "cross_entropy_or_none" may find that an image shows none of
+        its classes. The rest of its probabilities, whose sum is below 1 then, is that of "none".
+        """
+        none, count = self.config["loss"] == "cross_entropy_or_none", self.spec.num_classes
+        logits = np.zeros((len(images), count + none))  # the logit of "none" is 0
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             padding = ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0))
-            logits[start : start + batch_size] = self(np.pad(batch, padding))[: len(batch)]
+            logits[start : start + batch_size, :count] = self(np.pad(batch, padding))[: len(batch)]
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return exponentials / exponentials.sum(axis=-1, keepdims=True)
+        return exponentials[:, :count] / exponentials.sum(axis=-1, keepdims=True)
+
+    def no_digit(self, images: UInt8[np.ndarray, "N H W C"]) -> Float64[np.ndarray, "N"]:
+        """The probability that an image shows none of the classes; 0 if the network cannot tell."""
+        return (1 - self.probabilities(images).sum(axis=-1)).clip(0)
 
 
 def _pieces(count: int, batch_size: int) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.data.spec import MNIST, NETWORK_FIELDS, DataSpec
 from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.cnn import CNN
+from mnist_cnn.models.compact import Compact
 from mnist_cnn.training.batches import HostOrDeviceArray
 
 Hyperparameters = dict[str, Float[HostOrDeviceArray, ""]]
@@ -47,8 +48,22 @@ def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
     return optimizer(**{name: hyper[name] for name in names if name in hyper})
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN}  # num_classes, dtype -> the model
-LOSSES: dict[str, Loss] = {"cross_entropy": optax.softmax_cross_entropy_with_integer_labels}
+# num_classes, dtype -> the model
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "compact": Compact}
+_cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+
+
+def cross_entropy_or_none(
+    logits: Float[Array, "B K"], labels: Int[Array, "B"]
+) -> Float[Array, "B"]:
+    """The cross-entropy with one more class, "none of them", last: its logit is always 0."""
+    return _cross_entropy(jnp.pad(logits, ((0, 0), (0, 1))), labels)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": _cross_entropy,
+    "cross_entropy_or_none": cross_entropy_or_none,
+}
 OPTIMIZERS: dict[str, Optimizer] = {"adam": adam}
 
 

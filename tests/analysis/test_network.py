@@ -17,6 +17,7 @@ from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.models import layers
+from mnist_cnn.training.components import LOSSES
 from mnist_cnn.training.scoring import compute_logits
 from mnist_cnn.training.state import create_state
 
@@ -64,6 +65,22 @@ def test_each_number_of_images_is_not_compiled_again():
     with compilations() as compiled:
         network(images)
     assert compiled == []
+
+
+def test_a_network_that_knows_none_answers_with_its_probability():
+    images = read_idx("t10k-images-idx3-ubyte")[:70]
+    network = network_of(model=Linear(), loss="cross_entropy_or_none")
+    found, none = network.probabilities(images), network.no_digit(images)
+    powers = np.exp(network(images).astype(float))
+    whole = 1 + powers.sum(1, keepdims=True)  # the logit of "none" is 0
+    np.testing.assert_allclose(found, powers / whole, rtol=1e-5)
+    np.testing.assert_allclose(none, 1 / whole[:, 0], rtol=1e-5)
+    logits = jax.numpy.asarray(network(images))
+    loss = LOSSES["cross_entropy_or_none"](logits, jax.numpy.full(70, 10))
+    np.testing.assert_allclose(loss, -np.log(none), rtol=1e-4)
+    other = network_of(model=Linear())
+    np.testing.assert_allclose(other.probabilities(images).sum(1), 1)
+    np.testing.assert_allclose(other.no_digit(images), 0, atol=1e-12)
 
 
 @pytest.mark.slow

@@ -49,7 +49,10 @@ def test_base_py_lists_every_field_with_its_default():
         ("--config.learning_rate=nan", "expected a number above 0"),
         ("--config.learning_rate=0", "expected a number above 0"),
         ("--config.dataset=mnits", "expected mnist, fashion_mnist or kmnist"),
-        ("--config.model=resnet", "expected cnn, or in an experiment file a flax.linen module"),
+        (
+            "--config.model=resnet",
+            "expected cnn or compact, or in an experiment file a flax.linen module",
+        ),
         ("--config.num_steps=0", "expected an integer from 1 to 2,147,483,647, or None"),
         ("--config.keep=1", "expected an integer from 2 to"),
         ("--config.report=maybe", "got 'maybe', expected True or False"),

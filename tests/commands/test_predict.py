@@ -23,6 +23,7 @@ import mnist_cnn
 from mnist_cnn.analysis import scores
 from mnist_cnn.analysis.answers import BATCH_SIZE, SURE, answers, list_files
 from mnist_cnn.analysis.submission import write_submission
+from mnist_cnn.data.spec import MNIST
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import read
 from mnist_cnn.errors import CheckpointError, ConfigError, DataError
@@ -345,7 +346,7 @@ def test_csv_file_of_other_images_is_refused_in_one_line(network, trained_base, 
 class Certain:
     """A network that answers 7 with the given probability, and sees no digit in `none` images."""
 
-    step = 5
+    step, spec = 5, MNIST
 
     def __init__(self, probability, none=()):
         self.probability, self.none = probability, none
@@ -353,10 +354,8 @@ class Certain:
     def probabilities(self, images, batch_size=64):
         rows = np.full((len(images), 10), (1 - self.probability) / 9)
         rows[:, 7] = self.probability
+        rows[list(self.none)] *= 0.1
         return rows
-
-    def no_digit(self, images):
-        return np.array([0.9 if index in self.none else 0.1 for index in range(len(images))])
 
 
 @pytest.fixture

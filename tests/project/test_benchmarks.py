@@ -1,13 +1,14 @@
 """The benchmarks compare, count and draw; no test depends on how fast anything is."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import accelerator, machine, plot, scaling, training
+from benchmarks import accelerator, handwriting, machine, plot, render, scaling, training
 from benchmarks.peer import PEERS, Peer, PeerProcess
 
 SMALL = {16: 3}  # batch size -> steps
@@ -88,3 +89,82 @@ def test_a_peer_that_does_not_learn_is_named():
 def test_a_peer_that_does_not_start_says_why():
     with pytest.raises(RuntimeError, match=r"nobody ended unexpectedly: .*No module named"):
         PeerProcess(Peer("nobody", ("nobody",)))
+
+
+def test_a_rendered_photo_is_a_function_of_the_digit_and_the_seed(hundred_images):
+    digit = np.asarray(hundred_images.images[0, ..., 0])
+    photos = [render.photo(digit, np.random.default_rng([0, seed])) for seed in range(40)]
+    again = render.photo(digit, np.random.default_rng([0, 3]))
+    assert np.array_equal(np.asarray(photos[3].image), np.asarray(again.image))
+    assert again.factors == photos[3].factors
+    assert {photo.image.size for photo in photos} == {(render.SIDE, render.SIDE)}
+    assert len({photo.image.tobytes() for photo in photos}) == 40
+    choices = (render.FACTORS, render.LINES, render.PENS, render.INKS)
+    assert set.union(*(set(photo.factors) for photo in photos)) == {
+        name for names in choices for name in names
+    }
+    for photo in photos:
+        assert [len(photo.factors & set(names)) for names in choices[1:]] == [1, 1, 1]
+        assert np.asarray(photo.image.convert("L")).std() > 3
+
+
+class Guess:
+    """A network that answers 7 to everything, surely."""
+
+    step, seed, config = 1, 2, {"name": "guess"}
+
+    def probabilities(self, images, batch_size):
+        rows = np.full((len(images), 10), 0.01)
+        rows[:, 7] = 0.91
+        return rows
+
+
+def test_the_pictures_of_others_are_counted_by_source(
+    tmp_path, monkeypatch, capsys, hundred_images
+):
+    data = tmp_path / "data"
+    for source, labels in {"nondigits": ("none", "none"), "pen": ("7", "8", "81 digits")}.items():
+        (data / source).mkdir(parents=True)
+        rows = [f"{index}.png\t{label}" for index, label in enumerate(labels)]
+        (data / source / "labels.tsv").write_text("\n".join(rows) + "\n")
+        for index in range(len(labels)):
+            digit = np.asarray(hundred_images.images[index, ..., 0])
+            Image.fromarray(digit).resize((84, 84)).save(data / source / f"{index}.png")
+    Image.new("L", (84, 84), 255).save(data / "nondigits" / "1.png")  # blank
+    monkeypatch.setattr("mnist_cnn.load", lambda workdir: Guess())
+    monkeypatch.setattr(handwriting, "COUNTS", {False: 6, True: 8})
+    command = ["handwriting", f"--data={data}", f"--output={tmp_path}"]
+    monkeypatch.setattr("sys.argv", command)
+    handwriting.main()
+    record = json.loads((tmp_path / "handwriting.json").read_text())
+    assert record["network"] == {"name": "guess", "step": 1, "seed": 2}
+    assert record["sources"]["nondigits"] == {
+        "pictures": 2, "answered": 1, "correct": 1, "sure": 1, "sure_but_wrong": 1,
+    }  # fmt: skip
+    pen = {"pictures": 2, "answered": 2, "correct": 1, "sure": 2, "sure_but_wrong": 1}
+    assert record["sources"]["pen"] == record["sources"][handwriting.PEOPLE] == pen
+    assert record["sources"][handwriting.PHOTOS]["pictures"] == 6
+    assert record["factors"]["pencil"]["pictures"] < 6
+    before = tmp_path / "before.json"
+    (tmp_path / "handwriting.json").rename(before)
+    monkeypatch.setattr("sys.argv", [*command, f"--before={before}", "--all"])
+    handwriting.main()
+    record = json.loads((tmp_path / "handwriting.json").read_text())
+    assert record["sources"][handwriting.PHOTOS]["pictures"] == 8
+    out = capsys.readouterr().out
+    assert "correct before" in out and "50.0 %" in out
+    with Image.open(tmp_path / "handwriting.png") as drawn:
+        assert np.asarray(drawn.convert("L")).std() > 10
+
+
+def test_a_folder_without_labels_is_an_error_of_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("mnist_cnn.load", lambda workdir: Guess())
+    monkeypatch.setattr("sys.argv", ["handwriting", f"--data={tmp_path}", f"--output={tmp_path}"])
+    with pytest.raises(SystemExit, match=r"no folder with labels.tsv; give --data=DIR"):
+        handwriting.main()
+
+
+def test_the_pictures_in_the_repository_have_labels():
+    found = handwriting.sources(handwriting.PICTURES)
+    assert sum(map(len, found.values())) > 400
+    assert all(Path(picture.file).is_file() for part in found.values() for picture in part)

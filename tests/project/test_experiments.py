@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from mnist_cnn.models import summary
 from mnist_cnn.training import batches
+from mnist_cnn.training.components import build_model
 from mnist_cnn.training.state import create_state
 from mnist_cnn.training.step import train_step
 
@@ -83,3 +84,50 @@ def test_the_first_layer_of_the_speedrun_is_gabor_filters_and_is_not_trained(hun
         layer: dict.fromkeys(("bias", "kernel"), layer != "conv1")
         for layer in ("conv1", "conv2", "dense1", "dense2")
     }
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return module_of("digits")
+
+
+def test_the_network_of_digits_fits_into_a_megabyte(digits):
+    layers = summary.summarize(build_model(digits.get_config()))
+    assert sum(layer.parameters for layer in layers) * 4 < 0.75e6
+
+
+@pytest.mark.slow
+def test_what_digits_adds_to_a_batch_is_labelled(digits, hundred_images):
+    images = hundred_images.images / 255.0
+    make = jax.jit(digits.make)
+    made, labels = make(jax.random.key(0), images)
+    assert made.shape == (sum(digits.MADE.values()), 28, 28, 1) and made.dtype == jnp.float32
+    assert labels.shape == (len(made),)
+    assert (labels < 10).sum() == digits.MADE["digits"]
+    assert set(np.asarray(labels[digits.MADE["digits"] :]).tolist()) == {digits.NO_DIGIT}
+    assert made.min() >= 0 and made.max() <= 1 and (made.max((1, 2, 3)) > 0.2).all()
+    few, _ = make(jax.random.key(0), images[:3])  # a batch that devices share
+    assert few.shape == made.shape
+
+
+@pytest.mark.slow
+def test_a_step_of_digits_teaches_no_digit_and_counts_mnists_images_alone(digits, hundred_images):
+    config = digits.get_config()
+    config.update(learning_rate=0.01, schedule="constant", warmup_steps=0)
+    state = create_state(config)
+    batch = batches.take(hundred_images, jnp.arange(20))
+    step = jax.jit(digits.train_step)
+    first, metrics = step(state, batch)
+    again, _ = step(state, batch)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, first.params, again.params))
+    assert metrics.examples == 20
+    for _ in range(15):
+        state, last = step(state, batch)
+    assert last.loss < metrics.loss / 1.5
+    made, labels = jax.jit(digits.make)(jax.random.key(5), hundred_images.images / 255.0)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits, _ = state.model.apply(
+        variables, made, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
+    )
+    none = logits.max(-1) < 0  # below the logit of "no digit"
+    assert none[labels == digits.NO_DIGIT].mean() > 0.4 > none[labels < 10].mean()

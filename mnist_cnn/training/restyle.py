@@ -1,0 +1,81 @@
+"""Random changes of style: images as if other pens, papers and cameras had made them."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+Images = Float[Array, "B 28 28 1"]  # 0..1
+
+
+def _resampling() -> Float[Array, "forms 28 28"]:
+    """The soft and coarse forms of 28 pixels as matrices [forms, 28, 28], the first unchanged."""
+    pixels = jnp.arange(28.0)
+    forms = [jnp.eye(28)] * 4
+    for sigma in (0.6, 0.9, 1.3):
+        blur = jnp.exp(-((pixels[:, None] - pixels) ** 2) / (2 * sigma**2))
+        forms.append(blur / blur.sum(1, keepdims=True))
+    for size in (10, 11, 12, 14, 18, 22):  # a digit of 7 to 16 pixels
+        small = jax.image.resize(jnp.eye(28), (size, 28), "linear")
+        forms.append(jax.image.resize(small, (28, 28), "cubic"))
+    return jnp.stack(forms)
+
+
+def _widen(images: Images) -> Images:
+    """The largest value among each pixel and its four neighbours."""
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = jnp.maximum(padded[:, 2:, 1:-1], padded[:, :-2, 1:-1])
+    columns = jnp.maximum(padded[:, 1:-1, 2:], padded[:, 1:-1, :-2])
+    return jnp.maximum(images, jnp.maximum(rows, columns))
+
+
+def restyle(key: Key[Array, ""], images: Images) -> Images:
+    """Other pens, papers and cameras: stroke width, faint parts, lines, resolution, contrast."""
+    keys = jax.random.split(key, 10)
+
+    def uniform(number: int, low: float, high: float, *shape: int) -> Array:
+        size = (len(images), *(shape or (1, 1)), 1)
+        return jax.random.uniform(keys[number], size, minval=low, maxval=high)
+
+    amount = uniform(0, -0.7, 1.8)  # below 0 thinner, above wider
+    wider, thinner = _widen(images), 1 - _widen(1 - images)
+    x = images + jnp.minimum(jnp.abs(amount), 1) * (jnp.where(amount > 0, wider, thinner) - images)
+    x += jnp.maximum(amount - 1, 0) * (_widen(wider) - wider)
+    patches = jax.image.resize(uniform(1, 0, 1, 5, 5), images.shape, "linear")
+    x = x * (1 - jnp.maximum(uniform(2, -1, 0.8), 0) * patches)
+    x = jnp.maximum(x, _remnants(keys[3], len(images)))
+    forms = _resampling()
+    form = forms[jax.random.randint(keys[4], (len(images),), 0, len(forms))]
+    soft = jnp.einsum("bij,bjkc->bikc", form, x)
+    soft = jnp.einsum("bij,bkjc->bkic", form, soft).clip(0, 1)
+    x = soft * jnp.where(uniform(5, 0, 1) < 0.3, _box(x), 1)  # cut out: with flat ends
+    ink = (x**2).sum((1, 2, 3), keepdims=True) / (x.sum((1, 2, 3), keepdims=True) + 1e-3)
+    x = (x / jnp.maximum(1.1 * ink, 0.1)).clip(0, 1)  # the usual pixel of ink is white
+    x = x ** uniform(6, 0.6, 1.6)
+    hard = ((x - 0.5) * uniform(7, 1, 4) + 0.5).clip(0, 1)
+    x = jnp.where(uniform(8, 0, 1) < 0.5, hard, x)
+    return jnp.where(uniform(9, 0, 1) < 0.2, images, x)
+
+
+def _box(images: Images) -> Images:
+    """1 within the smallest box around the ink of each image, 0 outside."""
+
+    def between(ink: Array, axis: int) -> Array:
+        inside = [jax.lax.cummax(ink, axis, reverse=reverse) for reverse in (False, True)]
+        return jnp.minimum(*inside)
+
+    ink = (images > 0.3 * images.max((1, 2, 3), keepdims=True)).astype(jnp.float32)
+    return between(ink.max(2, keepdims=True), 1) * between(ink.max(1, keepdims=True), 2)
+
+
+def _remnants(key: Key[Array, ""], count: int) -> Images:
+    """On 6 % of the images a piece of a printed line, near the border."""
+    keys = jax.random.split(key, 5)
+    place = jax.random.uniform(keys[0], (count, 1, 1), minval=9.0, maxval=13.0)
+    place = 13.5 + place * jnp.where(jax.random.bernoulli(keys[1], 0.5, place.shape), 1, -1)
+    start, stop = jnp.split(jax.random.uniform(keys[2], (count, 2, 1), minval=2, maxval=26), 2, 1)
+    pixels = jnp.arange(28.0)
+    across = (1.3 - jnp.abs(pixels[:, None] - place)).clip(0, 1)  # [N, 28, 1]
+    along = (pixels >= jnp.minimum(start, stop)) & (pixels <= jnp.maximum(start, stop))
+    line = across * along
+    line = jnp.where(jax.random.bernoulli(keys[3], 0.5, place.shape), line, line.swapaxes(1, 2))
+    return (line * jax.random.bernoulli(keys[4], 0.06, place.shape))[..., None]
