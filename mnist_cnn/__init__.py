@@ -99,14 +99,16 @@ def load(
 ) -> Network:
     """The trained network of a run directory, a callable on uint8 images [N, H, W, C].
 
+    `workdir` may also be a file of `export --format safetensors`, or "digits", the network that
+    comes with the package.
     `config` is needed only if the experiment brings its own model; `seed` chooses among the
     networks of a run that trained several, by default the first. `step` is that of a checkpoint;
     by default the network is the one that was tested.
     """
     with _quiet_libraries():
-        from mnist_cnn.analysis import network
+        from mnist_cnn.analysis import loading
 
-        return network.load(workdir, config, seed, step)
+        return loading.load(workdir, config, seed, step)
 
 
 @contextlib.contextmanager

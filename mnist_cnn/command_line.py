@@ -81,9 +81,10 @@ def define_config(text: str) -> None:
     config_flags.DEFINE_config_file("config", None, text, sys_argv=[])
 
 
-def define_network_flags() -> None:
+def define_network_flags(default: str | None = None) -> None:
     """Defines --workdir, --seed and --config, for the commands that read a trained network."""
-    define_path("workdir", "The run directory of a trained network.")
+    text = "The run directory, or the .safetensors file, of a trained network"
+    define_path("workdir", text + f"; by default {default}." if default else text + ".")
     flags.DEFINE_integer("seed", None, "The seed of the network to use; by default the first.")
     define_config("The experiment file, if it has its own model.")
 

@@ -1,6 +1,6 @@
 """Serves a page that shows the network's probabilities for what you draw, or for a picture.
 
-    python -m mnist_cnn.demo --workdir DIR [--seed SEED] [--port PORT] [--config EXPERIMENT]
+    python -m mnist_cnn.demo [--workdir DIR] [--seed SEED] [--port PORT] [--config EXPERIMENT]
 
 For images like MNIST's the page has a canvas, for others it takes a picture.
 In a notebook: `demo.launch(mnist_cnn.load(DIR))`. Page and drawing stay on this machine: there
@@ -23,6 +23,7 @@ from PIL import Image
 import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.analysis.answers import answer_to, look
+from mnist_cnn.analysis.packaged import PACKAGED
 from mnist_cnn.digits.pictures import decode
 from mnist_cnn.errors import ConfigError, PictureError, UserError, import_problem
 
@@ -146,10 +147,10 @@ def _without_socks_proxy() -> Iterator[None]:
 
 def main(arguments: list[str]) -> int:
     args = flags.FLAGS
-    if args.workdir is None or len(arguments) > 1:
-        raise ConfigError("expected --workdir DIR and flags only; see --helpshort")
+    if len(arguments) > 1:
+        raise ConfigError("expected flags only, such as --workdir DIR; see --helpshort")
     command_line.silence_libraries()
-    network = mnist_cnn.load(args.workdir, args.config, args.seed)
+    network = mnist_cnn.load(args.workdir or PACKAGED, args.config, args.seed)
     try:
         _, address, _ = launch(
             network, server_name="127.0.0.1", server_port=args.port, prevent_thread_lock=True
@@ -163,7 +164,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":  # an import defines no flags
-    command_line.define_network_flags()
+    command_line.define_network_flags(PACKAGED)
     flags.DEFINE_integer(
         "port", None, "The page's port; by default the first free one from 7860.", 1, 65535
     )

@@ -1,8 +1,10 @@
 """Recognizes what pictures show: digits, or the classes of the run's own data.
 
-    python -m mnist_cnn.predict --workdir DIR [--json] [--save_inputs DIR] IMAGE ...
-    python -m mnist_cnn.predict --workdir DIR --labels FILE|FOLDER [--page FILE.html]
-    python -m mnist_cnn.predict --workdir DIR [--json] [--output FILE] test.csv
+    python -m mnist_cnn.predict [--workdir DIR] [--json] [--save_inputs DIR] IMAGE ...
+    python -m mnist_cnn.predict [--workdir DIR] --labels FILE|FOLDER [--page FILE.html]
+    python -m mnist_cnn.predict [--workdir DIR] [--json] [--output FILE] test.csv
+
+Without --workdir it is the network that comes with the package.
 
 An IMAGE is a file, a folder (its pictures, sorted by name), or `-` for names on standard input,
 one a line. Several digits of a picture are read line by line, unless `--single` is given.
@@ -29,6 +31,7 @@ import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.analysis import scores, submission
 from mnist_cnn.analysis.answers import answers, list_files
+from mnist_cnn.analysis.packaged import PACKAGED
 from mnist_cnn.digits.pictures import save
 from mnist_cnn.errors import ConfigError, printable
 from mnist_cnn.files import local_path
@@ -40,8 +43,6 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     args = flags.FLAGS
-    if args.workdir is None:
-        raise ConfigError("--workdir is missing; give the directory that a run printed at its end")
     if args.page is not None:
         command_line.check_output(pathlib.Path(args.page), "--page")
     labels = None if args.labels is None else scores.read_labels(args.labels)
@@ -68,7 +69,7 @@ def main(arguments: list[str]) -> int:
         pathlib.Path(args.save_inputs).mkdir(parents=True, exist_ok=True)
     is_terminal = sys.stdout.isatty() and "utf" in (sys.stdout.encoding or "").lower()
     show = is_terminal if args.show is None else args.show
-    network = mnist_cnn.load(args.workdir, args.config, args.seed)
+    network = mnist_cnn.load(args.workdir or PACKAGED, args.config, args.seed)
     if labels is not None:
         return _score(network, labels)
     failed = False
@@ -104,7 +105,7 @@ def _submit(arguments: list[str]) -> int:
     output = pathlib.Path(args.output or "submission.csv")
     command_line.check_output(output)
     command_line.silence_libraries()
-    network = mnist_cnn.load(args.workdir, args.config, args.seed)
+    network = mnist_cnn.load(args.workdir or PACKAGED, args.config, args.seed)
     count = submission.write_submission(network, path, output)
     if args.json:
         print(json.dumps({"file": arguments[0], "images": count, "output": str(output)}))
@@ -130,7 +131,7 @@ def _score(network: "Network", labels: dict[str, str]) -> int:
 
 if __name__ == "__main__":  # an import defines no flags
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow the pictures
-    command_line.define_network_flags()
+    command_line.define_network_flags(PACKAGED)
     flags.DEFINE_boolean("json", False, "Print one JSON object a line.")
     flags.DEFINE_boolean("single", False, "Read one digit of each picture, the most prominent one.")
     flags.DEFINE_boolean("show", None, "Show the network's input; by default on a terminal only.")

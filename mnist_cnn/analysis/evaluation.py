@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from mnist_cnn import config as config_lib, statistics
-from mnist_cnn.analysis import network
+from mnist_cnn.analysis.loading import load
+from mnist_cnn.analysis.packaged import PACKAGED
 from mnist_cnn.data import dataset as data, folds
 from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import DataError
@@ -32,16 +33,17 @@ def evaluate(
     `split` is in the notation of tfds: "test", "train[55000:]"; None: what the run tested, its
     held-out fold or "test", which other data has no fold for. `dataset` is the name of one and
     `manual_dir` a folder of images; both None: the run's data, a DataError if they have changed.
-    The others are those of `network.load`. Returns the metrics of `metrics.summarize` and
+    The others are those of `loading.load`. Returns the metrics of `metrics.summarize` and
     `statistics.classification_metrics` with the names of the classes, and the origin of network and
     data. The loss is None if it is the experiment's own and `config` is not given.
     """
-    trained = network.load(workdir, config, seed)
+    trained = load(workdir, config, seed)
     own_data = dataset is None and manual_dir is None
     folder = trained.config["manual_dir"] if own_data else manual_dir
     source = data.open_dataset(dataset or trained.config["dataset"], folder)
-    environment = RunDirectory(workdir).chosen().read("environment.json") or {}
-    before = environment.get("data")
+    is_run = os.path.isdir(workdir) and workdir != PACKAGED
+    environment = RunDirectory(workdir).chosen().read("environment.json") if is_run else None
+    before = (environment or {}).get("data")
     same_data = data.is_same_data(before, source.describe()) if before else own_data
     if own_data and not same_data:
         raise DataError(

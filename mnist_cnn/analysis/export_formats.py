@@ -5,6 +5,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mnist_cnn.errors import UserError
+from mnist_cnn.runner import recorded_config
+from mnist_cnn.runner.checkpoint import sha256
+from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
@@ -35,7 +38,7 @@ def stablehlo(network: "Network") -> bytes:
 def safetensors(network: "Network") -> bytes:
     """Parameters and batch statistics by name: "conv1.kernel", "norm1.mean".
 
-    The metadata has the form of the images, and the names of the classes.
+    The metadata has what `mnist_cnn.load` needs to make the network of it again.
     """
     from safetensors.numpy import save
 
@@ -106,10 +109,16 @@ def onnx(network: "Network") -> bytes:
 
 
 def _metadata(network: "Network") -> dict[str, str]:
-    """What a file says of images and classes, as JSON."""
-    spec = network.spec
-    shape, names = list(spec.image_shape), list(spec.class_names)
-    return {"image_shape": json.dumps(shape), "class_names": json.dumps(names)}
+    """What a file says of its network: lists and objects as JSON."""
+    return {
+        "mnist_cnn": __version__,
+        "image_shape": json.dumps(network.spec.image_shape),
+        "class_names": json.dumps(network.spec.class_names),
+        "config": json.dumps(recorded_config.as_dict(network.config)),
+        "seed": str(network.seed),
+        "step": str(network.step),
+        "params_sha256": sha256(network.variables),
+    }
 
 
 FORMATS: dict[str, Callable[["Network"], bytes]] = {
