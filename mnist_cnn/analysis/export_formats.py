@@ -47,7 +47,12 @@ def safetensors(network: "Network") -> bytes:
     tensors: dict[str, Any] = {}
     for collection in network.variables.values():
         tensors |= weights.flat(collection)
-    return save(tensors, {"format": "flax", **_metadata(network)})
+    content = save(tensors, {"format": "flax", **_metadata(network)})
+    # The library writes the metadata in another order in each process.
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[size:]
 
 
 def onnx(network: "Network") -> bytes:
