@@ -149,15 +149,15 @@ def prepare(
         )
 
     with logger.clock("data"):
-        images, labels = _read_training(config, dataset, devices)
+        images, labels = _read_training(config, dataset)
     num_examples = batches.num_examples(config, labels)
     total = batches.total_steps(config, num_examples)
     console.data(dataset, config, images, labels, num_examples)
 
     check_memory(config, mesh, batches.Split(images, labels), spec)
     # A checkpoint to resume from makes them irrelevant.
-    resumes = has_checkpoint(directory.checkpoints)
-    init_variables = None if resumes else _init_variables(config, spec)
+    begins = config["init_from"] and not has_checkpoint(directory.checkpoints)
+    init_variables = _init_variables(config, spec) if begins else None
     if processes.is_primary():
         directory.lock()
     with logger.clock("compile"), compile_cache():
@@ -239,7 +239,7 @@ def check(config: Mapping[str, Any], devices: Sequence[Any], config_file: str | 
     checks.check_augmentation(config, dataset.spec)
     component_checks.check_components(config, config_file, dataset.spec)
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
-    images, labels = _read_training(config, dataset, devices)
+    images, labels = _read_training(config, dataset)
     check_memory(config, mesh, batches.Split(images, labels), dataset.spec)
     _init_variables(config, dataset.spec)
     return batches.total_steps(config, batches.num_examples(config, labels))
@@ -248,7 +248,9 @@ def check(config: Mapping[str, Any], devices: Sequence[Any], config_file: str | 
 def _read_training(config: Mapping[str, Any], dataset: Dataset, devices: Sequence[Any]) -> Examples:
     """The images that are trained on, after the checks that need none of them."""
     checks.check_splits(dataset, config)
-    check_data(dataset.size(config["train_split"]), dataset.spec.image_shape, devices[0])
+    check_data(
+        dataset.size(config["train_split"]), dataset.spec.image_shape, jax.local_devices()[0]
+    )
     images, labels = folds.read_training(dataset, config)
     checks.check_labels(labels, config)
     return images, labels

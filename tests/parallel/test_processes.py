@@ -46,7 +46,8 @@ def test_two_processes_share_each_batch_and_train_what_one_does(
     undisturbed, tiny_experiment, tmp_path
 ):
     two = job(tiny_experiment, tmp_path, device_count=1, batch_size=30)
-    assert [status for *_, status in ends(two)] == [0, 0]
+    ended = ends(two)
+    assert [status for *_, status in ended] == [0, 0], ended
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["mesh"] == {"replica": 1, "data": 2} and environment["processes"] == 2
     for ours, theirs in zip(metrics_of(tmp_path), metrics_of(undisturbed[0]), strict=True):

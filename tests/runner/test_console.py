@@ -12,7 +12,7 @@ from mnist_cnn.data import dataset as data
 from mnist_cnn.runner.blocks import ASCII_SHADES, blocks
 from mnist_cnn.runner.console import Console
 
-CONFIG = {"train_split": "train", "validation_split": None}
+CONFIG = {"train_split": "train", "validation_split": None, "fold": None, "labels_per_class": None}
 
 
 def printed(folder, name="mnist", encoding="utf-8"):
@@ -21,7 +21,8 @@ def printed(folder, name="mnist", encoding="utf-8"):
     out = io.TextIOWrapper(io.BytesIO(), encoding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out)
-        Console().data(dataset, CONFIG, *dataset.read("train"))
+        images, labels = dataset.read("train")
+        Console().data(dataset, CONFIG, images, labels, len(labels))
         out.flush()
     return out.buffer.getvalue().decode(encoding).splitlines()
 

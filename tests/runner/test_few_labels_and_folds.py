@@ -48,9 +48,9 @@ def third_fold(tiny_experiment, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         read = tfds_builder.read
 
-        def read_training_only(directory, split, metadata):
+        def read_training_only(directory, split, *others):
             assert split == "train", "the run reads the test images"
-            return read(directory, split, metadata)
+            return read(directory, split, *others)
 
         patch.setattr(tfds_builder, "read", read_training_only)
         return workdir, train(tiny_experiment, workdir, fold="3/10", num_seeds=2, seed=1336)
