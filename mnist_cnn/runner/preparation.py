@@ -245,7 +245,7 @@ def check(config: Mapping[str, Any], devices: Sequence[Any], config_file: str | 
     return batches.total_steps(config, batches.num_examples(config, labels))
 
 
-def _read_training(config: Mapping[str, Any], dataset: Dataset, devices: Sequence[Any]) -> Examples:
+def _read_training(config: Mapping[str, Any], dataset: Dataset) -> Examples:
     """The images that are trained on, after the checks that need none of them."""
     checks.check_splits(dataset, config)
     check_data(
