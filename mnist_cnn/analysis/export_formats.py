@@ -1,9 +1,12 @@
 """A trained network as the content of a file for other programs."""
 
+import functools
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.errors import UserError
+from mnist_cnn.data.spec import MNIST
+from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
@@ -43,48 +46,59 @@ def safetensors(network: "Network") -> bytes:
 
 
 def onnx(network: "Network") -> bytes:
-    """`images` uint8 [N, 28, 28, 1] -> `logits` float32 [N, 10]; UserError for another model."""
-    import numpy as np
+    """`images` uint8 [N, 28, 28, 1] -> `logits` float32 [N, 10], with the facts of `_metadata`.
+
+    Raises UserError if an operation of the network is not translated.
+    """
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    from mnist_cnn.models import weights
-    from mnist_cnn.models.cnn import CNN
+    from mnist_cnn.analysis import onnx_converter, onnx_graph
+    from mnist_cnn.models.apply import forward
+    from mnist_cnn.parallel.devices import own_settings
 
-    if not isinstance(network.model, CNN):
-        raise UserError(
-            f"--format onnx: got a network of {type(network.model).__name__}, expected the "
-            "tutorial's (model='cnn'); use stablehlo or safetensors"
+    spec = getattr(network, "spec", MNIST)
+    with own_settings():
+        graph = onnx_converter.convert(
+            functools.partial(forward, network.model), network.variables, spec.image_shape
         )
-    tensors: dict[str, Any] = weights.flat(network.params)
-    for name in ("conv1.kernel", "conv2.kernel"):  # ONNX: [out, in, height, width]
-        tensors[name] = np.ascontiguousarray(tensors[name].transpose(3, 2, 0, 1))
-    tensors |= {"scale": np.float32(255), "rows": np.array([0, 7 * 7 * 64], np.int64)}
-    nodes: list[Any] = []
-
-    def node(kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        output = output or f"{kind.lower()}{len(nodes)}"
-        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    x = node("Div", node("Cast", "images", to=TensorProto.FLOAT), "scale")
-    x = node("Transpose", x, perm=[0, 3, 1, 2])
-    for layer in ("conv1", "conv2"):
-        x = node("Conv", x, f"{layer}.kernel", f"{layer}.bias", pads=[2, 2, 2, 2])
-        x = node("MaxPool", node("Relu", x), kernel_shape=[2, 2], strides=[2, 2])
-    x = node("Reshape", node("Transpose", x, perm=[0, 2, 3, 1]), "rows")
-    x = node("Relu", node("Gemm", x, "dense1.kernel", "dense1.bias"))
-    node("Gemm", x, "dense2.kernel", "dense2.bias", output="logits")
-    graph = helper.make_graph(
-        nodes,
+    content = helper.make_graph(
+        [helper.make_node(n.kind, n.inputs, [n.output], **n.attributes) for n in graph.nodes],
         "mnist_cnn",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 28, 28, 1])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", *spec.image_shape])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", spec.num_classes])],
+        [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
     )
-    # Runtimes of 2022 and later read opset 17 and IR version 8.
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    checker.check_model(model)
+    model = helper.make_model(
+        content,
+        producer_name="mnist_cnn",
+        producer_version=__version__,
+        opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)],
+        ir_version=onnx_graph.IR_VERSION,
+    )
+    helper.set_model_props(model, _metadata(network))
+    checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def _metadata(network: "Network") -> dict[str, str]:
+    """What the file says about the network; the values are JSON."""
+    from mnist_cnn.runner.checkpoint import sha256
+
+    spec = getattr(network, "spec", MNIST)
+    height, width, channels = spec.image_shape
+    facts = {
+        "classes": spec.class_names,
+        "input": {
+            "dtype": "uint8", "height": height, "width": width, "channels": channels,
+            "background": 0, "ink": 255,
+        },
+        "run": {
+            "experiment": network.config["name"], "seed": network.seed, "step": network.step,
+        },
+        "params_sha256": sha256(network.variables),  # as in result.json
+        "mnist_cnn": __version__,
+    }  # fmt: skip
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
 
 
 FORMATS: dict[str, Callable[["Network"], bytes]] = {
