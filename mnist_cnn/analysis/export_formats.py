@@ -50,34 +50,15 @@ def onnx(network: "Network") -> bytes:
 
     Raises UserError if an operation of the network is not translated.
     """
-    from onnx import TensorProto, checker, helper, numpy_helper
-
-    from mnist_cnn.analysis import onnx_converter, onnx_graph
+    from mnist_cnn.analysis import onnx_converter
     from mnist_cnn.models.apply import forward
     from mnist_cnn.parallel.devices import own_settings
 
     spec = getattr(network, "spec", MNIST)
+    logits = functools.partial(forward, network.model)
     with own_settings():
-        graph = onnx_converter.convert(
-            functools.partial(forward, network.model), network.variables, spec.image_shape
-        )
-    content = helper.make_graph(
-        [helper.make_node(n.kind, n.inputs, [n.output], **n.attributes) for n in graph.nodes],
-        "mnist_cnn",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", *spec.image_shape])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", spec.num_classes])],
-        [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
-    )
-    model = helper.make_model(
-        content,
-        producer_name="mnist_cnn",
-        producer_version=__version__,
-        opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)],
-        ir_version=onnx_graph.IR_VERSION,
-    )
-    helper.set_model_props(model, _metadata(network))
-    checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+        graph = onnx_converter.convert(logits, network.variables, spec.image_shape)
+    return graph.serialize(spec.image_shape, spec.num_classes, _metadata(network))
 
 
 def _metadata(network: "Network") -> dict[str, str]:

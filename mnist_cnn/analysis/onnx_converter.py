@@ -128,7 +128,10 @@ def _convert_equation(graph: Graph, equations: Any, operands: list[Value]) -> Se
         return []
     if name not in _OPERATORS:
         raise _refusal(f"the operation {name}")
-    return [_OPERATORS[name](_Operation(graph, equations, operands))]
+    return [
+        _OPERATORS[name](_Operation(graph, equations, operands, output))
+        for output in range(len(equations[0].outvars))
+    ]
 
 
 def _program(params: Any) -> core.ClosedJaxpr:
@@ -141,16 +144,19 @@ def _compute(equations: Any, operands: list[Constant]) -> list[Value]:
     """The results of an operation on constants."""
 
     def results(equation: Any, trace: int) -> list[Any]:
-        bound = equation.primitive.get_bind_params(equation.params)
-        functions, options = bound if isinstance(bound, tuple) else ((), bound)
-        values = [operand.values[trace] for operand in operands]
-        found = equation.primitive.bind(*functions, *values, **options)
-        return found if equation.primitive.multiple_results else [found]
+        return _bind(equation, [operand.values[trace] for operand in operands], equation.params)
 
     keeps_label = equations[0].primitive.name in _KEEP_LABEL
     label = operands[0].label if keeps_label else ""
     pairs = zip(*(results(equation, i) for i, equation in enumerate(equations)), strict=True)
     return [Constant(pair, label) for pair in pairs]
+
+
+def _bind(equation: Any, operands: list[Any], params: Any) -> list[Any]:
+    bound = equation.primitive.get_bind_params(params)
+    functions, options = bound if isinstance(bound, tuple) else ((), bound)
+    results = equation.primitive.bind(*functions, *operands, **options)
+    return results if equation.primitive.multiple_results else [results]
 
 
 def _unroll(graph: Graph, params: Any, operands: list[Value]) -> list[Value]:
@@ -265,11 +271,12 @@ def _shape(graph: Graph, sizes: Sequence[Size]) -> str:
 
 @dataclasses.dataclass
 class _Operation:
-    """One operation, of which at least one operand depends on the images."""
+    """One result of an operation, of which at least one operand depends on the images."""
 
     graph: Graph
     equations: Any  # in both traces
     operands: list[Value]
+    output: int  # which of the results
 
     @property
     def params(self) -> Any:
@@ -283,7 +290,7 @@ class _Operation:
     @functools.cached_property
     def sizes(self) -> Sizes:
         """The sizes of the result."""
-        shapes = [equation.outvars[0].aval.shape for equation in self.equations]
+        shapes = [equation.outvars[self.output].aval.shape for equation in self.equations]
         return tuple(zip(*shapes, strict=True))
 
     def stored(self, index: int, axes: Sequence[int] | None = None) -> str:
@@ -411,6 +418,16 @@ def _power(op: _Operation) -> Tensor:
 def _is_finite(op: _Operation) -> Tensor:
     infinity = op.graph.constant(np.float32(np.inf))
     return _apply(op, lambda name: op.graph.node("Less", op.graph.node("Abs", name), infinity))
+
+
+def _complement(op: _Operation) -> Tensor:
+    """1 - erf(x)."""
+
+    def nodes(name: str) -> str:
+        negative = op.graph.node("Neg", op.graph.node("Erf", name))
+        return op.graph.node("Add", negative, op.graph.constant(np.float32(1)))
+
+    return _apply(op, nodes)
 
 
 def _round(op: _Operation) -> Tensor:
@@ -608,6 +625,15 @@ def _concatenate(op: _Operation) -> Tensor:
     return op.result(op.graph.node("Concat", *names, axis=axes.index(op.params["dimension"])), axes)
 
 
+def _stack(op: _Operation) -> Tensor:
+    axis = op.params["axis"]
+    names = [
+        op.graph.node("Unsqueeze", op.stored(index), op.graph.integers([axis]))
+        for index in range(len(op.operands))
+    ]
+    return op.result(op.graph.node("Concat", *names, axis=axis))
+
+
 def _pad(op: _Operation) -> Tensor:
     config, other = (equation.params["padding_config"] for equation in op.equations)
     if config != other or any(interior for _, _, interior in config):
@@ -659,7 +685,8 @@ def _take(op: _Operation) -> Tensor:
     found = []
     for trace, equation in enumerate(op.equations):
         shape = [sizes[axis][trace] for axis in axes]
-        places = np.moveaxis(np.arange(math.prod(shape), dtype=np.int32).reshape(shape), 0, batch)
+        numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+        numbers = np.moveaxis(numbers, 0, batch)
         others = [
             operand.values[trace] for operand in op.operands[1:] if isinstance(operand, Constant)
         ]
@@ -668,7 +695,7 @@ def _take(op: _Operation) -> Tensor:
         params = dict(equation.params)
         if "fill_value" in params:
             params["fill_value"] = -1  # outside of the array
-        result = equation.primitive.bind(jnp.asarray(places), *others, **params)
+        result = _bind(equation, [jnp.asarray(numbers), *others], params)[op.output]
         result = np.moveaxis(np.asarray(result), batch_result, 0)
         if result.min(initial=0) < 0:
             raise op.refused("outside of the array")
@@ -679,8 +706,9 @@ def _take(op: _Operation) -> Tensor:
         raise op.refused("among the images")
     flat = op.graph.node("Reshape", op.stored(0, axes), op.graph.integers([-1, rest]))
     name = op.graph.node("Gather", flat, op.graph.constant(places[0].astype(np.int64)), axis=1)
-    others = (axis for axis in range(len(op.sizes)) if axis != batch_result)
-    return op.result(name, (batch_result, *others))
+    return op.result(
+        name, (batch_result, *(axis for axis in range(len(op.sizes)) if axis != batch_result))
+    )
 
 
 def _look_up(op: _Operation) -> Tensor:
@@ -709,7 +737,7 @@ _OPERATORS: dict[str, Callable[[_Operation], Tensor]] = {
     "gt": _elementwise("Greater"), "ge": _elementwise("GreaterOrEqual"),
     "rem": _elementwise("Mod", fmod=1), "logistic": _elementwise("Sigmoid"),
     "rsqrt": _chained("Sqrt", "Reciprocal"),
-    "expm1": _shifted("Exp", 0, -1), "log1p": _shifted("Log", 1, 0),
+    "erfc": _complement, "expm1": _shifted("Exp", 0, -1), "log1p": _shifted("Log", 1, 0),
     "integer_pow": _power, "square": _power, "is_finite": _is_finite, "round": _round,
     "clamp": _clamp, "select_n": _select, "convert_element_type": _cast,
     "reduce_sum": _reduce("ReduceSum"), "reduce_max": _reduce("ReduceMax"),
@@ -718,5 +746,6 @@ _OPERATORS: dict[str, Callable[[_Operation], Tensor]] = {
     "reduce_window_max": _pool("MaxPool"), "reduce_window_sum": _pool("AveragePool"),
     "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze,
     "transpose": _transpose, "concatenate": _concatenate, "pad": _pad, "slice": _slice,
-    "gather": _take, "rev": _take, "dynamic_slice": _take,
+    "stack": _stack,
+    **{name: _take for name in ("gather", "rev", "dynamic_slice", "tile", "split", "unstack")},
 }  # fmt: skip

@@ -71,6 +71,27 @@ class Graph:
             node.output = names[node.output]
         self.constants = {names[known]: value for known, value in self.constants.items()}
 
+    def serialize(
+        self, image_shape: Sequence[int], num_classes: int, metadata: dict[str, str]
+    ) -> bytes:
+        """The content of a file: `images` uint8 [N, *image_shape] -> `logits` [N, num_classes]."""
+        from onnx import TensorProto, checker, helper, numpy_helper
+
+        graph = helper.make_graph(
+            [helper.make_node(n.kind, n.inputs, [n.output], **n.attributes) for n in self.nodes],
+            "mnist_cnn",
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", *image_shape])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", num_classes])],
+            [numpy_helper.from_array(array, name) for name, array in self.constants.items()],
+        )
+        opset = helper.make_opsetid("", OPSET)
+        model = helper.make_model(
+            graph, producer_name="mnist_cnn", opset_imports=[opset], ir_version=IR_VERSION
+        )
+        helper.set_model_props(model, metadata)
+        checker.check_model(model, full_check=True)
+        return model.SerializeToString()
+
     def _simplify(self, output: str) -> None:
         while True:
             used, kept = {output}, []
