@@ -599,7 +599,7 @@ def _reshape(op: _Operation) -> Tensor:
         shape = op.graph.integers([-1 if size in varying else size[0] for size in op.sizes])
     else:
         shape = _shape(op.graph, op.sizes)
-    return op.result(op.graph.node("Reshape", op.stored(0), shape))
+    return op.result(op.graph.node("Reshape", op.stored(0, op.params["dimensions"]), shape))
 
 
 def _squeeze(op: _Operation) -> Tensor:
