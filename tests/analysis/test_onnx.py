@@ -157,15 +157,17 @@ def apply(model):
 
 
 def assert_same(content, images, expected, tolerance=1e-5):
-    """Asserts that ONNX Runtime finds these logits, together, and for 1 and 7 images."""
+    """Asserts that ONNX Runtime finds these logits, of batches and of 1 and 7 images."""
     session = onnxruntime.InferenceSession(content)
-    for count in (len(images), 1, 7):
-        (found,) = session.run(["logits"], {"images": images[:count]})
-        np.testing.assert_allclose(found, expected[:count], rtol=0, atol=tolerance)
+
+    def logits(images):
+        return session.run(["logits"], {"images": images})[0]
+
+    assert_same_logits(logits, images, expected, tolerance)
 
 
 def assert_same_in_opencv(content, images, expected):
-    """As `assert_same`, in OpenCV's module dnn, which reads uint8 images in this order of axes."""
+    """As `assert_same`, in OpenCV's module dnn, which takes uint8 images in this order of axes."""
     try:
         import cv2
     except ImportError:
@@ -174,9 +176,22 @@ def assert_same_in_opencv(content, images, expected):
             pytest.fail(reason)
         pytest.skip(reason)
     program = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
-    for count in (len(images), 1, 7):
-        program.setInput(images[:count], "images")
-        np.testing.assert_allclose(program.forward("logits"), expected[:count], rtol=0, atol=1e-5)
+
+    def logits(images):
+        program.setInput(images, "images")
+        return program.forward("logits").copy()
+
+    assert_same_logits(logits, images, expected, 1e-5)
+
+
+def assert_same_logits(logits, images, expected, tolerance):
+    batches = [logits(images[start : start + 250]) for start in range(0, len(images), 250)]
+    difference = np.abs(np.concatenate(batches) - expected).max()
+    print(f"largest difference {difference:.1e}, of logits up to {np.abs(expected).max():.3g}")
+    assert difference <= tolerance
+    for count in (1, 7):
+        found = logits(images[:count])
+        np.testing.assert_allclose(found, expected[:count], rtol=0, atol=tolerance)
 
 
 def random_images(shape=SHAPE):
@@ -306,9 +321,7 @@ def test_views_of_the_image_are_gathers_of_constant_places(hundred_images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["base", "mlp", "speedrun", "accuracy", "ensemble", "tutorial", "seeds"]
-)
+@pytest.mark.parametrize("name", ["base", "mlp", "speedrun", "accuracy", "ensemble"])
 def test_a_trained_network_has_the_same_logits_on_the_whole_test_set(name, tmp_path):
     steps = 30 if name in ("accuracy", "ensemble") else 300
     config = config_of(
