@@ -2,8 +2,8 @@
 
     python -m mnist_cnn.export --workdir DIR --format FORMAT --output FILE [--seed SEED]
 
-FORMAT is `stablehlo` (runs on CPU, GPU and TPU; needs JAX only), `onnx` (the tutorial's network
-only) or `safetensors` (the parameters by name). Exit status: 0 done; 1 an error; 2 bad usage.
+FORMAT is `stablehlo` (runs on CPU, GPU and TPU; needs JAX only), `onnx` (for ONNX runtimes) or
+`safetensors` (the parameters by name). Exit status: 0 done; 1 an error; 2 bad usage.
 """
 
 import pathlib
