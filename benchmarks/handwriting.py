@@ -90,9 +90,11 @@ def photos(folder: str, split: str, count: int) -> Iterator[Picture]:
 def tally(picture: Picture, answer: Answer) -> Tally:
     """Whether a picture was answered, correctly and surely."""
     answered = answer.error is None
+    if not answered:
+        return Tally(1, correct=picture.label == NONE)
     text = getattr(answer, "text", None) or str(answer.digit)
-    correct = not answered if picture.label == NONE else answered and text == picture.label
-    sure = answered and getattr(answer, "sure", answer.probability >= SURE)
+    correct = text == picture.label
+    sure = getattr(answer, "sure", answer.probability >= SURE)
     return Tally(1, *map(int, (answered, correct, sure, sure and not correct)))
 
 
