@@ -90,9 +90,11 @@ def photos(folder: str, split: str, count: int) -> Iterator[Picture]:
 def tally(picture: Picture, answer: Answer) -> Tally:
     """Whether a picture was answered, correctly and surely."""
     answered = answer.error is None
+    if not answered:
+        return Tally(1, correct=picture.label == NONE)
     text = getattr(answer, "text", None) or str(answer.digit)
-    correct = not answered if picture.label == NONE else answered and text == picture.label
-    sure = answered and getattr(answer, "sure", answer.probability >= SURE)
+    correct = text == picture.label
+    sure = getattr(answer, "sure", answer.probability >= SURE)
     return Tally(1, *map(int, (answered, correct, sure, sure and not correct)))
 
 
@@ -167,10 +169,12 @@ def draw(result: dict[str, Any], before: dict[str, Any] | None, path: pathlib.Pa
             if old:
                 was = 100 * old["correct"] / old["pictures"]
                 axes.plot([was, share], [place, place], color=LIGHT.grid, linewidth=2, zorder=1)
-                axes.plot(was, place, "o", color=LIGHT.series[1], mfc="none", zorder=2)
-            axes.plot(share, place, "o", color=LIGHT.series[0], zorder=3)
-            axes.annotate(f"{share:.1f}", (101, place), va="center", fontsize=8,
-                          annotation_clip=False)  # fmt: skip
+                axes.plot(
+                    was, place, "o", color=LIGHT.series[1], mfc="none", zorder=2, clip_on=False
+                )
+            axes.plot(share, place, "o", color=LIGHT.series[0], zorder=3, clip_on=False)
+            axes.annotate(f"{share:.1f}", (1.03, place), xycoords=("axes fraction", "data"),
+                          va="center", fontsize=8, annotation_clip=False)  # fmt: skip
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=9)
         axes.set(
             xlabel="correct, %", title=title, ylim=(len(names) - 0.5, -0.5), xlim=(None, 100.5)

@@ -2,11 +2,11 @@
 
     python -m mnist_cnn.main --config experiments/digits.py --workdir runs/digits
 
-Result:
-Cost:
+Result: 99.58 % test accuracy with seed 1337; docs/results.md has other people's handwriting.
+Cost: 50 min on 2 cores of an AMD EPYC with other work on them.
 
 Strokes get wider, thinner, softer and coarser at random, as in photos and scans of other people's
-digits. To each batch of MNIST's images come as many as a quarter of it that are made: digits drawn
+digits. To each batch of MNIST's images come 36 that are made: digits drawn
 in printed and European forms; and letters, scribbles, several digits, parts of digits and
 textures, which are no digits. "No digit" is an eleventh class whose logit is always 0, so the
 probabilities are softmax([logits, 0]), and the accuracy is over ten classes as always.
