@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
-from PIL import Image, ImageFilter
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
+from PIL import Image
 from scipy import ndimage
 
 from mnist_cnn.errors import PictureError
@@ -72,35 +72,38 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
     """
     difference, distance, noise = _compare(colours, at_border=True)
-    mask = _ink(distance, noise)
-    if mask is not None and mask.mean() > 0.5:
-        mask = None
-    page = found = None if mask is None else _page(difference, noise, mask)
+    parts = _ink(distance, noise)
+    if parts is not None and np.count_nonzero(parts) > 0.5 * parts.size:
+        parts = None
+    page = found = None if parts is None else _page(difference, noise, parts)
     if page and not page.touching.any():
         return page
-    if mask is None:  # the border shows no paper, or a frame alone
+    if parts is None:  # the border shows no paper, or a frame alone
         difference, distance, noise = _compare(colours, at_border=False)
-        mask = _ink(distance, noise)
+        parts = _ink(distance, noise)
     removed = np.zeros(distance.shape, bool)
     for _ in range(3):
-        if mask is None:
+        if parts is None:
             break
+        mask, framed = parts > 0, bool(removed.any())
         line = _lines(mask | removed) & mask
-        if line.any() or not found or removed.any():
-            found = _page(difference, noise, mask & ~line, framed=bool(removed.any()))
+        if line.any():
+            parts, _ = ndimage.label(mask & ~line, _CONNECTED)
+        if line.any() or not found or framed:
+            found = _page(difference, noise, parts, framed)
         more = line | found.scraps[found.parts]
         if not more.any():
             break
-        if page and not removed.any() and 5 * noise > _CONTRAST:
+        if page and not framed and 5 * noise > _CONTRAST:
             difference, distance, noise = _compare(colours, at_border=False)
         removed |= more
-        around = _grow(_grow(removed, 2).T, 2).T & ~(mask & ~more)
+        around = _grow(_grow(removed, 2).T, 2).T & (more | ~mask)
         difference = np.where(around[..., None], 0, difference)
         distance = np.where(around, 0, distance)
-        mask = _ink(distance, noise)
+        parts = _ink(distance, noise)
     if not found:
         raise PictureError("no digit found: nothing stands out from the paper")
-    if page and not (mask is not None and _has_size_of_digit(found)):
+    if page and not (parts is not None and _has_size_of_digit(found)):
         return page  # it was no frame
     return found
 
@@ -224,8 +227,7 @@ def _compare(
     else:
         distance = np.sqrt(np.einsum("hwc,hwc->hw", difference, difference))
     if max(distance.shape) >= 100:  # removes specks; at this size strokes are wider than they are
-        image = Image.fromarray(distance.clip(0, 255).astype(np.uint8))
-        distance = np.asarray(image.filter(ImageFilter.MedianFilter(3))).astype(np.float32)
+        distance = _median_filter(distance.clip(0, 255).astype(np.uint8)).astype(np.float32)
     return difference, distance, noise
 
 
@@ -244,11 +246,14 @@ def _fit(
         if pixels is later:
             a, b = _terms(x[later % width], y[later // width]), values[later]
         residual = np.abs(b - a @ weights).max(axis=-1)
-        close = residual <= 2.5 * max(1.0, 1.4826 * float(np.median(residual)))
+        close = residual <= 2.5 * max(1.0, 1.4826 * float(_median(residual)))
         weights = _least_squares(a[close], b[close])
-    one, by_x, by_y, by_xy, by_xx, by_yy = weights.astype(np.float32)[:, None, None]
-    x, y = x[:, None].astype(np.float32), y[:, None, None].astype(np.float32)
-    return (one + x * (by_x + x * by_xx)) + y * (by_y + x * by_xy + y * by_yy)
+    one, by_x, by_y, by_xy, by_xx, by_yy = weights
+    x = x[:, None]
+    rows = [one + x * (by_x + x * by_xx), by_y + x * by_xy, by_yy + 0 * x]
+    columns = np.stack([np.ones_like(y), y, y * y], axis=-1).astype(np.float32)
+    surface = columns @ np.array(rows, np.float32).reshape(3, -1)
+    return surface.reshape(height, width, -1)
 
 
 def _terms(x: Float64[np.ndarray, "N"], y: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N 6"]:
@@ -266,13 +271,33 @@ def _median(values: Float32[np.ndarray, "N C"]) -> Float32[np.ndarray, "C"]:
     return np.sort(values, axis=0)[len(values) // 2]
 
 
+def _median_filter(values: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    """The median of 3x3 pixels; ten times as fast as Pillow's and SciPy's.
+
+    It is the median of the largest minimum, the median of medians and the least maximum of three
+    columns (Smith 1996, Implementing median filters in XC4000E FPGAs).
+    """
+    padded = np.pad(values, 1, mode="edge")
+    low, middle, high = _sort3(padded[:-2], padded[1:-1], padded[2:])
+    low = np.maximum(np.maximum(low[:, :-2], low[:, 1:-1]), low[:, 2:])
+    middle = _sort3(middle[:, :-2], middle[:, 1:-1], middle[:, 2:])[1]
+    high = np.minimum(np.minimum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
+    return _sort3(low, middle, high)[1]
+
+
+def _sort3(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    below = np.minimum(high, c)
+    return np.minimum(low, below), np.maximum(low, below), np.maximum(high, c)
+
+
 def _deviation(residuals: Float32[np.ndarray, "N C"]) -> float:
     """The standard deviation, estimated from the median so that outliers do not count."""
     return 1.4826 * float(_median(np.abs(residuals)).max())
 
 
-def _ink(distance: Float32[np.ndarray, "H W"], noise: float) -> Bool[np.ndarray, "H W"] | None:
-    """What stands out from the paper; None if nothing does.
+def _ink(distance: Float32[np.ndarray, "H W"], noise: float) -> Int32[np.ndarray, "H W"] | None:
+    """What stands out from the paper, in connected parts 1, 2, ...; None if nothing does.
 
     What is dark is ink, and what is less dark if it is connected to it: a stroke's faint stretch.
     """
@@ -287,17 +312,16 @@ def _ink(distance: Float32[np.ndarray, "H W"], noise: float) -> Bool[np.ndarray,
     labels, count = ndimage.label(distance > low, _CONNECTED)
     dark = np.zeros(count + 1, bool)
     dark[labels[distance > high]] = True
-    return dark[labels]
+    return (np.cumsum(dark, dtype=np.int32) * dark)[labels]
 
 
 def _page(
     difference: Float32[np.ndarray, "H W C"],
     noise: float,
-    mask: Bool[np.ndarray, "H W"],
+    parts: Int32[np.ndarray, "H W"],
     framed: bool = False,
 ) -> Page:
-    parts, count = ndimage.label(mask, _CONNECTED)
-    areas = np.bincount(parts.ravel(), minlength=count + 1).astype(float)
+    areas = np.bincount(parts.ravel()).astype(float)
     areas[0] = 0
     inside = np.bincount(_without_edge(parts, 0.14).ravel(), minlength=len(areas))
     touching = np.zeros(len(areas), bool)
@@ -333,21 +357,35 @@ def _lines_across(
     """The horizontal lines, and these without what crosses them."""
     height, width = mask.shape
     wide = _grow(mask, max(1, height // 48))  # lines may be slightly inclined
+    wide[round(0.28 * height) : height - round(0.28 * height)] = False
+    rows = np.flatnonzero(np.count_nonzero(wide, axis=1) >= 0.4 * width)
+    long = np.zeros_like(mask)
     # A faint line has gaps.
-    long = _runs(wide, round(0.6 * width), gap=width // 8, from_sides=True) & mask
-    long[round(0.28 * height) : height - round(0.28 * height)] = False
+    if len(rows):
+        long[rows] = _runs(wide[rows], round(0.6 * width), gap=width // 8) & mask[rows]
     thin = long
     if long.any():
-        thin = long & ~_runs(mask.T, round(0.12 * height) + 1).T
+        thin = long & ~_upright(mask, round(0.12 * height) + 1)
         if thin.any(axis=0).mean() < 0.4:
             long = thin = np.zeros_like(mask)
     return long, thin
 
 
-def _runs(
-    mask: Bool[np.ndarray, "H W"], length: int, gap: int = 0, from_sides: bool = False
-) -> Bool[np.ndarray, "H W"]:
-    """The horizontal runs of at least this length, perhaps with gaps, perhaps only from a side."""
+def _upright(mask: Bool[np.ndarray, "H W"], length: int) -> Bool[np.ndarray, "H W"]:
+    """The vertical runs of at least this length."""
+    steps = [min(2**power, length - 2**power) for power in range((length - 1).bit_length())]
+    starts = mask
+    for step in steps:
+        starts = starts[:-step] & starts[step:]
+    runs = np.zeros_like(mask)
+    runs[: len(starts)] = starts
+    for step in steps:
+        runs[step:] |= runs[:-step]
+    return runs
+
+
+def _runs(mask: Bool[np.ndarray, "H W"], length: int, gap: int) -> Bool[np.ndarray, "H W"]:
+    """The horizontal runs from a side of at least this length, with gaps up to this one."""
     width = mask.shape[1] + gap + 1
     runs = np.zeros((mask.shape[0], width), np.int8)
     runs[:, : mask.shape[1]] = mask
@@ -359,8 +397,7 @@ def _runs(
     filled = np.cumsum(runs.ravel(), dtype=np.int32)
     chosen = stop - start >= length
     chosen &= filled[stop - 1] - filled[start] >= 0.8 * (stop - start) - 1
-    if from_sides:
-        chosen &= (start % width < 3 + gap // 2) | (stop % width > mask.shape[1] - 3 - gap // 2)
+    chosen &= (start % width < 3 + gap // 2) | (stop % width > mask.shape[1] - 3 - gap // 2)
     change[:] = 0
     change[start[chosen]], change[stop[chosen]] = 1, -1
     return np.cumsum(change, dtype=np.int8).reshape(runs.shape)[:, : mask.shape[1]] > 0
