@@ -111,8 +111,8 @@ def strokes(page: Page, digit: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "
     """How much of each pixel is the ink of the digit, which some parts of a page are; cropped."""
     box = bounds(digit)
     margin = max(1, round(0.06 * max(sides(box))))
-    box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
-    digit, difference = digit[box], page.difference[box]
+    around = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
+    digit, difference = digit[around], page.difference[around]
     differences = difference[digit]
     direction = differences.mean(axis=0)  # from the paper's colour to the ink's
     direction /= max(float(np.linalg.norm(direction)), 1e-6)
@@ -121,7 +121,7 @@ def strokes(page: Page, digit: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "
     if full <= 2.5 * page.noise:
         raise PictureError("no digit found: its strokes have no colour in common")
     # Keep the soft edge of the strokes, and nothing else around them.
-    near = _grow(_grow(digit, margin).T, margin).T & (digit | (page.parts[box] == 0))
+    near = _grow(_grow(digit, margin).T, margin).T & (digit | (page.parts[around] == 0))
     ink = _sharpen((difference @ direction) / full * near)
     least = min(0.3, max(0.05, 2.5 * page.noise / full))
     ink = np.where(ink > least, ink.clip(0, 1), 0).astype(np.float32)
@@ -246,16 +246,16 @@ def _fit(
 ) -> Float32[np.ndarray, "H W C"]:
     """The quadratic function of x and y closest to most of the pixels with these indices."""
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
-    weights = None
-    for pixels in (first, first, first, later):
-        if weights is None or pixels is later:
+    weights = np.zeros((6, values.shape[1]))
+    for index, pixels in enumerate((first, first, first, later)):
+        if index == 0 or pixels is later:
             column, row = x[pixels % width], y[pixels // width]
             terms = np.array([column**0, column, row, column * row, column**2, row**2])
             chosen, target = terms, values[pixels].T.astype(float)
-        if weights is not None:
+        if index > 0:
             residual = np.abs(target - weights.T @ terms).max(axis=0)
-            close = residual <= 2.5 * max(1.0, 1.4826 * float(_median(residual)))
-            chosen = terms * close
+            usual = float(np.sort(residual)[len(residual) // 2])
+            chosen = terms * (residual <= 2.5 * max(1.0, 1.4826 * usual))
         weights = np.linalg.solve(chosen @ terms.T + 1e-6 * np.eye(6), chosen @ target.T)
     one, by_x, by_y, by_xy, by_xx, by_yy = weights
     x = x[:, None]

@@ -49,8 +49,8 @@ def fit(digit: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "28 28"]:
 def stroke_width(digit: Float32[np.ndarray, "H W"]) -> float:
     """The mean width of the strokes, in pixels: twice their area divided by their outline."""
     mask = digit > 0.5
-    edges = (mask[0], mask[-1], mask[1:] != mask[:-1])
-    edges += (mask[:, 0], mask[:, -1], mask[:, 1:] != mask[:, :-1])
+    across, down = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+    edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1], across, down)
     outline = sum(np.count_nonzero(edge) for edge in edges)
     return 2 * float(digit.sum()) / max(1.0, outline * math.pi / 4)
 
