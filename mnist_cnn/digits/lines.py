@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from scipy import ndimage
 
 from mnist_cnn.digits import ink, mnist_form
 from mnist_cnn.digits.ink import Box, Page, sides
@@ -31,7 +30,7 @@ def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
     colours = ink.colours(image)
     own = mnist_form.mnists_own(colours)
     if own is not None:
-        return [Found(own, _in_file(image, colours, ndimage.find_objects(own > 0, 1)[0]))]
+        return [Found(own, _in_file(image, colours, ink.bounds(own)))]
     page = ink.find_parts(colours)
     groups = [] if single else _groups(page)
     if len(groups) > 1:
@@ -40,9 +39,8 @@ def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
             colours = ink.colours(image, min(1280, round(320 * 24 / height)))
             page = ink.find_parts(colours)
             groups = _groups(page)
-    masks = [np.isin(page.parts, numbers) for _, numbers in groups]
-    if len(masks) < 2:
-        masks = [ink.figure(page)]
+    masks = [_mask(page, numbers) for _, numbers in groups] if len(groups) > 1 else []
+    masks = masks or [ink.figure(page)]
     found = []
     for mask in masks:
         try:
@@ -51,12 +49,14 @@ def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
             if len(masks) == 1:
                 raise
             continue
-        found.append(Found(form, _in_file(image, colours, _box(mask))))
+        found.append(Found(form, _in_file(image, colours, ink.bounds(mask))))
     return found
 
 
-def _box(mask: Bool[np.ndarray, "H W"]) -> Box:
-    return ndimage.find_objects(mask.view(np.uint8), 1)[0]
+def _mask(page: Page, numbers: list[int]) -> Bool[np.ndarray, "H W"]:
+    chosen = np.zeros(len(page.areas), bool)
+    chosen[numbers] = True
+    return chosen[page.parts]
 
 
 def _in_file(image: Image.Image, colours: np.ndarray, box: Box) -> tuple[int, int, int, int]:

@@ -48,9 +48,10 @@ def fit(digit: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "28 28"]:
 
 def stroke_width(digit: Float32[np.ndarray, "H W"]) -> float:
     """The mean width of the strokes, in pixels: twice their area divided by their outline."""
-    mask = np.pad(digit > 0.5, 1)
-    outline = np.count_nonzero(mask[1:] != mask[:-1])
-    outline += np.count_nonzero(mask[:, 1:] != mask[:, :-1])
+    mask = digit > 0.5
+    across, down = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+    edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1], across, down)
+    outline = sum(np.count_nonzero(edge) for edge in edges)
     return 2 * float(digit.sum()) / max(1.0, outline * math.pi / 4)
 
 
@@ -58,7 +59,7 @@ def _has_mnist_form(colours: Float32[np.ndarray, "H W C"]) -> bool:
     """Whether this is white on pure black, in a 20x20 box, placed as in MNIST (but 18 images)."""
     if colours.shape != (28, 28, 1) or colours.max() < 250:
         return False
-    rows, columns = ndimage.find_objects(colours[..., 0] > 0, 1)[0]
+    rows, columns = ink.bounds(colours[..., 0])
     digit = colours[rows, columns, 0]
     corner = (_corner(digit.sum(1)), _corner(digit.sum(0)))
     return max(digit.shape) == 20 and (rows.start, columns.start) == corner
