@@ -254,8 +254,9 @@ def _fit(
             chosen, target = terms, values[pixels].T.astype(float)
         if index > 0:
             residual = np.abs(target - weights.T @ terms).max(axis=0)
-            usual = float(np.sort(residual)[len(residual) // 2])
-            chosen = terms * (residual <= 2.5 * max(1.0, 1.4826 * usual))
+            middle = slice((len(pixels) - 1) // 2, len(pixels) // 2 + 1)
+            median = float(np.sort(residual)[middle].mean())  # faster than NumPy's median
+            chosen = terms * (residual <= 2.5 * max(1.0, 1.4826 * median))
         weights = np.linalg.solve(chosen @ terms.T + 1e-6 * np.eye(6), chosen @ target.T)
     one, by_x, by_y, by_xy, by_xx, by_yy = weights
     x = x[:, None]
