@@ -35,10 +35,10 @@ def stablehlo(network: "Network") -> bytes:
         return bytes(export(images).serialize())
 
 
-def safetensors(network: "Network") -> bytes:
+def safetensors(network: "Network", **others: str) -> bytes:
     """Parameters and batch statistics by name: "conv1.kernel", "norm1.mean".
 
-    The metadata has what `mnist_cnn.load` needs to make the network of it again.
+    The metadata has what `mnist_cnn.load` needs to make the network of it again, and `others`.
     """
     from safetensors.numpy import save
 
@@ -47,7 +47,7 @@ def safetensors(network: "Network") -> bytes:
     tensors: dict[str, Any] = {}
     for collection in network.variables.values():
         tensors |= weights.flat(collection)
-    content = save(tensors, {"format": "flax", **_metadata(network)})
+    content = save(tensors, {"format": "flax", **_metadata(network), **others})
     # The library writes the metadata in another order in each process.
     size = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:size]), sort_keys=True, separators=(",", ":")).encode()
