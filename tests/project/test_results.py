@@ -10,9 +10,20 @@ import pytest
 import scipy.stats
 from conftest import ROOT
 from PIL import Image
+from safetensors import safe_open
 
-from benchmarks import halving, networks, processors, results_plot, results_table, threads, training
+from benchmarks import (
+    halving,
+    networks,
+    packaged_network,
+    processors,
+    results_plot,
+    results_table,
+    threads,
+    training,
+)
 from benchmarks.peer import PRECISIONS
+from mnist_cnn.analysis import packaged
 
 RECORDS = {path.stem: json.loads(path.read_text()) for path in results_table.RESULTS.glob("*.json")}
 
@@ -298,3 +309,13 @@ def test_the_documents_show_what_the_commands_printed():
     assert sentence in " ".join(
         (ROOT / "docs" / "reports.md").read_text().replace("\n>", " ").split()
     )
+
+
+def test_the_card_of_the_packaged_network_has_its_measured_figures():
+    measured = benchmark_record("handwriting")
+    card = packaged_network.CARD.read_text()
+    assert packaged_network.table(measured) in card
+    with safe_open(packaged.FILE, framework="numpy") as file:
+        metadata = file.metadata()
+    assert metadata["model_card"] == card and metadata["params_sha256"] in card
+    assert measured["network"]["name"] == json.loads(metadata["config"])["name"] == "digits"
