@@ -25,8 +25,8 @@ picture. Besides the ten digits it knows "no digit".
 - **Network**: `compact` ([`models/compact.py`](../models/compact.py)), 177,386 parameters, 0.7 MB.
 - **Data**: MNIST's 60,000 training images (Yann LeCun and Corinna Cortes, CC BY-SA 3.0), and in
   each step 36 made images to 100 of MNIST: 10 digits drawn in printed and European forms, 26 that
-  are no digits (letters and signs, scribbles, two digits, parts of digits, textures). No photo or scan of
-  others' handwriting.
+  are no digits (letters and signs, scribbles, two digits, parts of digits, textures). No photo or
+  scan of others' handwriting.
 - **Recipe**: [`experiments/digits.py`](../../experiments/digits.py): 12 epochs, Adam with a cosine
   schedule, averaged weights, random affine changes and changes of style (stroke width, faint parts,
   remnants of lines, blur, coarse pixels, cut edges, contrast); the loss has an eleventh class
