@@ -329,6 +329,9 @@ def test_a_trained_network_has_the_same_logits_on_the_whole_test_set(name, tmp_p
     )  # fmt: skip
     mnist_cnn.run(config, tmp_path, quiet=True)
     network, images = mnist_cnn.load(tmp_path, config), read_idx("t10k-images-idx3-ubyte")
+    if name == "ensemble":  # the network of accuracy
+        images = images[:500]
     content, expected = FORMATS["onnx"](network), network(images)
     assert_same(content, images, expected)
-    assert_same_in_opencv(content, images, expected)
+    few = slice(500) if name == "accuracy" else slice(None)  # OpenCV is slow with eleven views
+    assert_same_in_opencv(content, images[few], expected[few])
