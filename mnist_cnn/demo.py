@@ -46,7 +46,10 @@ canvas, button { border: 1px solid #888; border-radius: 6px; }
 canvas { display: block; width: min(336px, 100%); touch-action: none; cursor: crosshair; }
 button { margin-top: 10px; padding: 6px 18px; }
 """
-_LONG_TEXT_CSS = "#bars, #note { overflow-wrap: anywhere; }"  # of many digits
+_LONG_TEXT_CSS = """
+#bars, #note { overflow-wrap: anywhere; }
+#bars .confidence { white-space: nowrap; }
+"""
 
 _LOCALHOST = "127.0.0.1"
 _PORTS = range(7860, 7960)  # gradio's own
@@ -119,10 +122,10 @@ def _launch(network: "Network", options: dict[str, Any]) -> Any:
                         sources=["upload", "clipboard"], height=336,
                     )  # fmt: skip
             with gr.Column(min_width=220):
+                note = gr.Markdown(elem_id="note")
                 bars = gr.Label(
                     label="Probability", num_top_classes=min(10, spec.num_classes), elem_id="bars"
                 )
-                note = gr.Markdown(elem_id="note")
             seen = gr.Image(
                 label="What the network sees", format="png", height=336, buttons=[],
                 interactive=False, min_width=300, elem_id="seen",
