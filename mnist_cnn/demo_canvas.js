@@ -6,14 +6,18 @@ let last = null, sent = 0;
 function send() { sent = Date.now(); props.value = canvas.toDataURL(); trigger('input'); }
 function clear() { pen.fillRect(0, 0, canvas.width, canvas.height); }
 function draw(event) {
-  if (event.type === 'pointerdown') canvas.setPointerCapture(event.pointerId);
-  else if (last === null) return;
+  if (!event.isPrimary) return;  // a second finger
+  if (event.type === 'pointerdown') {
+    if (event.button) return;  // of a mouse, not the left one
+    canvas.setPointerCapture(event.pointerId);
+    last = null;
+  } else if (last === null) return;
   const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
   const next = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
   pen.beginPath(); pen.moveTo(...(last ?? next)); pen.lineTo(...next); pen.stroke();
-  last = event.type === 'pointerup' ? null : next;
+  last = event.type === 'pointerup' || event.type === 'pointercancel' ? null : next;
   if (last === null || Date.now() - sent > 200) send();
 }
-canvas.onpointerdown = canvas.onpointermove = canvas.onpointerup = draw;
+canvas.onpointerdown = canvas.onpointermove = canvas.onpointerup = canvas.onpointercancel = draw;
 element.querySelector('button').onclick = () => { clear(); send(); };
 clear();
