@@ -73,7 +73,7 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     """
     difference, distance, noise = _compare(colours, at_border=True)
     parts = _ink(distance, noise)
-    if parts is not None and np.count_nonzero(parts) > 0.5 * parts.size:
+    if parts is not None and np.count_nonzero(parts) > 0.7 * parts.size:
         parts = None
     page = found = None if parts is None else _page(difference, noise, parts)
     if page and not page.touching.any():
@@ -167,6 +167,8 @@ def figure(page: Page) -> Bool[np.ndarray, "H W"]:
     if area > 0.7 * page.parts.size:
         raise PictureError("no digit found: there is no paper around it")
     chosen = (page.areas >= 0.05 * area) & ~page.scraps
+    if not page.touching[largest]:
+        chosen &= ~page.touching  # lines and other writing go on outside the picture, it does not
     if page.framed:
         chosen &= is_inside(page)
     chosen[largest] = True
