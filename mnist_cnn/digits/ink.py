@@ -94,7 +94,7 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
         more = line | found.scraps[found.parts]
         if not more.any():
             break
-        if page and not framed and 5 * noise > _CONTRAST:
+        if page and not framed and 5 * noise > _CONTRAST and not _has_size_of_digit(page, True):
             difference, distance, noise = _compare(colours, at_border=False)
         removed |= more
         around = _grow(_grow(removed, 2).T, 2).T & (more | ~mask)
@@ -128,10 +128,9 @@ def strokes(page: Page, digit: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "
     return ink[bounds(ink)]
 
 
-def _has_size_of_digit(page: Page) -> bool:
-    sizes = [
-        max(sides(box)) for box, scrap in zip(page.boxes, page.scraps[1:], strict=True) if not scrap
-    ]
+def _has_size_of_digit(page: Page, inside: bool = False) -> bool:
+    left_out = (page.touching if inside else page.scraps)[1:]
+    sizes = [max(sides(box)) for box, out in zip(page.boxes, left_out, strict=True) if not out]
     return max(sizes, default=0) >= max(5, 0.2 * min(page.parts.shape))
 
 
