@@ -87,6 +87,8 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
             break
         mask, framed = parts > 0, bool(removed.any())
         line = _lines(mask | removed) & mask
+        if page and not framed and _has_size_of_digit(page, True):
+            line |= _inclined(mask) | _inclined(mask.T).T
         if line.any():
             parts, _ = ndimage.label(mask & ~line, _CONNECTED)
         if line.any() or not found or framed:
@@ -370,6 +372,22 @@ def _lines_across(
         if np.count_nonzero(thin.any(axis=0)) < 0.4 * width:
             long = thin = np.zeros_like(mask)
     return long, thin
+
+
+def _inclined(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Thin straight lines from the left side to the right, inclined by up to 8 degrees."""
+    height, width = mask.shape
+    y, x = np.nonzero(mask)
+    lines = np.zeros_like(mask)
+    if min(height, width) < 48:  # strokes are as wide as lines
+        return lines
+    for rise in range(-(width // 7), width // 7 + 1, 2):
+        offset = y - x * rise // width + width
+        covered = np.bincount(offset, minlength=height + 2 * width) >= 0.7 * width
+        if covered.any():
+            chosen = (covered | np.roll(covered, 1) | np.roll(covered, -1))[offset]
+            lines[y[chosen], x[chosen]] = True
+    return lines & ~_upright(mask, round(0.08 * height) + 1) if lines.any() else lines
 
 
 def _upright(mask: Bool[np.ndarray, "H W"], length: int) -> Bool[np.ndarray, "H W"]:
