@@ -96,8 +96,11 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
         more = line | found.scraps[found.parts]
         if not more.any():
             break
-        if page and not framed and 5 * noise > _CONTRAST and not _has_size_of_digit(page, True):
-            difference, distance, noise = _compare(colours, at_border=False)
+        if page and not framed and 5 * noise > _CONTRAST:
+            other = _compare(colours, at_border=False)
+            ink = _ink(other[1], other[2])
+            if ink is not None and np.count_nonzero(ink) <= 1.5 * np.count_nonzero(mask):
+                difference, distance, noise = other  # else a shadow would be ink
         removed |= more
         around = _grow(_grow(removed, 2).T, 2).T & (more | ~mask)
         difference, distance = difference * ~around[..., None], distance * ~around
