@@ -175,10 +175,14 @@ def figure(page: Page) -> Bool[np.ndarray, "H W"]:
         chosen &= ~page.touching  # lines and other writing go on outside the picture, it does not
     if page.framed:
         chosen &= is_inside(page)
-    chosen[largest] = True
-    for number in np.flatnonzero(chosen).tolist():
-        chosen[number] = gap(page.boxes[number - 1], box) <= 0.3 * size
-    return chosen[page.parts]
+    chosen[largest] = False
+    others = np.flatnonzero(chosen).tolist()
+    near = [largest]
+    for number in near:  # and those close to these: a broken stroke
+        close = [n for n in others if gap(page.boxes[n - 1], page.boxes[number - 1]) <= 0.2 * size]
+        near += close
+        others = [n for n in others if n not in close]
+    return np.isin(np.arange(len(chosen)), near)[page.parts]
 
 
 def is_inside(page: Page) -> Bool[np.ndarray, "P"]:
