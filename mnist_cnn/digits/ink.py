@@ -446,6 +446,6 @@ def _sharpen(ink: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
     if max(float(edge.max(initial=0)) for edge in edges) >= 0.75:
         return ink
     ink = np.asarray(Image.fromarray(np.pad(ink, size // 8)).reduce(max(1, size // 32)))
-    ink = ink + 2 * (ink - ndimage.gaussian_filter(ink, size // max(1, size // 32) / 8))
+    ink = ink + 4 * (ink - ndimage.gaussian_filter(ink, size // max(1, size // 32) / 8))
     dark = np.sort(ink[ink > 0.3])
     return ink / dark[len(dark) * 3 // 4]
