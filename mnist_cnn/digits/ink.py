@@ -73,7 +73,7 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     """
     difference, distance, noise = _compare(colours, at_border=True)
     parts = _ink(distance, noise)
-    if parts is not None and np.count_nonzero(parts) > 0.5 * parts.size:
+    if parts is not None and np.count_nonzero(parts) > 0.7 * parts.size:
         parts = None
     page = found = None if parts is None else _page(difference, noise, parts)
     if page and not page.touching.any():
@@ -87,6 +87,8 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
             break
         mask, framed = parts > 0, bool(removed.any())
         line = _lines(mask | removed) & mask
+        if page and not framed and _has_size_of_digit(page, True):
+            line |= _inclined(mask) | _inclined(mask.T).T
         if line.any():
             parts, _ = ndimage.label(mask & ~line, _CONNECTED)
         if line.any() or not found or framed:
@@ -95,7 +97,10 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
         if not more.any():
             break
         if page and not framed and 5 * noise > _CONTRAST:
-            difference, distance, noise = _compare(colours, at_border=False)
+            other = _compare(colours, at_border=False)
+            ink = _ink(other[1], other[2])
+            if ink is not None and np.count_nonzero(ink) <= 1.5 * np.count_nonzero(mask):
+                difference, distance, noise = other  # else a shadow would be ink
         removed |= more
         around = _grow(_grow(removed, 2).T, 2).T & (more | ~mask)
         difference, distance = difference * ~around[..., None], distance * ~around
@@ -128,10 +133,9 @@ def strokes(page: Page, digit: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "
     return ink[bounds(ink)]
 
 
-def _has_size_of_digit(page: Page) -> bool:
-    sizes = [
-        max(sides(box)) for box, scrap in zip(page.boxes, page.scraps[1:], strict=True) if not scrap
-    ]
+def _has_size_of_digit(page: Page, inside: bool = False) -> bool:
+    left_out = (page.touching if inside else page.scraps)[1:]
+    sizes = [max(sides(box)) for box, out in zip(page.boxes, left_out, strict=True) if not out]
     return max(sizes, default=0) >= max(5, 0.2 * min(page.parts.shape))
 
 
@@ -167,12 +171,18 @@ def figure(page: Page) -> Bool[np.ndarray, "H W"]:
     if area > 0.7 * page.parts.size:
         raise PictureError("no digit found: there is no paper around it")
     chosen = (page.areas >= 0.05 * area) & ~page.scraps
+    if not page.touching[largest]:
+        chosen &= ~page.touching  # lines and other writing go on outside the picture, it does not
     if page.framed:
         chosen &= is_inside(page)
-    chosen[largest] = True
-    for number in np.flatnonzero(chosen).tolist():
-        chosen[number] = gap(page.boxes[number - 1], box) <= 0.3 * size
-    return chosen[page.parts]
+    chosen[largest] = False
+    others = np.flatnonzero(chosen).tolist()
+    near = [largest]
+    for number in near:  # and those close to these: a broken stroke
+        close = [n for n in others if gap(page.boxes[n - 1], page.boxes[number - 1]) <= 0.2 * size]
+        near += close
+        others = [n for n in others if n not in close]
+    return np.isin(np.arange(len(chosen)), near)[page.parts]
 
 
 def is_inside(page: Page) -> Bool[np.ndarray, "P"]:
@@ -370,6 +380,22 @@ def _lines_across(
         if np.count_nonzero(thin.any(axis=0)) < 0.4 * width:
             long = thin = np.zeros_like(mask)
     return long, thin
+
+
+def _inclined(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Thin straight lines from the left side to the right, inclined by up to 8 degrees."""
+    height, width = mask.shape
+    y, x = np.nonzero(mask)
+    lines = np.zeros_like(mask)
+    if min(height, width) < 48:  # strokes are as wide as lines
+        return lines
+    for rise in range(-(width // 7), width // 7 + 1, 2):
+        offset = y - x * rise // width + width
+        covered = np.bincount(offset, minlength=height + 2 * width) >= 0.7 * width
+        if covered.any():
+            chosen = (covered | np.roll(covered, 1) | np.roll(covered, -1))[offset]
+            lines[y[chosen], x[chosen]] = True
+    return lines & ~_upright(mask, round(0.08 * height) + 1) if lines.any() else lines
 
 
 def _upright(mask: Bool[np.ndarray, "H W"], length: int) -> Bool[np.ndarray, "H W"]:

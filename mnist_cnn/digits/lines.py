@@ -139,7 +139,7 @@ def _belong_together(a: Box, b: Box, highest: int) -> bool:
     overlap = min(a[1].stop, b[1].stop) - max(a[1].start, b[1].start)
     above = max(a[0].start, b[0].start) - min(a[0].stop, b[0].stop)
     narrower, lower = min(sides(a)[1], sides(b)[1]), min(sides(a)[0], sides(b)[0])
-    is_part = lower < 0.6 * highest or above < 0
+    is_part = lower < 0.6 * highest or above < 0.1 * highest
     return overlap > 0.3 * narrower and above < 0.25 * highest and is_part
 
 

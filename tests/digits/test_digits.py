@@ -195,6 +195,17 @@ def test_frame_is_removed_even_if_it_is_darker_than_the_digit(page, five, frame,
     assert len(find_digits(in_a_frame(pen(page), **frame))) == 1
 
 
+@pytest.mark.parametrize("rise", [0, 12])
+def test_printed_box_that_goes_on_outside_the_picture_is_not_read(page, five, rise):
+    boxed = page.resize((450, 300)).crop((150, 10, 440, 300))
+    draw, side = ImageDraw.Draw(boxed), boxed.width
+    for place in (30, 255):
+        draw.line([(0, place - rise), (side, place + rise)], 120, 3)
+        draw.line([(place + rise, 0), (place - rise, side)], 120, 3)
+    (found,) = find_digits(boxed)
+    assert distance(found.form, five) < 8
+
+
 def test_digit_stays_whole_where_it_crosses_a_line(five):
     """A 5 whose bar lies close to the top, and which a ruled line crosses."""
     values = np.full((200, 200), 255, np.uint8)
@@ -258,6 +269,23 @@ def test_box_is_in_pixels_of_the_file_after_its_rotation(page):
     (found,) = find_digits(saved(turned, "JPEG", exif=exif))
     (expected,) = find_digits(page)
     assert np.abs(np.array(found.box) - 10 * np.array(expected.box)).max() <= 40
+
+
+def test_halves_of_a_broken_stroke_are_one_digit():
+    image = Image.new("L", (200, 200), 255)
+    draw = ImageDraw.Draw(image)
+    draw.arc((70, 40, 130, 98), 200, 440, 0, 6)  # a 3 that is broken in the middle
+    draw.arc((70, 101, 130, 162), 280, 520, 0, 6)
+    (found,) = find_digits(image)
+    _, top, _, bottom = found.box
+    assert top <= 42 and bottom >= 160
+
+
+def test_ring_that_covers_half_of_the_picture_is_the_digit_not_its_hole():
+    image = Image.new("L", (120, 120), 255)
+    ImageDraw.Draw(image).ellipse((16, -4, 104, 124), 255, 0, 29)  # a bold 0 cut off on two sides
+    form = mnist_form(image.filter(ImageFilter.GaussianBlur(6)))
+    assert form[14, 14] < 60 and form[14].max() > 200
 
 
 def test_single_digits_are_not_split():
