@@ -171,7 +171,9 @@ def test_several_digits_are_shown_as_predict_reads_them(open_page, trained_base,
     assert width == 3 * height  # the three beside each other
 
 
-@pytest.mark.parametrize("width", [1080, 375, 320])
+@pytest.mark.parametrize(
+    "width", [1080, *(pytest.param(width, marks=pytest.mark.slow) for width in (375, 320))]
+)
 def test_sure_and_unsure_answers_and_no_digit_differ(width, open_page, none_address):
     page, _ = open_page(width, 640, none_address)
     stroke(page, [(0.5, 0.2), (0.5, 0.8)])
@@ -193,6 +195,7 @@ def test_sure_and_unsure_answers_and_no_digit_differ(width, open_page, none_addr
     wait_for(lambda: note(page) == "")
 
 
+@pytest.mark.slow
 def test_a_long_number_fits_the_width_of_a_phone(open_page, none_address):
     page, _ = open_page(320, 640, none_address)
     for y in (0.08, 0.4, 0.72):
@@ -423,7 +426,7 @@ def test_page_needs_no_run_and_ends_quietly(tmp_path):
 
 @pytest.mark.slow
 def test_interrupted_start_ends_quietly(trained_base):
-    process = start("mnist_cnn.demo", "--workdir", trained_base, "--verbosity=0")
+    process = start("mnist_cnn.demo", "--workdir", trained_base)
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
