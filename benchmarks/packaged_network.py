@@ -37,7 +37,7 @@ picture. Besides the ten digits it knows "no digit".
   these pictures are not of untouched data.
 - **Limits**: I, O and S are answered as 1, 0 and 5. Very coarse digits (8 x 8 pixels), thick 1s and
   Semeion's curled 4s, 7s and 9s are often unsure. Digits must be upright (within 12 degrees) and
-  must not touch each other. Digits in boxes that are drawn around them are often refused.
+  must not touch each other.
 
 Other people's handwriting, measured by `python -m benchmarks.handwriting` ({processor}, {cores}
 cores); an answer is sure from a probability of 90 %:
