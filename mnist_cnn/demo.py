@@ -46,9 +46,10 @@ canvas, button { border: 1px solid #888; border-radius: 6px; }
 canvas { display: block; width: min(336px, 100%); touch-action: none; cursor: crosshair; }
 button { margin-top: 10px; padding: 6px 18px; }
 """
-_LONG_TEXT_CSS = """
+_PAGE_CSS = """
 #bars, #note { overflow-wrap: anywhere; }
 #bars .confidence { white-space: nowrap; }
+#note:not(:has(p)) { display: none; }
 """
 
 _LOCALHOST = "127.0.0.1"
@@ -137,7 +138,7 @@ def _launch(network: "Network", options: dict[str, Any]) -> Any:
     network.probabilities(np.zeros((1, *spec.image_shape), np.uint8))  # compiles
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
     defaults = {"theme": theme, "share": False, "footer_links": [], "quiet": True}
-    defaults["css"] = _LONG_TEXT_CSS
+    defaults["css"] = _PAGE_CSS
     return page.launch(**defaults | options)
 
 
