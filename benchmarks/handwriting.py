@@ -34,7 +34,6 @@ from mnist_cnn.runner.environment import describe_environment
 
 PICTURES = pathlib.Path(__file__).with_name("handwriting_pictures")
 NONE = "none"  # the label of a picture without a digit
-SURE = 0.9  # the least probability of a sure answer
 PRINTED = ("sudoku_news", "sudoku_print_loose")  # sources that nobody wrote by hand
 PEOPLE, PHOTOS = "all handwriting", "rendered photos"
 COUNTS = {False: 2_000, True: 10_000}  # photos without and with --all
@@ -92,9 +91,9 @@ def tally(picture: Picture, answer: Answer) -> Tally:
     answered = answer.error is None
     if not answered:
         return Tally(1, correct=picture.label == NONE)
-    text = getattr(answer, "text", None) or str(answer.digit)
+    text = answer.text
     correct = text == picture.label
-    sure = getattr(answer, "sure", answer.probability >= SURE)
+    sure = answered and answer.sure
     return Tally(1, *map(int, (answered, correct, sure, sure and not correct)))
 
 

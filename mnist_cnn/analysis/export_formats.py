@@ -5,9 +5,6 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mnist_cnn.parallel.devices import own_settings
-from mnist_cnn.runner import recorded_config
-from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
@@ -22,6 +19,7 @@ def stablehlo(network: "Network") -> bytes:
     import jax.export
 
     from mnist_cnn.models.apply import forward
+    from mnist_cnn.parallel.devices import own_settings
 
     def logits(images: Any) -> Any:
         # Without the barrier XLA folds the constants, which changes bits.
@@ -62,6 +60,7 @@ def onnx(network: "Network") -> bytes:
     """
     from mnist_cnn.analysis import onnx_converter
     from mnist_cnn.models.apply import forward
+    from mnist_cnn.parallel.devices import own_settings
 
     spec, logits = network.spec, functools.partial(forward, network.model)
     with own_settings():
@@ -71,6 +70,9 @@ def onnx(network: "Network") -> bytes:
 
 def _metadata(network: "Network") -> dict[str, str]:
     """What a file says of its network; what is no text, as JSON."""
+    from mnist_cnn.runner import recorded_config
+    from mnist_cnn.runner.checkpoint import sha256
+
     height, width, channels = network.spec.image_shape
     form = {"dtype": "uint8", "height": height, "width": width, "channels": channels}
     return {

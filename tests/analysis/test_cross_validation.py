@@ -81,6 +81,7 @@ def test_every_training_image_is_scored_once_by_each_network(runs, small_mnist):
     )
 
 
+@pytest.mark.slow
 def test_missing_and_unfinished_folds_are_named(runs, tmp_path):
     shutil.copytree(runs[1e-2, "3/3"], tmp_path / "unfinished")
     (tmp_path / "unfinished" / "result.json").unlink()
@@ -152,6 +153,7 @@ def test_what_is_no_cross_validation_is_refused(runs, undisturbed, tiny_experime
     assert not (tmp_path / "x.html").exists()
 
 
+@pytest.mark.slow
 def test_the_report_of_one_fold_names_it(runs, tmp_path):
     (sentence,) = report.write([runs[1e-2, "2/3"]], tmp_path / "report.html")
     assert "held-out fold 2/3 accuracy: " in sentence

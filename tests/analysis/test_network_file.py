@@ -89,6 +89,7 @@ def test_a_wrong_file_is_refused_in_one_line(written, tmp_path):
         mnist_cnn.load(path, seed=5)
 
 
+@pytest.mark.slow
 def test_commands_take_a_file(written, tmp_path):
     path, network = written
     found = evaluation.evaluate(path, split="train[:50]")

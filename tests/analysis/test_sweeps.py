@@ -149,6 +149,7 @@ def test_a_setting_that_is_not_chosen_has_a_page_without_a_test(sweep, tmp_path)
     assert "not tested" in (tmp_path / "x.html").read_text()
 
 
+@pytest.mark.slow
 def test_two_sweeps_are_compared_by_their_chosen_settings(sweep, tmp_path):
     config, folder = sweep
     other = mnist_cnn.experiment(**{

@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmarks import accelerator, handwriting, machine, plot, render, scaling, training
 from benchmarks.peer import PEERS, Peer, PeerProcess
+from mnist_cnn.data.spec import MNIST
 
 SMALL = {16: 3}  # batch size -> steps
 OURS, FLAX = PEERS[0], Peer("plain Flax loop", ("flax_loop",))  # in this environment
@@ -111,7 +112,7 @@ def test_a_rendered_photo_is_a_function_of_the_digit_and_the_seed(hundred_images
 class Guess:
     """A network that answers 7 to everything, surely."""
 
-    step, seed, config = 1, 2, {"name": "guess"}
+    step, seed, config, spec = 1, 2, {"name": "guess"}, MNIST
 
     def probabilities(self, images, batch_size):
         rows = np.full((len(images), 10), 0.01)

@@ -163,6 +163,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_smoke_check_trains_on_few_labels_without_the_fold(tiny_experiment, capsys):
     assert check(config_of(tiny_experiment, **FEW, fold="3/10", smoke=True))
     out = capsys.readouterr().out
@@ -231,6 +232,7 @@ def test_a_fold_with_a_sweep_is_chosen_by_validation_images(tiny_experiment, tmp
     assert result["training_images"] + result["test"]["examples"] == 250
 
 
+@pytest.mark.slow
 def test_a_run_of_a_fold_can_be_prolonged_and_keeps_the_line_of_its_first_end(
     tiny_experiment, tmp_path
 ):

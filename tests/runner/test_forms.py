@@ -166,6 +166,7 @@ def test_pictures_are_answered_by_the_names_of_the_classes(trained, tmp_path):
     assert len(blocks(exact.seen).splitlines()) == height // 2
 
 
+@pytest.mark.slow
 def test_an_nnx_network_receives_classes_and_size(folders, tmp_path):
     config = experiment(folders["coloured"], "nnx", num_steps=3, report=False)
     train(config, tmp_path / "run")
@@ -231,6 +232,7 @@ def test_older_run_directories_have_the_form_of_their_dataset(tmp_path):
     assert RunDirectory(tmp_path).read_spec().class_names[9] == "Ankle boot"
 
 
+@pytest.mark.slow
 def test_the_number_of_classes_is_not_part_of_the_recorded_network(folders, tmp_path):
     """So that a run resumes when its experiment file gets the field."""
     config = experiment(folders["grey"], "own", num_steps=3, report=False)

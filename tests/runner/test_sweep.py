@@ -340,6 +340,7 @@ def test_a_setting_leaves_no_arrays_on_the_device(grid_of_runs):
     assert list(arrays) == [0, 1, 2, 3] and 0 < arrays[3] <= arrays[0]
 
 
+@pytest.mark.slow
 def test_settings_of_one_shape_share_a_compiled_program(tiny_experiment, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     entries = []
@@ -434,6 +435,7 @@ class StopAt(Console):
             self.stop.received = signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_signal_stops_a_sweep_of_runs_which_resumes_to_the_same_bits(
     halved, tiny_experiment, tmp_path
 ):

@@ -8,6 +8,7 @@ from mnist_cnn.training import restyle
 change = jax.jit(restyle.restyle)
 
 
+@pytest.mark.slow
 def test_strokes_get_thinner_and_wider_and_digits_stay_legible(hundred_images):
     images = hundred_images.images.astype(jnp.float32) / 255
     changed = change(jax.random.key(0), images)
