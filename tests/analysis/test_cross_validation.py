@@ -99,6 +99,7 @@ def test_missing_and_unfinished_folds_are_named(runs, tmp_path):
     assert sentence == "No fold of tiny is finished." and len(notes) == 2
 
 
+@pytest.mark.slow
 def test_two_settings_are_compared_over_the_folds_and_seeds_of_both(runs, tmp_path):
     sentences = report.write(list(runs.values()), tmp_path / "report.html")
     first, other = (accuracies(runs, rate, 1)[:, 0] for rate in (1e-3, 1e-2))  # of seed 1337
@@ -117,6 +118,7 @@ def test_two_settings_are_compared_over_the_folds_and_seeds_of_both(runs, tmp_pa
     assert "<h2>tiny, learning_rate=0.01 by fold</h2>" in page
 
 
+@pytest.mark.slow
 def test_a_single_shared_fold_is_compared_over_its_images(runs, tmp_path):
     workdirs = [runs[1e-3, "1/3"], runs[1e-3, "2/3"], runs[1e-2, "2/3"], runs[1e-2, "3/3"]]
     sentences = report.write(workdirs, tmp_path / "report.html")
@@ -126,6 +128,7 @@ def test_a_single_shared_fold_is_compared_over_its_images(runs, tmp_path):
         report.write([runs[1e-3, "1/3"], runs[1e-2, "3/3"]], tmp_path / "none.html")
 
 
+@pytest.mark.slow
 def test_what_is_no_cross_validation_is_refused(runs, undisturbed, tiny_experiment, tmp_path):
     shutil.copytree(runs[1e-3, "1/3"], tmp_path / "again")
     with pytest.raises(CheckpointError, match=r"are both of fold 1/3 and seed 1337; give one of"):

@@ -155,6 +155,7 @@ def test_drawn_digits_are_recognized_and_nothing_leaves_the_machine(open_page):
     assert {urlparse(url).hostname for url in requests if urlparse(url).hostname} == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_several_digits_are_shown_as_predict_reads_them(open_page, trained_base, tmp_path):
     page, _ = open_page(1080, 620)
     draw_701(page)

@@ -302,16 +302,16 @@ def test_refused_compiler_options_are_one_note_and_not_used(monkeypatch):
 @pytest.mark.parametrize(
     ("size", "channels", "kernel", "batch"),
     [
-        ((8, 8), 1, 5, 32),
-        ((12, 10), 3, 5, 125),
+        pytest.param(*((8, 8), 1, 5, 32), marks=pytest.mark.slow),
+        pytest.param(*((12, 10), 3, 5, 125), marks=pytest.mark.slow),
         ((9, 11), 3, 5, 125),
-        ((12, 10), 3, 3, 32),
+        pytest.param(*((12, 10), 3, 3, 32), marks=pytest.mark.slow),
         ((16, 14), 32, 3, 32),
-        ((13, 16), 32, 3, 32),
-        ((32, 30), 8, 5, 8),
+        pytest.param(*((13, 16), 32, 3, 32), marks=pytest.mark.slow),
+        pytest.param(*((32, 30), 8, 5, 8), marks=pytest.mark.slow),
         ((31, 33), 8, 5, 8),
         ((34, 32), 8, 5, 8),  # beyond the sizes of the Fourier transform
-        ((64, 128), 3, 5, 2),
+        pytest.param(*((64, 128), 3, 5, 2), marks=pytest.mark.slow),
         ((127, 128), 1, 3, 2),
     ],
 )

@@ -74,6 +74,7 @@ def test_a_seed_has_the_same_few_labels_alone_among_many_and_in_a_sweep(
     assert swept["params_sha256"] == plain["params_sha256"] != alone["params_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [None, Normalized()], ids=["tiny", "with statistics of batches"])
 def test_the_other_images_change_nothing(model, tiny_experiment, small_mnist, tmp_path):
     """Not even as the images that complete the last batch of an epoch."""
@@ -118,6 +119,7 @@ def test_a_killed_run_on_few_labels_ends_with_the_same_bits(tiny_experiment, tmp
     same_end(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_runs_on_few_labels_can_be_joined(few, tiny_experiment, tmp_path):
     for seed in (1337, 1338):
         train(tiny_experiment, tmp_path / str(seed), **FEW, seed=seed)
@@ -187,6 +189,7 @@ def test_the_held_out_images_are_scored_and_the_test_images_stay_unread(third_fo
     assert not any(line["split"] == "test" for line in metrics_of(workdir))
 
 
+@pytest.mark.slow
 def test_every_word_of_a_run_names_the_held_out_fold(tiny_experiment, tmp_path, capsys):
     mnist_cnn.run(config_of(tiny_experiment, fold="3/10", num_seeds=2, num_steps=5), tmp_path)
     out = capsys.readouterr().out
@@ -225,6 +228,7 @@ def test_evaluate_scores_the_held_out_fold_unless_told_otherwise(third_fold, tin
     assert (other["split"], other["examples"]) == ("test", 10_000)
 
 
+@pytest.mark.slow
 def test_a_fold_with_a_sweep_is_chosen_by_validation_images(tiny_experiment, tmp_path):
     sweep = {"learning_rate": [1e-4, 1e-2]}
     result = train(tiny_experiment, tmp_path, fold="1/5", sweep=sweep, **HALF)

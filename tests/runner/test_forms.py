@@ -49,7 +49,7 @@ class OwnNnx(nnx.Module):
 
 MODELS = {"cnn": "cnn", "own": Own(), "nnx": OwnNnx}
 FORMS = [
-    ("grey", "cnn"),
+    pytest.param(("grey", "cnn"), marks=pytest.mark.slow),
     ("coloured", "own"),
     pytest.param(("coloured", "cnn"), marks=pytest.mark.slow),
 ]

@@ -279,6 +279,7 @@ def end_of_sweep(workdir):
     return result, record, lines, (workdir / "predictions.npz").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["grid_of_runs", "halved"])
 def test_the_chosen_setting_has_the_bits_of_its_run_alone(
     method, request, tiny_experiment, tmp_path
@@ -295,6 +296,7 @@ def test_the_chosen_setting_has_the_bits_of_its_run_alone(
     assert setting["status"] == "finished" and setting["steps"] == 100
 
 
+@pytest.mark.slow
 def test_a_grid_of_runs_trains_every_setting_to_its_end(grid_of_runs):
     sweep, entries = grid_of_runs.result["sweep"], grid_of_runs.result["sweep"]["settings"]
     assert [entry["status"] for entry in entries] == ["finished"] * 4 + ["diverged"]
@@ -310,6 +312,7 @@ def test_a_grid_of_runs_trains_every_setting_to_its_end(grid_of_runs):
         assert ("test" in one) == (index == sweep["chosen"])
 
 
+@pytest.mark.slow
 def test_halving_ends_the_worse_settings_early_and_finds_that_of_the_grid(halved, grid_of_runs):
     sweep = halved.result["sweep"]
     assert sweep["method"] == "halving" and sweep["steps"] <= sweep["grid_steps"] / 4
@@ -323,6 +326,7 @@ def test_halving_ends_the_worse_settings_early_and_finds_that_of_the_grid(halved
     assert halved.result["params_sha256"] == grid_of_runs.result["params_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["grid_of_runs", "halved"])
 def test_the_test_images_are_read_once_for_the_chosen_setting_only(method, request):
     run = request.getfixturevalue(method)
@@ -331,6 +335,7 @@ def test_the_test_images_are_read_once_for_the_chosen_setting_only(method, reque
     assert tested == [run.result["sweep"]["chosen"]]
 
 
+@pytest.mark.slow
 def test_a_setting_leaves_no_arrays_on_the_device(grid_of_runs):
     arrays = {
         line["setting"]: line["arrays"]
@@ -351,6 +356,7 @@ def test_settings_of_one_shape_share_a_compiled_program(tiny_experiment, tmp_pat
     assert entries[0] == entries[1] != []
 
 
+@pytest.mark.slow
 def test_the_output_has_a_line_for_each_training_and_one_table(halved):
     out = halved.out
     assert out.count("Tiny, one image") == out.count("SHA-256") + 1 == 1
@@ -366,6 +372,7 @@ def test_the_output_has_a_line_for_each_training_and_one_table(halved):
     assert out.count("chosen") == 1
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_of_runs_says_so_and_does_nothing(halved, tiny_experiment, tmp_path):
     shutil.copytree(halved.workdir, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
@@ -374,6 +381,7 @@ def test_a_finished_sweep_of_runs_says_so_and_does_nothing(halved, tiny_experime
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -395,6 +403,7 @@ def test_a_setting_that_cannot_be_trained_is_named_before_any_is(tiny_experiment
     assert not (tmp_path / "run" / "settings").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_runs_ends_if_every_setting_diverges(tiny_experiment, tmp_path):
     changes = SHORT | {"learning_rate": 1e30, "sweep": {"batch_size": [20, 40]}}
     for _ in range(2):
@@ -403,6 +412,7 @@ def test_a_sweep_of_runs_ends_if_every_setting_diverges(tiny_experiment, tmp_pat
         assert result_of(tmp_path)["status"] == "diverged"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["[]", "{", '{"settings": [{}]}', '{"settings": []}'])
 def test_a_damaged_record_of_a_sweep_is_refused(content, halved, tiny_experiment, tmp_path):
     shutil.copytree(halved.workdir, tmp_path / "run")
@@ -412,6 +422,7 @@ def test_a_damaged_record_of_a_sweep_is_refused(content, halved, tiny_experiment
         train(tiny_experiment, tmp_path / "run", **HALVED)
 
 
+@pytest.mark.slow
 def test_a_sweep_without_its_record_does_not_compare_networks_that_are_ahead(
     halved, tiny_experiment, tmp_path
 ):
@@ -458,6 +469,7 @@ def killed(tiny_experiment, workdir, place, count):
     return subprocess.run([*program, *command], capture_output=True, check=False).returncode
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_of_runs_resumes_to_the_same_choice_and_bits(
     halved, tiny_experiment, tmp_path
 ):
