@@ -447,3 +447,11 @@ def test_wrong_list_of_labels_is_refused(text, said, tmp_path):
         scores.read_labels(tmp_path / "list.tsv")
     with pytest.raises(ConfigError, match="cannot be read"):
         scores.read_labels(tmp_path / "nowhere.tsv")
+
+
+def test_the_network_of_the_package_reads_the_picture_of_the_readme_as_the_page_shows():
+    out, err = run("mnist_cnn.predict", "docs/nine.png", "--show", cwd=ROOT)
+    assert err == "" and out.startswith("docs/nine.png: 9  ")
+    shown = "\n".join(line.rstrip() for line in out.splitlines())
+    assert shown in (ROOT / "docs" / "own-digits.md").read_text()
+    assert "python -m mnist_cnn.predict docs/nine.png" in (ROOT / "README.md").read_text()
