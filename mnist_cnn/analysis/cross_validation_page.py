@@ -41,7 +41,7 @@ def cross_validation_page(setting: Setting) -> tuple[str, list[str]]:
         ]
         per_class = [
             [name, pages.percent(row["precision"]), pages.percent(row["recall"]), row["examples"]]
-            for name, row in enumerate(metrics["classes"])
+            for name, row in zip(joined.spec.class_names, metrics["classes"], strict=True)
         ]
         parts = [fold_table(tested), pages.table(overall, kind="numbers")]
         shown = [
@@ -64,8 +64,10 @@ def cross_validation_page(setting: Setting) -> tuple[str, list[str]]:
             pages.grid(shown),
             *(
                 [
-                    "<h2>Metrics per digit</h2>",
-                    pages.table(per_class, ["digit", "precision", "recall", "images"], "numbers"),
+                    f"<h2>Metrics per {joined.spec.noun}</h2>",
+                    pages.table(
+                        per_class, [joined.spec.noun, "precision", "recall", "images"], "numbers"
+                    ),
                 ]
                 if finished
                 else []
