@@ -44,6 +44,7 @@ def corrected_half(values, count):
     return stats.t.ppf(0.975, len(values) - 1) * math.sqrt(variance)
 
 
+@pytest.mark.slow
 def test_folds_are_one_result_with_the_mean_over_folds_and_its_interval(runs, tmp_path):
     workdirs = [runs[1e-3, fold] for fold in reversed(FOLDS)]
     sentences = report.write(workdirs, tmp_path / "report.html")
@@ -68,6 +69,7 @@ def test_folds_are_one_result_with_the_mean_over_folds_and_its_interval(runs, tm
     assert "test images" not in page and "test accuracy" not in page
 
 
+@pytest.mark.slow
 def test_every_training_image_is_scored_once_by_each_network(runs, small_mnist):
     (setting,) = finished_runs.settings_of([finished_runs.read(runs[1e-3, f]) for f in FOLDS])
     joined = cross_validation.join(setting)

@@ -173,7 +173,7 @@ def test_several_digits_are_shown_as_predict_reads_them(open_page, trained_base,
 
 
 @pytest.mark.parametrize(
-    "width", [1080, *(pytest.param(width, marks=pytest.mark.slow) for width in (375, 320))]
+    "width", [pytest.param(width, marks=pytest.mark.slow) for width in (1080, 375, 320)]
 )
 def test_sure_and_unsure_answers_and_no_digit_differ(width, open_page, none_address):
     page, _ = open_page(width, 640, none_address)

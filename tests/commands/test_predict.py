@@ -368,6 +368,7 @@ def two_lines(tmp_path):
     return tmp_path / "lines.png", [[2 * side for side in box] for box in boxes]
 
 
+@pytest.mark.slow
 def test_several_digits_are_read_line_by_line_with_their_boxes(trained_base, two_lines):
     path, boxes = two_lines
     out, _ = run("mnist_cnn.predict", "--workdir", trained_base, "--json", path)

@@ -59,6 +59,7 @@ def third_fold(tiny_experiment, tmp_path_factory):
 # Few labels.
 
 
+@pytest.mark.slow
 def test_a_seed_has_the_same_few_labels_alone_among_many_and_in_a_sweep(
     few, tiny_experiment, tmp_path
 ):
