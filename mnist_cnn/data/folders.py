@@ -120,13 +120,9 @@ def _pixels(content: bytes, path: Path) -> UInt8[np.ndarray, "H W C"]:
         if max(image.size) > MAX_SIDE:  # large JPEGs are decoded at a smaller size
             width, height = Image.open(io.BytesIO(content)).size
         check_size(path, height, width)
-        if image.mode.startswith("I;16"):
-            return np.rint(np.asarray(image) / 257).astype(np.uint8)[..., None]
         if image.mode in ("I", "F"):
             raise PictureError("has 32 bits a pixel, expected 8 or 16: convert it")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = pictures.opaque(image)
         if image.mode != "L":
             image = image.convert("RGB")
     except (PictureError, ValueError) as error:  # ValueError: no conversion from such colours

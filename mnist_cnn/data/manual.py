@@ -1,4 +1,4 @@
-"""Tells in which format a folder of the user's own images is."""
+"""Finds the format of a folder of the user's own images."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,11 +4,11 @@ For networks whose images are not like MNIST's. Colours, dark on light or light 
 surrounds the object stay as they are: they must be like those of the training images.
 """
 
-import math
-
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+from mnist_cnn.digits.pictures import in_8_bits, opaque
 
 
 def fitted(image: Image.Image, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H W *C"]:
@@ -18,7 +18,9 @@ def fitted(image: Image.Image, image_shape: tuple[int, int, int]) -> UInt8[np.nd
     and channels keeps every pixel.
     """
     height, width, channels = image_shape
-    image = _in_8_bits(image, "L" if channels == 1 else "RGB")
+    if image.mode in ("I", "F"):
+        image = in_8_bits(image)
+    image = opaque(image).convert("L" if channels == 1 else "RGB")
     if image.size == (width, height):
         return np.asarray(image)
     scale = min(width / image.width, height / image.height)
@@ -31,19 +33,3 @@ def fitted(image: Image.Image, image_shape: tuple[int, int, int]) -> UInt8[np.nd
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     canvas[top : top + size[1], left : left + size[0]] = small
     return canvas
-
-
-def _in_8_bits(image: Image.Image, mode: str) -> Image.Image:
-    """The picture in grey ("L") or "RGB"; what is transparent becomes white."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    elif image.mode[0] in "IF":  # 32 bits: keep the highest 8 that are used
-        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
-        if image.mode == "F" and values.max() <= 1:
-            values *= 255
-        bits = max(8, math.ceil(math.log2(float(values.max()) + 1)))
-        image = Image.fromarray((values / 2 ** (bits - 8)).astype(np.uint8))
-    elif image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert(mode)

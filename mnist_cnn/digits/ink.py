@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from mnist_cnn.digits.pictures import in_8_bits
 from mnist_cnn.errors import PictureError
 
 Box = tuple[slice, slice]  # rows and columns
@@ -39,12 +40,8 @@ def colours(image: Image.Image, side: int = 320) -> Float32[np.ndarray, "H W C"]
 
     That is about `side` x `side` pixels; smaller pictures stay as they are.
     """
-    if image.mode[0] in "IF":  # 16 or 32 bits: keep the highest 8 that are used
-        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
-        if image.mode == "F" and values.max() <= 1:
-            values *= 255
-        bits = max(8, math.ceil(math.log2(float(values.max()) + 1)))
-        image = Image.fromarray((values / 2 ** (bits - 8)).astype(np.uint8))
+    if image.mode[0] in "IF":  # 16 or 32 bits
+        image = in_8_bits(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode != "L":

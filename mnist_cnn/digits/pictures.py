@@ -1,6 +1,7 @@
 """Picture files -> PIL images; anything else is refused with a `PictureError`."""
 
 import io
+import math
 import os
 from pathlib import Path
 
@@ -78,6 +79,25 @@ def _heif(file: io.BufferedReader | io.BytesIO) -> list[str]:
         raise PictureError(f"a HEIC picture, which {remedy}") from None
     register_heif_opener()
     return ["HEIF"]
+
+
+def in_8_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 or 32 bits a pixel with 8, the highest that are used."""
+    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
+    if image.mode == "F" and values.max() <= 1:
+        values *= 255
+    bits = max(8, math.ceil(math.log2(float(values.max()) + 1)))
+    return Image.fromarray((values / 2 ** (bits - 8)).astype(np.uint8))
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """The picture with white in place of what is transparent, and 8 of 16 bits, however dark."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA"))
 
 
 def save(image: UInt8[np.ndarray, "H W *C"], path: str | Path) -> None:

@@ -17,7 +17,6 @@ from flax import linen as nn
 
 import mnist_cnn
 from mnist_cnn import demo
-from mnist_cnn.analysis import packaged
 from mnist_cnn.analysis.answers import answers
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.errors import ConfigError, UserError
@@ -410,7 +409,6 @@ def test_taken_port_is_named_before_the_network_is_read(taken):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not packaged.FILE.exists(), reason="the package has no network yet")
 def test_page_needs_no_run_and_ends_quietly(tmp_path):
     variables = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(free_port())}
     process = start("mnist_cnn.demo", **variables)

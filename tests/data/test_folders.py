@@ -83,7 +83,7 @@ def test_every_kind_of_picture_that_predict_reads_is_read(pictures):
     save(exact.astype(np.uint16) * 257, first / "f.png")
     Image.fromarray(exact).convert("RGB").save(first / "g.png")
     Image.fromarray(exact).convert("P").save(first / "h.png")
-    shutil.copy(first / "00.png", first / "i.webp")  # formats are told by the content
+    shutil.copy(first / "00.png", first / "i.webp")  # the content decides the format
     save(np.full(SHAPE, 60, np.uint8), first / "j.jpg", quality=95)
     transparent = np.zeros((*SHAPE, 4), np.uint8)  # black, but nothing of it is visible
     transparent[:5, :, 3] = 255

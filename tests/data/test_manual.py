@@ -1,4 +1,4 @@
-"""The format of a folder is told from what is there."""
+"""The files in a folder decide which format it has."""
 
 import numpy as np
 from own_images import csv_text, random_images, refusal, write_idx
