@@ -58,13 +58,13 @@ def onnx(network: "Network") -> bytes:
 
     Raises UserError if an operation of the network is not translated.
     """
-    from mnist_cnn.analysis import onnx_converter
+    from mnist_cnn.analysis.to_onnx.converter import convert
     from mnist_cnn.models.apply import forward
     from mnist_cnn.parallel.devices import own_settings
 
     spec, logits = network.spec, functools.partial(forward, network.model)
     with own_settings():
-        graph = onnx_converter.convert(logits, network.variables, spec.image_shape)
+        graph = convert(logits, network.variables, spec.image_shape)
     return graph.serialize(spec.image_shape, spec.num_classes, _metadata(network))
 
 

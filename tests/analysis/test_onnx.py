@@ -17,7 +17,7 @@ from flax import linen as nn, nnx
 import mnist_cnn
 from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.analysis.network import Network
-from mnist_cnn.analysis.onnx_converter import convert
+from mnist_cnn.analysis.to_onnx.converter import convert
 from mnist_cnn.errors import UserError
 from mnist_cnn.models import layers
 from mnist_cnn.models.apply import scale, train_kwargs
