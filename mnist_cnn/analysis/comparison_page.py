@@ -4,8 +4,17 @@ import dataclasses
 from collections.abc import Sequence
 
 from mnist_cnn import statistics
-from mnist_cnn.analysis import cross_validation_page, finished_runs, mosaics, pages, plots
-from mnist_cnn.analysis.finished_runs import Comparison, Setting
+from mnist_cnn.analysis import (
+    comparison,
+    cross_validation_page,
+    mosaics,
+    pages,
+    plots,
+    run_settings,
+    sweep_plots,
+)
+from mnist_cnn.analysis.comparison import Comparison
+from mnist_cnn.analysis.run_settings import Setting
 
 
 def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[str, list[str]]:
@@ -17,7 +26,7 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
         for setting in settings
         if (finished := [run for run in setting.runs if run.tested])
     ]
-    compared = finished_runs.compare_all(tested, pairs)
+    compared = comparison.compare_all(tested, pairs)
     rows = []
     for setting in tested:
         accuracy = pages.percent(*setting.mean_accuracy())
@@ -45,17 +54,17 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
         shown = [plots.differences(f"Difference from {tested[0].label}", differences, name)]
     missing = filter(None, map(cross_validation_page.missing_folds, tested))
     sentences += [*_notes(compared), *missing, *(run.note for _, run in others)]
-    shown += plots.error_across_settings(tested)
+    shown += sweep_plots.error_across_settings(tested)
     unfinished = [
         curves
         for setting, run in others
-        for curves in finished_runs.curves_of(run, f"{setting.label} ({pages.status(run)})")
+        for curves in run_settings.curves_of(run, f"{setting.label} ({pages.status(run)})")
     ]
     shown += pages.curves([*tested, *unfinished])
     for one in compared:
         pair = one.first, one.other
         if one.first.num_folds:
-            pair = finished_runs.shared_folds(*pair)[0]
+            pair = comparison.shared_folds(*pair)[0]
         shown.append(mosaics.changed_predictions(*pair))
     page = pages.page(
         " / ".join(setting.label for setting in settings),

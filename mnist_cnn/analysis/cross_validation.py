@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mnist_cnn.analysis.finished_runs import Run, Setting
+from mnist_cnn.analysis.finished_runs import Run
+from mnist_cnn.analysis.run_settings import Setting
 from mnist_cnn.data.dataset import is_same_data
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner.predictions import Predictions

@@ -6,7 +6,7 @@ import numpy as np
 
 from mnist_cnn import statistics
 from mnist_cnn.analysis import cross_validation, mosaics, pages, plots
-from mnist_cnn.analysis.finished_runs import Setting
+from mnist_cnn.analysis.run_settings import Setting
 from mnist_cnn.runner import results
 
 NOTE = (

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from mnist_cnn import statistics
-from mnist_cnn.analysis import cross_validation, finished_runs, mosaics, pages, plots
+from mnist_cnn.analysis import (
+    cross_validation,
+    finished_runs,
+    mosaics,
+    pages,
+    plots,
+    run_settings,
+    sweep_plots,
+)
 from mnist_cnn.analysis.comparison_page import comparison_page
 from mnist_cnn.analysis.cross_validation_page import cross_validation_page
 from mnist_cnn.analysis.finished_runs import Run
@@ -32,7 +40,7 @@ def write(
     path = local_path(output, "--output")
     runs = [finished_runs.read(workdir) for workdir in workdirs]
     cross_validation.check_comparable([run for run in runs if run.tested])
-    settings = finished_runs.settings_of(runs)
+    settings = run_settings.settings_of(runs)
     for setting in settings:
         cross_validation.check_once(setting)
     if len(settings) == 1 < len(runs):
@@ -153,7 +161,7 @@ def _confusions(run: Run) -> list[str]:
 def unfinished_page(run: Run) -> tuple[str, list[str]]:
     """The page of a run without a result, and its sentence."""
     rows = []
-    for setting in finished_runs.curves_of(run, ""):
+    for setting in run_settings.curves_of(run, ""):
         for split, name in (("train", "training"), ("validation", "validation")):
             steps, losses = setting.series(split, "loss")
             accuracies = setting.series(split, "accuracy")[1]
@@ -180,11 +188,11 @@ def unfinished_page(run: Run) -> tuple[str, list[str]]:
 
 def _run_plots(run: Run) -> list[plots.Plot]:
     if not run.tested:
-        return pages.curves(finished_runs.curves_of(run, ""))
+        return pages.curves(run_settings.curves_of(run, ""))
     sweep, kernels = run.result.get("sweep"), run.predictions.filters
     return [
-        *(plots.error_over_sweep(sweep) if sweep else []),
-        *plots.learning_curves(finished_runs.settings_of([run])),
+        *(sweep_plots.error_over_sweep(sweep) if sweep else []),
+        *plots.learning_curves(run_settings.settings_of([run])),
         plots.confusion_matrix(run),
         mosaics.worst_mistakes(run),
         plots.reliability_diagram(run),

@@ -7,8 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mnist_cnn import statistics
-from mnist_cnn.analysis.finished_runs import Run, Setting, paired_seeds
+from mnist_cnn.analysis.comparison import paired_seeds
+from mnist_cnn.analysis.finished_runs import Run
 from mnist_cnn.analysis.plots import Plot, draw_plot, short
+from mnist_cnn.analysis.run_settings import Setting
 from mnist_cnn.analysis.theme import Theme
 
 _MAX_DIGITS = 16  # in one plot

@@ -16,7 +16,8 @@ import numpy as np
 
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.analysis import plots
-from mnist_cnn.analysis.finished_runs import Run, Setting
+from mnist_cnn.analysis.finished_runs import Run
+from mnist_cnn.analysis.run_settings import Setting
 from mnist_cnn.analysis.theme import DARK, LIGHT
 from mnist_cnn.errors import printable
 from mnist_cnn.version import __version__

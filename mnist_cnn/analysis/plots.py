@@ -1,12 +1,12 @@
-"""The plots of a report, each drawn for a light and for a dark page; `mosaics` has those of images.
+"""The plots of a report, each drawn for a light and for a dark page.
 
-These two files alone import matplotlib. Text from a run directory is drawn as it is, never
+`sweep_plots` has those of several settings, `mosaics` those of images. These three alone import
+matplotlib. Text from a run directory is drawn as it is, never
 interpreted as TeX.
 """
 
 import io
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -16,13 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mnist_cnn import statistics
-from mnist_cnn.analysis.finished_runs import Run, Setting, swept_field
+from mnist_cnn.analysis.finished_runs import Run
+from mnist_cnn.analysis.run_settings import Setting
 from mnist_cnn.analysis.theme import DARK, LIGHT, Theme
-from mnist_cnn.runner.results import setting_label
 
 # The most classes whose names, and whose numbers of images, a confusion matrix has room for.
 MAX_NAMED_CLASSES, MAX_COUNTED_CLASSES = 32, 16
-_MOST_ROWS = 30  # of settings in one plot
 _DASHED: dict[str, Any] = {"lw": 1, "ls": (0, (4, 3))}
 
 
@@ -35,7 +34,6 @@ class Plot(NamedTuple):
     dark: bytes
 
 
-Errors = Mapping[float, np.ndarray]  # value of a field -> the errors [R] of the seeds in %
 Draw = Callable[[Figure, Theme], None]
 
 
@@ -65,7 +63,7 @@ def short(label: str, most: int = 40) -> str:
     return label if len(label) <= most else label[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _shade_interval(axes: Axes, x: np.ndarray, samples: Sequence[np.ndarray], colour: str) -> None:
+def shade_interval(axes: Axes, x: np.ndarray, samples: Sequence[np.ndarray], colour: str) -> None:
     """Shades the 95 % confidence interval of the mean of each sample."""
     if min(map(len, samples)) > 2:  # of two seeds, it is 12.7 standard errors wide
         mean = np.array([sample.mean() for sample in samples])
@@ -73,7 +71,7 @@ def _shade_interval(axes: Axes, x: np.ndarray, samples: Sequence[np.ndarray], co
         axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.22, lw=0)
 
 
-def _log_y(axes: Axes, low: float, high: float, subs: tuple[int, ...] = (1, 2, 5)) -> None:
+def log_y(axes: Axes, low: float, high: float, subs: tuple[int, ...] = (1, 2, 5)) -> None:
     """A logarithmic axis with ticks at `subs` times the powers of ten, as plain numbers."""
     axes.set_yscale("log")
     axes.set_ylim(low, high)
@@ -127,10 +125,10 @@ def _learning_curve(settings: Sequence[Setting], metric: str, caption: str) -> P
             if len(values) > 1:
                 axes.plot(steps, values.T, dashes, color=colour, lw=0.6, alpha=0.6)
             if len(settings[index].folds) < 2:  # folds are not independent
-                _shade_interval(axes, steps, list(values.T), colour)
+                shade_interval(axes, steps, list(values.T), colour)
         positive = np.concatenate([[], *(values[values > 0] for *_, values in curves)])
         low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
-        _log_y(axes, low / 1.4, high * 1.4)
+        log_y(axes, low / 1.4, high * 1.4)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True))
@@ -144,146 +142,6 @@ def _learning_curve(settings: Sequence[Setting], metric: str, caption: str) -> P
             axes.legend()
 
     return draw_plot(f"{metric.capitalize()} during training", caption, draw)
-
-
-def error_across_settings(settings: Sequence[Setting]) -> list[Plot]:
-    """The final error over the only field in which the settings differ; no plot without one."""
-    swept = swept_field(settings)
-    if swept is None:
-        return []
-    for split in ("validation", "test"):
-        series = [setting.series(split, "error")[1] for setting in settings]
-        if all(values.size for values in series):
-            break
-    line = dict(zip(swept[1], (values[:, -1] for values in series), strict=True))
-    name = settings[0].tested_name if split == "test" else split
-    if any(len(setting.folds) > 1 for setting in settings):
-        return [error_over_field(swept[0], {"": line}, name, folds=True)]
-    return [error_over_field(swept[0], {"": line}, name)]
-
-
-def error_over_sweep(sweep: dict[str, Any]) -> list[Plot]:
-    """The final validation error of a run's own sweep; no plot if fewer than two are to compare.
-
-    The horizontal axis is the field of numbers with the most values; the others give one line each.
-    If there are names among the values, and no field has three numbers, each setting is a row.
-    """
-    shown = [entry for entry in sweep["settings"] if entry["status"] != "diverged"]
-    note = " Settings that diverged are left out." if len(shown) < len(sweep["settings"]) else ""
-    stopped_note = " Hollow points are settings that were stopped before their end."
-    note += stopped_note if any(entry["status"] == "stopped" for entry in shown) else ""
-    columns = {key: [entry["setting"][key] for entry in shown] for key in shown[0]["setting"]}
-    numbers = {
-        key: len(set(values))
-        for key, values in columns.items()
-        if all(type(value) in (int, float) for value in values)
-    }
-    name = max(numbers, key=lambda key: numbers[key], default="")
-    if len(numbers) < len(columns) and numbers.get(name, 0) < 3:
-        return [_error_by_setting(shown, note)] if len(shown) > 1 else []
-    if numbers[name] < 2:
-        return []
-    lines: dict[str, dict[float, np.ndarray]] = {}
-    stopped: dict[str, dict[float, np.ndarray]] = {}
-    for entry in shown:
-        label = setting_label({k: value for k, value in entry["setting"].items() if k != name})
-        line = lines.setdefault(label, {})
-        line = stopped.setdefault(label, {}) if entry["status"] == "stopped" else line
-        line[entry["setting"][name]] = _validation_error(entry)
-    return [error_over_field(name, lines, "validation", note, stopped)]
-
-
-def _validation_error(entry: Mapping[str, Any]) -> np.ndarray:
-    """The errors [R] of the seeds of a setting in %."""
-    return 100 * (1 - np.atleast_1d(entry["validation"]["accuracy"]))
-
-
-def _error_by_setting(entries: Sequence[Mapping[str, Any]], note: str) -> Plot:
-    """The validation error of each setting: a row with its seeds as points, their mean a line."""
-    if len(entries) > _MOST_ROWS:
-        note += f" The best {_MOST_ROWS} of {len(entries)} settings."
-        best = sorted(entries, key=lambda one: _validation_error(one).mean())[:_MOST_ROWS]
-        entries = [entry for entry in entries if any(entry is one for one in best)]
-    pooled = np.concatenate([_validation_error(entry) for entry in entries])
-
-    def draw(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        for y, entry in enumerate(entries):
-            errors, colour = _validation_error(entry), theme.series[y % len(theme.series)]
-            inside = theme.background if entry["status"] == "stopped" else colour
-            axes.plot(errors, np.full(len(errors), y), "o", color=colour, ms=6, mfc=inside)
-            axes.vlines(errors.mean(), y - 0.16, y + 0.16, color=colour, lw=2)
-            label = short(setting_label(entry["setting"]), 58)
-            axes.text(0, y - 0.26, label, transform=axes.get_yaxis_transform())
-        if pooled.min() > 0 and pooled.max() / pooled.min() >= 8:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-            axes.set_xticks([], minor=True)
-        axes.set_yticks([])
-        axes.set_ylim(len(entries) - 0.6, -0.7)
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel("validation error (%)")
-        axes.grid(axis="x")
-        axes.margins(x=0.1)
-
-    caption = "Error on the validation images after training. Points are seeds, the line is their "
-    return draw_plot("Error of each setting", f"{caption}mean.{note}", draw, 1 + 0.5 * len(entries))
-
-
-def error_over_field(
-    name: str,
-    lines: Mapping[str, Errors],
-    split: str,
-    note: str = "",
-    stopped: Mapping[str, Errors] = types.MappingProxyType({}),
-    folds: bool = False,
-) -> Plot:
-    """The error over the values of a field: each seed a point, their mean a line for each label.
-
-    Those of `stopped`, by the same labels, are hollow points. With `folds` a point is a fold and a
-    seed; there is no band, as folds are not independent.
-    """
-
-    def draw(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        for index, (label, line) in enumerate(lines.items()):
-            x, errors = np.array(sorted(line), float), [line[value] for value in sorted(line)]
-            mean = [seeds.mean() for seeds in errors]
-            colour = theme.series[index % len(theme.series)]
-            dashes = ("-", "--", ":")[index // len(theme.series) % 3]
-            axes.plot(x, mean, dashes, color=colour, lw=1.8, label=label)
-            for value, seeds in stopped.get(label, {}).items():
-                x_of_seeds = [value] * len(seeds)
-                axes.plot(x_of_seeds, seeds, "o", color=colour, ms=5, mfc=theme.background)
-            if not line:
-                continue
-            points = np.repeat(x, [len(seeds) for seeds in errors]), np.concatenate(errors)
-            axes.plot(*points, "o", color=colour, ms=5, mec=theme.background)
-            if not folds:
-                _shade_interval(axes, x, errors, colour)
-        every = [*lines.values(), *stopped.values()]
-        ticks = np.unique([float(value) for line in every for value in line])
-        if ticks[0] > 0 and ticks[-1] / ticks[0] >= 8:
-            axes.set_xscale("log")
-            axes.set_xticks([], minor=True)
-        axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
-        if pooled.min() > 0 and pooled.max() / pooled.min() >= 8:
-            _log_y(axes, pooled.min() / 1.5, pooled.max() * 1.3)  # the points, but not the band
-        else:
-            axes.set_ylim(0, pooled.max() * 1.1 or 1)
-        axes.set(xlabel=name, ylabel=f"{split} error (%)")
-        axes.grid(axis="y")
-        if len(lines) > 1:
-            axes.legend()
-
-    samples = [errors for line in lines.values() for errors in line.values()]
-    band = min(map(len, samples)) > 2 and not folds
-    pooled = np.concatenate([*samples, *(x for line in stopped.values() for x in line.values())])
-    caption = f"Error on the {split} images after training. Points are "
-    caption += f"{'folds of a seed' if folds else 'seeds'}, the line is their "
-    caption += "mean, the band its 95 % confidence interval (Student's t)." if band else "mean."
-    return draw_plot(f"Error over {name}", caption + note, draw)
 
 
 def mean_of_seeds_note(run: Run) -> str:
@@ -359,7 +217,7 @@ def reliability_diagram(run: Run) -> Plot:
         upper.legend(loc="upper left")
         centres = (np.arange(statistics.BINS) + 0.5) * width
         lower.bar(centres, calibration.count, width * 0.9, color=blue)
-        _log_y(lower, 0.8, 3.0 * calibration.count.max(), subs=(1,))
+        log_y(lower, 0.8, 3.0 * calibration.count.max(), subs=(1,))
         lower.set(xlabel="confidence (%)", ylabel="images")
 
     caption = (

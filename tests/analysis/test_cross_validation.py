@@ -10,7 +10,7 @@ from scipy import stats
 from training_runs import train
 
 from mnist_cnn import report, statistics
-from mnist_cnn.analysis import cross_validation, finished_runs, pages
+from mnist_cnn.analysis import cross_validation, finished_runs, pages, run_settings
 from mnist_cnn.data import dataset as data
 from mnist_cnn.errors import CheckpointError
 
@@ -71,7 +71,7 @@ def test_folds_are_one_result_with_the_mean_over_folds_and_its_interval(runs, tm
 
 @pytest.mark.slow
 def test_every_training_image_is_scored_once_by_each_network(runs, small_mnist):
-    (setting,) = finished_runs.settings_of([finished_runs.read(runs[1e-3, f]) for f in FOLDS])
+    (setting,) = run_settings.settings_of([finished_runs.read(runs[1e-3, f]) for f in FOLDS])
     joined = cross_validation.join(setting)
     labels = data.open_dataset("mnist", small_mnist).read("train")[1]
     np.testing.assert_array_equal(np.bincount(joined.predictions.labels), np.bincount(labels))

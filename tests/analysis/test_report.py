@@ -12,7 +12,17 @@ from conftest import config_of, imported_by, metrics_of, read_idx, run
 
 import mnist_cnn
 from mnist_cnn import report, statistics
-from mnist_cnn.analysis import comparison_page, finished_runs, html_report, mosaics, pages, plots
+from mnist_cnn.analysis import (
+    comparison,
+    comparison_page,
+    finished_runs,
+    html_report,
+    mosaics,
+    pages,
+    plots,
+    run_settings,
+    sweep_plots,
+)
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import predictions
 from mnist_cnn.runner.preparation import Diverged
@@ -79,7 +89,7 @@ def edit(path, **changes):
 
 
 def settings_of(*directories):
-    return finished_runs.settings_of([finished_runs.read(path) for path in directories])
+    return run_settings.settings_of([finished_runs.read(path) for path in directories])
 
 
 @pytest.mark.slow
@@ -136,10 +146,10 @@ def test_result_comes_first_and_agrees_with_result_json(reported):
 
 def test_varied_field_is_plotted_against_validation_error(trained, monkeypatch):
     settings = settings_of(*trained.values())
-    assert finished_runs.swept_field(settings) == ("learning_rate", [1e-3, 1e-4, 1e-2])
-    assert finished_runs.swept_field(settings[:2]) is None
-    calls, original = [], plots.error_over_field
-    monkeypatch.setattr(plots, "error_over_field", lambda *a: calls.append(a) or original(*a))
+    assert run_settings.swept_field(settings) == ("learning_rate", [1e-3, 1e-4, 1e-2])
+    assert run_settings.swept_field(settings[:2]) is None
+    calls, original = [], sweep_plots.error_over_field
+    monkeypatch.setattr(sweep_plots, "error_over_field", lambda *a: calls.append(a) or original(*a))
     monkeypatch.setattr(plots, "learning_curves", lambda settings: [])  # the others take time
     monkeypatch.setattr(mosaics, "changed_predictions", lambda *_: plots.Plot("", "", b"", b""))
     assert "<h2>Error over learning_rate</h2>" in comparison_page.comparison_page(settings)[0]
@@ -204,9 +214,9 @@ def test_shared_seeds_are_paired_and_single_seeds_compared_over_images(trained):
     fast, slow = ([runs[rate, seed] for seed in (1, 2)] for rate in (1e-3, 1e-4))
 
     def compare(*selected):
-        return finished_runs.compare(*finished_runs.settings_of(selected))
+        return comparison.compare(*run_settings.settings_of(selected))
 
-    labels = [setting.label for setting in finished_runs.settings_of([*fast, *slow])]
+    labels = [setting.label for setting in run_settings.settings_of([*fast, *slow])]
     assert labels == ["tiny, learning_rate=0.001", "tiny, learning_rate=0.0001"]
     seeds = compare(*fast, *slow)
     a, b = ([run.result["test"]["accuracy"][0] for run in pair] for pair in (fast, slow))
@@ -218,7 +228,7 @@ def test_shared_seeds_are_paired_and_single_seeds_compared_over_images(trained):
     assert "McNemar" in unpaired.method and "only" not in unpaired.method
     one_shared = compare(*fast, slow[1])
     assert one_shared.method.startswith("only seed 2 against seed 2, ")
-    by_seed = finished_runs.settings_of(fast)  # they differ in the seed alone: a setting each
+    by_seed = run_settings.settings_of(fast)  # they differ in the seed alone: a setting each
     assert [setting.label for setting in by_seed] == ["tiny, seed 1", "tiny, seed 2"]
 
 
@@ -360,9 +370,7 @@ def test_an_interval_beyond_the_possible_range_is_not_printed(trained):
     assert pages.percent(0.5, statistics.mean_interval(np.array([0.0, 1.0]))) == "50.00 %"
     assert pages.percent(0.985, 0.01) == "98.50 ± 1.00 %"
     difference = statistics.compare_over_seeds(np.array([0.0, 0.5]), np.array([0.0, 0.9]))
-    sentence = comparison_page._sentence(
-        finished_runs.Comparison(first, other, difference, 0.1, 9), 1
-    )
+    sentence = comparison_page._sentence(comparison.Comparison(first, other, difference, 0.1, 9), 1)
     assert "95 % confidence interval unknown (too few seeds), p = " in sentence
 
 
@@ -379,9 +387,9 @@ def test_several_settings_are_corrected_for_their_number(trained, tmp_path, monk
     directories = list(trained.values())
     settings = settings_of(*directories)
     for pairs, wanted in ((False, [(0, 1), (0, 2)]), (True, [(0, 1), (0, 2), (1, 2)])):
-        compared = finished_runs.compare_all(settings, pairs)
+        compared = comparison.compare_all(settings, pairs)
         assert [(settings.index(x.first), settings.index(x.other)) for x in compared] == wanted
-        p = [finished_runs.compare(settings[a], settings[b]).p for a, b in wanted]
+        p = [comparison.compare(settings[a], settings[b]).p for a, b in wanted]
         assert [x.corrected_p for x in compared] == statistics.holm(p) != p
         sentences = report.write(directories, tmp_path / "page.html", pairs=pairs)
         page = html.unescape((tmp_path / "page.html").read_text())
@@ -395,8 +403,8 @@ def test_several_settings_are_corrected_for_their_number(trained, tmp_path, monk
             assert one.seeds_needed == needed and sentence.endswith(text)
         assert f"corrected p is that of {len(wanted)} comparisons (Holm)" in sentences[-1]
     found = statistics.Difference(0.01, 0.0, 0.02, 0.03, "over seeds", effect_size=0.5)
-    monkeypatch.setattr(finished_runs, "compare", lambda *_: found)
-    needed = [one.seeds_needed for one in finished_runs.compare_all(settings, pairs=True)]
+    monkeypatch.setattr(comparison, "compare", lambda *_: found)
+    needed = [one.seeds_needed for one in comparison.compare_all(settings, pairs=True)]
     assert needed == [statistics.seeds_needed(0.5, 3)] * 3 and needed[0] > 34
 
 

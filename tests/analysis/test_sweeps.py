@@ -12,7 +12,7 @@ from flax import linen as nn
 
 import mnist_cnn
 from mnist_cnn import config as config_lib, report
-from mnist_cnn.analysis import finished_runs, plots
+from mnist_cnn.analysis import finished_runs, plots, run_settings, sweep_plots
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import join
@@ -116,7 +116,7 @@ def test_unfinished_sweep_has_no_network_and_a_report_of_what_is_there(sweep, tm
         f"{begun} is not finished: 2 of its 4 settings are validated so far. It has no test "
         "result; run its command again to finish it."
     )
-    labels = [one.label for one in finished_runs.curves_of(found, "")]
+    labels = [one.label for one in run_settings.curves_of(found, "")]
     assert labels == [
         "short, learning_rate=0.001", "short, learning_rate=0.004", "narrow, learning_rate=0.001"
     ]  # fmt: skip
@@ -131,7 +131,7 @@ def test_report_has_a_row_for_each_setting_and_the_curves_of_the_chosen_one(swee
     _, folder = sweep
     found = finished_runs.read(folder)
     assert found.setting["learning_rate"] == 4e-3 and found.fields["model.hidden"] == 12
-    steps, losses = finished_runs.settings_of([found])[0].series("validation", "loss")
+    steps, losses = run_settings.settings_of([found])[0].series("validation", "loss")
     assert steps.tolist() == [20, 30] and losses.shape[0] == 2
     (sentence,) = report.write([folder], tmp_path / "x.html")
     chosen = "Setting with the best validation accuracy: narrow, learning_rate=0.004."
@@ -177,26 +177,26 @@ def test_stopped_settings_are_hollow_points_beside_the_line(monkeypatch):
     found = []
     empty = plots.Plot("", "", b"", b"")
     for name in ("error_over_field", "_error_by_setting"):
-        monkeypatch.setattr(plots, name, lambda *given: found.append(given) or empty)
+        monkeypatch.setattr(sweep_plots, name, lambda *given: found.append(given) or empty)
     rates = [
         entry("finished", [0.9, 0.8], rate=0.1, variant="a"),
         entry("stopped", [0.7, 0.6], rate=0.2, variant="a"),
         entry("stopped", [0.5, 0.4], rate=0.3, variant="a"),
         {"setting": {"rate": 9.0, "variant": "a"}, "status": "diverged"},
     ]
-    plots.error_over_sweep({"settings": rates})
+    sweep_plots.error_over_sweep({"settings": rates})
     name, lines, split, note, stopped = found.pop()
     assert (name, split, list(lines), list(stopped)) == ("rate", "validation", ["a"], ["a"])
     assert list(lines["a"]) == [0.1] and list(stopped["a"]) == [0.2, 0.3]
     np.testing.assert_allclose(stopped["a"][0.3], [50, 60])
     assert "Settings that diverged are left out. Hollow points are settings" in note
     names = [entry("finished", [0.9], model=one, batch_size=9) for one in ("cnn", "MLP(2)")]
-    plots.error_over_sweep({"settings": names})
+    sweep_plots.error_over_sweep({"settings": names})
     assert [one["setting"]["model"] for one in found.pop()[0]] == ["cnn", "MLP(2)"]
-    assert plots.error_over_sweep({"settings": names[:1]}) == []
+    assert sweep_plots.error_over_sweep({"settings": names[:1]}) == []
 
 
 def test_many_settings_are_the_best_thirty_of_the_plot():
     many = [entry("finished", [k / 100], variant=f"v{k}") for k in range(40)]
-    (plot,) = plots.error_over_sweep({"settings": many})
+    (plot,) = sweep_plots.error_over_sweep({"settings": many})
     assert plot.caption.endswith("The best 30 of 40 settings.")

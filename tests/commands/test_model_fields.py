@@ -12,7 +12,7 @@ from flax import linen as nn, nnx
 
 import mnist_cnn
 from mnist_cnn import model_fields
-from mnist_cnn.analysis import finished_runs
+from mnist_cnn.analysis import finished_runs, run_settings
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner import recorded_config
 
@@ -152,7 +152,7 @@ def test_another_field_does_not_resume_the_run(two_runs):
 
 
 def test_field_is_in_the_labels_of_a_comparison(two_runs):
-    settings = finished_runs.settings_of([finished_runs.read(path) for path in two_runs[1:]])
+    settings = run_settings.settings_of([finished_runs.read(path) for path in two_runs[1:]])
     assert [one.label for one in settings] == ["net, model.hidden=8", "net, model.hidden=16"]
 
 
@@ -169,5 +169,5 @@ def test_run_from_before_the_record_of_fields_is_read_as_it_was(two_runs, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, network.variables, same.variables)
     with pytest.raises(CheckpointError, match="belongs to another configuration"):
         mnist_cnn.load(tmp_path / "8", config_of(path))
-    settings = finished_runs.settings_of([*map(finished_runs.read, (sixteen, tmp_path / "16"))])
+    settings = run_settings.settings_of([*map(finished_runs.read, (sixteen, tmp_path / "16"))])
     assert len({repr(run.setting) for one in settings for run in one.runs}) == 1
