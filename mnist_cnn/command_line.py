@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mnist_cnn import config as config_lib, model_fields
+from mnist_cnn import config as config_lib
+from mnist_cnn.config import model_fields
 from mnist_cnn.errors import ConfigError, UserError, printable, users_line
 from mnist_cnn.files import local_path
 from mnist_cnn.parallel import threads

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from mnist_cnn import config as config_lib, statistics
+from mnist_cnn.config.model_fields import PREFIX
 from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.model_fields import PREFIX
 from mnist_cnn.runner import predictions as predictions_lib, run_directory
 
 _NOT_OF_A_SETTING = ("name", "seed", "num_seeds", "sweep", "variants", "sweep_method")

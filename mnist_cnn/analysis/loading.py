@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnist_cnn import config as config_lib, model_fields
+from mnist_cnn import config as config_lib
 from mnist_cnn.analysis import packaged
 from mnist_cnn.analysis.network import Network
+from mnist_cnn.config import model_fields
 from mnist_cnn.data.spec import from_record
 from mnist_cnn.errors import CheckpointError, ConfigError, shorten
 from mnist_cnn.files import local_path

@@ -9,8 +9,8 @@ import numpy as np
 
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.analysis.finished_runs import Run
+from mnist_cnn.config.model_fields import PREFIX
 from mnist_cnn.errors import printable
-from mnist_cnn.model_fields import PREFIX
 from mnist_cnn.runner import results
 
 

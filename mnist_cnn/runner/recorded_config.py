@@ -5,13 +5,13 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from mnist_cnn import model_fields
 from mnist_cnn.config import (
     DEFAULTS,
     FIELDS,
     FREE_ON_RESUME,
     LENGTH,
     OBJECTS,
+    model_fields,
     takes_total_steps,
 )
 from mnist_cnn.data.spec import NETWORK_FIELDS

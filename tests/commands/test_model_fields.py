@@ -11,8 +11,8 @@ from conftest import config_of, result_of, run
 from flax import linen as nn, nnx
 
 import mnist_cnn
-from mnist_cnn import model_fields
 from mnist_cnn.analysis import finished_runs, run_settings
+from mnist_cnn.config import model_fields
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner import recorded_config
 

@@ -7,7 +7,7 @@ from conftest import ROOT
 
 # From the bottom up.  Every other module of the package is a command, at the top.
 LAYERS = (
-    {"config", "model_fields", "statistics", "files", "errors", "version"},
+    {"config", "statistics", "files", "errors", "version"},
     {"digits"}, {"data"}, {"models"}, {"training"}, {"parallel"}, {"runner"}, {"analysis"},
 )  # fmt: skip
 
