@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from benchmarks import (
     halving,
+    many_images,
     networks,
     packaged_network,
     processors,
@@ -319,3 +320,8 @@ def test_the_card_of_the_packaged_network_has_its_measured_figures():
         metadata = file.metadata()
     assert metadata["model_card"] == card and metadata["params_sha256"] in card
     assert measured["network"]["name"] == json.loads(metadata["config"])["name"] == "digits"
+
+
+def test_the_page_of_devices_says_what_a_million_images_took():
+    found = many_images.sentence(benchmark_record("many_images"))
+    assert found in text_of("docs/devices-and-hosts.md")
