@@ -3,10 +3,9 @@
     python -m benchmarks.many_images
 
 The images are MNIST's, shifted by up to two pixels. The first training on them prepares them, the
-others read what was prepared. The command needs 3 GB of disk. It prints the peaks of the
-memory and the ratio of the speeds, and writes many_images.json, which
-docs/devices-and-hosts.md quotes. Run
-nothing else meanwhile.
+others read what was prepared. The command needs 3 GB of disk. It prints the peaks of the memory
+and the ratio of the speeds, and writes many_images.json, which docs/devices-and-hosts.md quotes.
+Run nothing else meanwhile.
 """
 
 import json

@@ -10,15 +10,18 @@ import time
 from urllib.parse import urlparse
 from urllib.request import ProxyHandler, build_opener
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import finish, run, start, wait_for
 from flax import linen as nn
+from PIL import Image
 
 import mnist_cnn
 from mnist_cnn import demo
 from mnist_cnn.analysis.answers import answers
 from mnist_cnn.analysis.network import Network
+from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import ConfigError, UserError
 
 PROXY = "http://127.0.0.1:9"  # nothing listens there
@@ -70,6 +73,36 @@ def none_address():
         import gradio
 
         gradio.close_all(verbose=False)
+
+
+class Reddest(nn.Module):
+    """Takes images with more red than blue for the first of two classes, surely."""
+
+    @nn.compact
+    def __call__(self, images):
+        scale = self.param("scale", nn.initializers.ones, ())
+        red = scale * (images[..., 0] - images[..., 2]).sum((1, 2))
+        return jnp.stack([red, -red], axis=-1)
+
+
+@pytest.mark.slow
+def test_pictures_of_other_data_are_chosen_and_answered_by_the_names_of_their_classes(
+    browser, tmp_path
+):
+    spec = DataSpec((16, 20, 3), ("<b>red", "blue"))
+    config = {"loss": "cross_entropy", "eval_batch_size": 64}
+    variables = {"params": {"scale": np.ones((), np.float32)}}
+    network = Network(config, variables, Reddest(), step=0, seed=0, spec=spec)
+    Image.new("RGB", (60, 90), (200, 20, 10)).save(tmp_path / "red.png")
+    _, address, _ = demo.launch(network, prevent_thread_lock=True)
+    page = browser.new_page()
+    try:
+        page.goto(address)
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / "red.png")
+        page.wait_for_function("document.querySelector('#bars').innerText.includes('100%')")
+        assert page.locator("#bars h2").inner_text().strip() == "<b>red"
+    finally:
+        page.close()
 
 
 @pytest.fixture
