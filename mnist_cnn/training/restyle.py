@@ -30,16 +30,19 @@ def _widen(images: Images) -> Images:
 
 def restyle(key: Key[Array, ""], images: Images) -> Images:
     """Other pens, papers and cameras: stroke width, faint parts, lines, resolution, contrast."""
-    keys = jax.random.split(key, 10)
+    keys = jax.random.split(key, 11)
 
     def uniform(number: int, low: float, high: float, *shape: int) -> Array:
         size = (len(images), *(shape or (1, 1)), 1)
         return jax.random.uniform(keys[number], size, minval=low, maxval=high)
 
     amount = uniform(0, -0.7, 1.8)  # below 0 thinner, above wider
+    amount += jnp.maximum(uniform(10, -18, 2), 0)  # of one in ten a marker's
     wider, thinner = _widen(images), 1 - _widen(1 - images)
     x = images + jnp.minimum(jnp.abs(amount), 1) * (jnp.where(amount > 0, wider, thinner) - images)
-    x += jnp.maximum(amount - 1, 0) * (_widen(wider) - wider)
+    for more in (1, 2, 3):
+        wider, before = _widen(wider), wider
+        x += jnp.clip(amount - more, 0, 1) * (wider - before)
     patches = jax.image.resize(uniform(1, 0, 1, 5, 5), images.shape, "linear")
     x = x * (1 - jnp.maximum(uniform(2, -1, 0.8), 0) * patches)
     x = jnp.maximum(x, _remnants(keys[3], len(images)))
@@ -68,7 +71,7 @@ def _box(images: Images) -> Images:
 
 
 def _remnants(key: Key[Array, ""], count: int) -> Images:
-    """On 6 % of the images a piece of a printed line, near the border."""
+    """On 10 % of the images a piece of a printed line, near the border."""
     keys = jax.random.split(key, 5)
     place = jax.random.uniform(keys[0], (count, 1, 1), minval=9.0, maxval=13.0)
     place = 13.5 + place * jnp.where(jax.random.bernoulli(keys[1], 0.5, place.shape), 1, -1)
@@ -78,4 +81,4 @@ def _remnants(key: Key[Array, ""], count: int) -> Images:
     along = (pixels >= jnp.minimum(start, stop)) & (pixels <= jnp.maximum(start, stop))
     line = across * along
     line = jnp.where(jax.random.bernoulli(keys[3], 0.5, place.shape), line, line.swapaxes(1, 2))
-    return (line * jax.random.bernoulli(keys[4], 0.06, place.shape))[..., None]
+    return (line * jax.random.bernoulli(keys[4], 0.1, place.shape))[..., None]
