@@ -30,6 +30,7 @@ BATCH_SIZE = 64  # the only shape that is compiled
 # The least probability of a sure answer, chosen on other people's handwriting: the card of the
 # packaged network says how many are sure, and how many of these are wrong.
 SURE = 0.9
+_STRAY = 0.25  # how probable it is that a piece of ink beside others is none of a digit
 
 
 class Digit(NamedTuple):
@@ -178,13 +179,27 @@ def answer_to(name: str, network: "Network", found: Sequence[Found]) -> Answer:
 def _completed(network: "Network", answer: Answer, digits: Iterator[Digit | None]) -> Answer:
     """The answer with the next digits, as many as were found; without what is no digit."""
     answer = answer._replace(step=network.step, spec=network.spec)
-    pairs = [(one, next(digits)) for one in answer.found]
-    kept = [(one, digit) for one, digit in pairs if digit is not None]
+    kept = _best_reading([(one, next(digits)) for one in answer.found])
     if not kept:
         error = "no digit found: what stands out from the paper is none"
         return answer._replace(error=error, no_digit=True)
     found, read = zip(*kept, strict=True)
     return answer._replace(found=found, digits=read)
+
+
+def _best_reading(candidates: list[tuple[Found, Digit | None]]) -> list[tuple[Found, Digit]]:
+    """The digits, in order, of the most probable of all ways to put the pieces of ink together."""
+    best: list[tuple[float, list[tuple[Found, Digit]]]] = [(1.0, [])]  # of the first pieces
+    for last in range(1, 1 + max(one.pieces[1] for one, _ in candidates)):
+        ways = []
+        for one, digit in candidates:
+            if digit is not None and one.pieces[1] == last:
+                probability, before = best[one.pieces[0]]
+                ways.append((probability * digit.probability, [*before, (one, digit)]))
+        if not any(one.pieces == (last - 1, last) for way in ways for one, _ in way[1][-1:]):
+            ways.append((best[-1][0] * _STRAY, best[-1][1]))
+        best.append(max(ways, key=lambda way: way[0]))
+    return best[-1][1]
 
 
 def _digits(network: "Network", found: Sequence[Found]) -> list[Digit | None]:

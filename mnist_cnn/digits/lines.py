@@ -1,6 +1,8 @@
 """A picture of one or several digits -> the form of each, line by line and from left to right."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,20 +14,28 @@ from mnist_cnn.digits.ink import Box, Page, sides
 from mnist_cnn.errors import PictureError
 
 _MAX_DIGITS = 200  # of a picture; more are its texture
+_MAX_PIECES = 4  # of a digit
+
+Group = tuple[Box, list[int]]  # the numbers of some parts of a page, and the box around them
 
 
 class Found(NamedTuple):
-    """A digit of a picture."""
+    """What may be a digit of a picture: a piece of its ink, or successive pieces that are close.
+
+    A digit that a fine pen or a poor photo has broken is in pieces.
+    """
 
     form: UInt8[np.ndarray, "28 28"]  # like MNIST's images
     box: tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture's file
+    pieces: tuple[int, int] = (0, 1)  # from the first to before the second, in reading order
 
 
 def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
-    """The digits of a picture, at least one; only the most prominent one if `single`.
+    """What may be the digits of a picture, at least one; only the most prominent one if `single`.
 
-    Digits that touch are one.  Raises a `PictureError` if nothing stands out from the paper as a
-    stroke of ink does.
+    Each piece of the ink is there by itself, and together with those that follow close to it;
+    digits that touch are one piece.  Raises a `PictureError` if nothing stands out from the paper
+    as a stroke of ink does.
     """
     colours = ink.colours(image)
     own = mnist_form.mnists_own(colours)
@@ -39,18 +49,30 @@ def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
             colours = ink.colours(image, min(1280, round(320 * 24 / height)))
             page = ink.find_parts(colours)
             groups = _groups(page)
-    masks = [_mask(page, numbers) for _, numbers in groups] if len(groups) > 1 else []
-    masks = masks or [ink.figure(page)]
+    if len(groups) <= 1:
+        mask = ink.figure(page)
+        form = mnist_form.fit(ink.strokes(page, mask))
+        return [Found(form, _in_file(image, colours, ink.bounds(mask)))]
     found = []
-    for mask in masks:
-        try:
+    for first, last in _spans(groups):
+        mask = _mask(page, [number for _, numbers in groups[first:last] for number in numbers])
+        with contextlib.suppress(PictureError):
             form = mnist_form.fit(ink.strokes(page, mask))
-        except PictureError:
-            if len(masks) == 1:
-                raise
-            continue
-        found.append(Found(form, _in_file(image, colours, ink.bounds(mask))))
+            box = _in_file(image, colours, ink.bounds(mask))
+            found.append(Found(form, box, (first, last)))
     return found
+
+
+def _spans(groups: list[Group]) -> Iterator[tuple[int, int]]:
+    """Each group by itself, and successive ones that are close enough to be of one digit."""
+    highest = max(sides(box)[0] for box, _ in groups)
+    for first, (around, _) in enumerate(groups):
+        yield first, first + 1
+        for last, (box, _) in enumerate(groups[first + 1 : first + _MAX_PIECES], start=first + 1):
+            apart, around = ink.gap(box, around), _around(around, box)
+            if apart > 0.25 * max(sides(around)) or max(sides(around)) > 2.5 * highest:
+                break
+            yield first, last + 1
 
 
 def _mask(page: Page, numbers: list[int]) -> Bool[np.ndarray, "H W"]:
@@ -69,7 +91,7 @@ def _in_file(image: Image.Image, colours: np.ndarray, box: Box) -> tuple[int, in
     return tuple(round(side * scale) for side in (left, top, right, bottom))
 
 
-def _groups(page: Page) -> list[tuple[Box, list[int]]]:
+def _groups(page: Page) -> list[Group]:
     """The box and the parts of each digit, in the order in which they are read.
 
     Digits are at least half as high as the highest one.
@@ -116,23 +138,28 @@ def _frames(page: Page) -> Bool[np.ndarray, "P"]:
     return frames
 
 
-def _joined(groups: list[tuple[Box, list[int]]], highest: int) -> list[tuple[Box, list[int]]]:
+def _joined(groups: list[Group], highest: int) -> list[Group]:
     """Joins the parts of a digit: those above each other, such as the bar of a 5."""
     groups = sorted(groups, key=lambda group: group[0][1].start)
-    done: list[tuple[Box, list[int]]] = []
+    done: list[Group] = []
     while groups:
         box, numbers = groups.pop()
         for index, (other, others) in enumerate(groups):
             if _belong_together(box, other, highest):
-                rows, columns = (
-                    slice(min(a.start, b.start), max(a.stop, b.stop))
-                    for a, b in zip(box, other, strict=True)
-                )
-                groups[index] = ((rows, columns), numbers + others)
+                groups[index] = (_around(box, other), numbers + others)
                 break
         else:
             done.append((box, numbers))
     return done
+
+
+def _around(a: Box, b: Box) -> Box:
+    """The smallest box around both."""
+    rows, columns = (
+        slice(min(one.start, other.start), max(one.stop, other.stop))
+        for one, other in zip(a, b, strict=True)
+    )
+    return rows, columns
 
 
 def _belong_together(a: Box, b: Box, highest: int) -> bool:
@@ -143,9 +170,9 @@ def _belong_together(a: Box, b: Box, highest: int) -> bool:
     return overlap > 0.3 * narrower and above < 0.25 * highest and is_part
 
 
-def _in_order(groups: list[tuple[Box, list[int]]]) -> list[tuple[Box, list[int]]]:
+def _in_order(groups: list[Group]) -> list[Group]:
     """Line by line: a digit whose middle is beside the first of a line belongs to that line."""
-    lines: list[list[tuple[Box, list[int]]]] = []
+    lines: list[list[Group]] = []
     for group in sorted(groups, key=lambda group: group[0][0].start + group[0][0].stop):
         rows = group[0][0]
         middle = (rows.start + rows.stop) / 2
