@@ -35,16 +35,16 @@ def _lines_across(
     return long, thin
 
 
-def inclined(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Thin straight lines from the left side to the right, inclined by up to 8 degrees."""
+def inclined(mask: Bool[np.ndarray, "H W"], share: float) -> Bool[np.ndarray, "H W"]:
+    """Thin straight lines along this share of the width, inclined by up to 14 degrees."""
     height, width = mask.shape
     y, x = np.nonzero(mask)
     lines = np.zeros_like(mask)
     if min(height, width) < 48:  # strokes are as wide as lines
         return lines
-    for rise in range(-(width // 7), width // 7 + 1, 2):
+    for rise in range(-(width // 4), width // 4 + 1, 2):
         offset = y - x * rise // width + width
-        covered = np.bincount(offset, minlength=height + 2 * width) >= 0.7 * width
+        covered = np.bincount(offset, minlength=height + 2 * width) >= share * width
         if covered.any():
             chosen = (covered | np.roll(covered, 1) | np.roll(covered, -1))[offset]
             lines[y[chosen], x[chosen]] = True

@@ -86,8 +86,9 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
             break
         mask, framed = parts > 0, bool(removed.any())
         line = lines(mask | removed) & mask
-        if page and not framed and _has_size_of_digit(page, True):
-            line |= inclined(mask) | inclined(mask.T).T
+        if page and not framed:
+            share = 0.7 if _has_size_of_digit(page, True) else 0.95  # a digit may go to the sides
+            line |= inclined(mask, share) | inclined(mask.T, share).T
         if line.any():
             parts, _ = ndimage.label(mask & ~line, _CONNECTED)
         if line.any() or not found or framed:
