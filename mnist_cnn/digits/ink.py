@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int32
+from jaxtyping import Bool, Float32, Float64, Int32, Shaped
 from PIL import Image
 from scipy import ndimage
 
@@ -175,6 +175,7 @@ def figure(page: Page) -> Bool[np.ndarray, "H W"]:
         chosen &= ~page.touching  # lines and other writing go on outside the picture, it does not
     if page.framed:
         chosen &= is_inside(page)
+    chosen &= ~hairlines(page)
     chosen[largest] = False
     others = np.flatnonzero(chosen).tolist()
     near = [largest]
@@ -183,6 +184,24 @@ def figure(page: Page) -> Bool[np.ndarray, "H W"]:
         near += close
         others = [n for n in others if n not in close]
     return np.isin(np.arange(len(chosen)), near)[page.parts]
+
+
+def stroke_width(digit: Shaped[np.ndarray, "H W"]) -> float:
+    """The mean width of the strokes, in pixels: twice their area divided by their outline."""
+    mask = digit > 0.5
+    across, down = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+    edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1], across, down)
+    outline = sum(np.count_nonzero(edge) for edge in edges)
+    return 2 * float(digit.sum()) / max(1.0, outline * math.pi / 4)
+
+
+def hairlines(page: Page) -> Bool[np.ndarray, "P"]:
+    """Parts that are much thinner than the pen of the largest part: pieces of printed lines."""
+    largest = int(page.areas.argmax())
+    rows, columns = page.boxes[largest - 1]
+    pen = stroke_width(page.parts[rows, columns] == largest)
+    lengths = np.array([0] + [max(sides(box)) for box in page.boxes])
+    return page.areas < 0.35 * pen * lengths
 
 
 def is_inside(page: Page) -> Bool[np.ndarray, "P"]:

@@ -53,9 +53,11 @@ def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
         mask = ink.figure(page)
         form = mnist_form.fit(ink.strokes(page, mask))
         return [Found(form, _in_file(image, colours, ink.bounds(mask)))]
-    found = []
+    found, whole = [], ink.figure(page)
     for first, last in _spans(groups):
         mask = _mask(page, [number for _, numbers in groups[first:last] for number in numbers])
+        if last - first == len(groups):
+            mask |= whole  # with its small parts
         with contextlib.suppress(PictureError):
             form = mnist_form.fit(ink.strokes(page, mask))
             box = _in_file(image, colours, ink.bounds(mask))
@@ -97,7 +99,7 @@ def _groups(page: Page) -> list[Group]:
     Digits are at least half as high as the highest one.
     """
     large = page.areas >= 0.02 * page.areas.max()
-    large &= ~page.scraps & ~_frames(page)
+    large &= ~page.scraps & ~_frames(page) & ~ink.hairlines(page)
     if (large & ~page.touching).any():
         large &= ~page.touching  # they are cut off
     if page.framed:

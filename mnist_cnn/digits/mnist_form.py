@@ -4,8 +4,6 @@ As in MNIST (http://yann.lecun.com/exdb/mnist), each digit is scaled with anti-a
 of 20x20 pixels, keeping its aspect ratio; its centre of mass is in the middle of 28x28.
 """
 
-import math
-
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
@@ -46,15 +44,6 @@ def fit(digit: Float32[np.ndarray, "H W"]) -> UInt8[np.ndarray, "28 28"]:
     return canvas
 
 
-def stroke_width(digit: Float32[np.ndarray, "H W"]) -> float:
-    """The mean width of the strokes, in pixels: twice their area divided by their outline."""
-    mask = digit > 0.5
-    across, down = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
-    edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1], across, down)
-    outline = sum(np.count_nonzero(edge) for edge in edges)
-    return 2 * float(digit.sum()) / max(1.0, outline * math.pi / 4)
-
-
 def _has_mnist_form(colours: Float32[np.ndarray, "H W C"]) -> bool:
     """Whether this is white on pure black, in a 20x20 box, placed as in MNIST (but 18 images)."""
     if colours.shape != (28, 28, 1) or colours.max() < 250:
@@ -73,7 +62,7 @@ def _corner(weights: Float32[np.ndarray, "n"]) -> int:
 
 def _thicken(digit: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
     """Widens the strokes of a fine pen, which would nearly vanish at 20x20."""
-    width = stroke_width(digit) * 20 / max(digit.shape)  # MNIST's are 1.5 to 4 pixels wide
+    width = ink.stroke_width(digit) * 20 / max(digit.shape)  # MNIST's are 1.5 to 4 pixels wide
     if width >= 1.4:
         return digit
     radius = max(1, round((2.4 - width) / 2 * max(digit.shape) / 20))  # to the usual width, 2.4

@@ -11,8 +11,9 @@ from pictures import number
 from PIL import Image, ImageDraw, ImageFilter
 
 from mnist_cnn.digits import pictures
+from mnist_cnn.digits.ink import stroke_width
 from mnist_cnn.digits.lines import find_digits
-from mnist_cnn.digits.mnist_form import mnist_form, stroke_width
+from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.errors import PictureError
 
 
