@@ -53,15 +53,20 @@ def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
         mask = ink.figure(page)
         form = mnist_form.fit(ink.strokes(page, mask))
         return [Found(form, _in_file(image, colours, ink.bounds(mask)))]
-    found, whole = [], ink.figure(page)
-    for first, last in _spans(groups):
-        mask = _mask(page, [number for _, numbers in groups[first:last] for number in numbers])
-        if last - first == len(groups):
-            mask |= whole  # with its small parts
+    masks = {
+        (first, last): _mask(
+            page, [number for _, numbers in groups[first:last] for number in numbers]
+        )
+        for first, last in _spans(groups)
+    }
+    whole = ink.figure(page)
+    if all(whole[mask].all() for mask in masks.values()):
+        masks[0, len(groups)] = whole  # with its small parts
+    found = []
+    for pieces, mask in masks.items():
         with contextlib.suppress(PictureError):
             form = mnist_form.fit(ink.strokes(page, mask))
-            box = _in_file(image, colours, ink.bounds(mask))
-            found.append(Found(form, box, (first, last)))
+            found.append(Found(form, _in_file(image, colours, ink.bounds(mask)), pieces))
     return found
 
 
