@@ -19,7 +19,7 @@ import mnist_cnn as m
 from mnist_cnn.training import augment, drawings
 from mnist_cnn.training.restyle import restyle
 
-EPOCHS = 12
+EPOCHS = 24
 NO_DIGIT = 10
 MADE = {"digits": 10, "letters": 12, "scribbles": 3, "pairs": 6, "scraps": 1, "textures": 3}
 
@@ -30,7 +30,7 @@ def several(key, one, other):
     count = len(one)
     scale = jax.random.uniform(keys[0], (count, 1, 1), minval=1.3, maxval=1.9)
     matrix = scale * jnp.eye(2)
-    apart = jax.random.uniform(keys[1], (count,), minval=5.0, maxval=10.0)
+    apart = jax.random.uniform(keys[1], (count,), minval=7.0, maxval=10.0)  # else 11 is a wide 1
     angle = jnp.where(jax.random.uniform(keys[2], (count,)) < 0.8, 0.0, jnp.pi / 2)
     offset = jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1) * apart[:, None]
     return jnp.maximum(augment.warp(one, matrix, offset), augment.warp(other, matrix, -offset))
