@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64  # the only shape that is compiled
 
 
-# The least probability of a sure answer, chosen on other people's handwriting: the card of the
-# packaged network says how many are sure, and how many of these are wrong.
-SURE = 0.9
+# The least probability of a sure answer, and of "no digit", chosen on other people's handwriting:
+# the card of the packaged network says how many are sure, and how many of these are wrong.
+SURE = 0.85
 _STRAY = 0.25  # how probable it is that a piece of ink beside others is none of a digit
 
 
@@ -179,7 +179,10 @@ def answer_to(name: str, network: "Network", found: Sequence[Found]) -> Answer:
 def _completed(network: "Network", answer: Answer, digits: Iterator[Digit | None]) -> Answer:
     """The answer with the next digits, as many as were found; without what is no digit."""
     answer = answer._replace(step=network.step, spec=network.spec)
-    kept = _best_reading([(one, next(digits)) for one in answer.found])
+    candidates = [(one, next(digits)) for one in answer.found]
+    if not network.knows_none:  # it would take two digits for one
+        candidates = [pair for pair in candidates if len(range(*pair[0].pieces)) == 1]
+    kept = _best_reading(candidates)
     if not kept:
         error = "no digit found: what stands out from the paper is none"
         return answer._replace(error=error, no_digit=True)
@@ -209,7 +212,7 @@ def _digits(network: "Network", found: Sequence[Found]) -> list[Digit | None]:
     rows = network.probabilities(images, BATCH_SIZE)
     none = 1 - rows.sum(axis=-1)  # the probability that an image shows none of the classes
     return [
-        None if no_digit > 0.5 else Digit(one.box, row)
+        None if no_digit >= SURE else Digit(one.box, row)
         for one, row, no_digit in zip(found, rows, none, strict=True)
     ]
 

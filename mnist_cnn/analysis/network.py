@@ -30,6 +30,11 @@ class Network:
         """The variables without the statistics of batch normalization."""
         return self.variables["params"]
 
+    @property
+    def knows_none(self) -> bool:
+        """Whether it was trained to tell images that show none of its classes."""
+        return self.config["loss"] == "cross_entropy_or_none"
+
     @own_settings()
     def __call__(self, images: Any) -> Float32[np.ndarray, "N K"]:
         """The logits of uint8 images [N, H, W, C]; a ValueError for anything else."""
@@ -53,10 +58,10 @@ class Network:
     ) -> Float64[np.ndarray, "N K"]:
         """The softmax of the logits; one compiled program serves any number of images.
 
-        A network trained with the loss "cross_entropy_or_none" may find that an image shows none of
-        its classes. The rest of its probabilities, whose sum is below 1 then, is that of "none".
+        A network that knows none may find that an image shows none of its classes. The rest of its
+        probabilities, whose sum is below 1 then, is that of "none".
         """
-        none, count = self.config["loss"] == "cross_entropy_or_none", self.spec.num_classes
+        none, count = self.knows_none, self.spec.num_classes
         logits = np.zeros((len(images), count + none))  # the logit of "none" is 0
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]

@@ -21,9 +21,10 @@ from PIL import Image
 
 import mnist_cnn
 from mnist_cnn.analysis import scores
-from mnist_cnn.analysis.answers import BATCH_SIZE, SURE, answers, list_files
+from mnist_cnn.analysis.answers import BATCH_SIZE, SURE, answer_to, answers, list_files
 from mnist_cnn.analysis.submission import write_submission
 from mnist_cnn.data.spec import MNIST
+from mnist_cnn.digits.lines import Found
 from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import read
 from mnist_cnn.errors import CheckpointError, ConfigError, DataError
@@ -346,7 +347,7 @@ def test_csv_file_of_other_images_is_refused_in_one_line(network, trained_base, 
 class Certain:
     """A network that answers 7 with the given probability, and sees no digit in `none` images."""
 
-    step, spec = 5, MNIST
+    step, spec, knows_none = 5, MNIST, True
 
     def __init__(self, probability, none=()):
         self.probability, self.none = probability, none
@@ -354,7 +355,7 @@ class Certain:
     def probabilities(self, images, batch_size=64):
         rows = np.full((len(images), 10), (1 - self.probability) / 9)
         rows[:, 7] = self.probability
-        rows[[index for index in self.none if index < len(images)]] *= 0.1
+        rows[[index for index in self.none if index < len(images)]] *= 0.01
         return rows
 
 
@@ -388,6 +389,43 @@ def test_unsure_answer_says_so(files):
     assert "  unsure  " in answer.as_text() and json.loads(answer.as_json())["sure"] is False
     (answer,) = answers(Certain(0.95), [str(files[0])])
     assert "unsure" not in answer.as_text() and json.loads(answer.as_json())["sure"] is True
+
+
+class Spelled(Certain):
+    """Knows what each input shows: the given answers, in their order; "-" is no digit."""
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def probabilities(self, images, batch_size=64):
+        rows = np.full((len(images), 10), 0.001)
+        for row, (digit, probability) in zip(rows, self.answers, strict=True):
+            if digit != "-":
+                row[:] = (1 - probability) / 9
+                row[int(digit)] = probability
+        return rows
+
+
+@pytest.mark.parametrize(
+    ("left", "both", "right", "text"),
+    [
+        (("1", 0.7), ("4", 0.9), ("1", 0.9), "4"),
+        (("1", 0.99), ("4", 0.9), ("1", 0.99), "11"),
+        (("1", 0.99), ("-", 1), ("1", 0.6), "11"),
+        (("-", 1), ("4", 0.5), ("1", 0.99), "4"),
+        (("-", 1), ("-", 1), ("1", 0.5), "1"),
+        (("-", 1), ("-", 1), ("-", 1), None),
+    ],
+)
+def test_pieces_of_ink_are_put_together_in_the_most_probable_way(left, both, right, text):
+    form, spans = np.zeros((28, 28), np.uint8), [(0, 1), (0, 2), (1, 2)]
+    found = [Found(form, (0, 0, 9, 9), pieces) for pieces in spans]
+    network = Spelled([left, both, right])
+    answer = answer_to("a file", network, found)
+    assert (answer.text or None, answer.no_digit) == (text, text is None)
+    assert len(answer.found) == len(text or "   ")
+    network.knows_none = False  # then it does not know that two digits are none
+    assert "4" not in answer_to("a file", network, found).text
 
 
 def test_network_that_sees_no_digit_gives_an_error(files, two_lines):

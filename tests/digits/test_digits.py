@@ -196,7 +196,7 @@ def test_frame_is_removed_even_if_it_is_darker_than_the_digit(page, five, frame,
     assert len(find_digits(in_a_frame(pen(page), **frame))) == 1
 
 
-@pytest.mark.parametrize("rise", [0, 12])
+@pytest.mark.parametrize("rise", [0, 12, 33])
 def test_printed_box_that_goes_on_outside_the_picture_is_not_read(page, five, rise):
     boxed = page.resize((450, 300)).crop((150, 10, 440, 300))
     draw, side = ImageDraw.Draw(boxed), boxed.width
@@ -214,6 +214,22 @@ def test_digit_stays_whole_where_it_crosses_a_line(five):
     values[16:184, 16:184] = digit
     values[170:173] = np.minimum(values[170:173], 60)
     assert distance(mnist_form(Image.fromarray(values)), five) < 16
+
+
+def test_ruled_line_that_the_digit_stands_on_is_removed(page, five):
+    ruled = page.copy()
+    ImageDraw.Draw(ruled).line((0, 150, 300, 162), 110, 3)  # the 5 ends at row 159
+    assert distance(mnist_form(ruled), five) < 12
+
+
+def test_pieces_of_a_printed_line_beside_a_wider_pen_are_no_digits(page, five):
+    lined = page.copy()
+    draw = ImageDraw.Draw(lined)
+    draw.line((60, 20, 64, 110), 120, 2)
+    draw.line((66, 120, 69, 180), 120, 2)
+    (found,) = find_digits(lined)
+    assert distance(found.form, five) < 8
+    assert distance(mnist_form(lined), five) < 8
 
 
 def test_border_that_is_mostly_line_does_not_hide_the_digit(page, five):
@@ -280,6 +296,24 @@ def test_halves_of_a_broken_stroke_are_one_digit():
     (found,) = find_digits(image)
     _, top, _, bottom = found.box
     assert top <= 42 and bottom >= 160
+
+
+def test_pieces_that_are_close_are_offered_as_one_digit_too():
+    image = Image.new("L", (200, 200), 255)
+    draw = ImageDraw.Draw(image)
+    draw.line((80, 40, 70, 100, 112, 100), 0, 6)  # a 4 in two pieces
+    draw.line((122, 50, 122, 160), 0, 6)
+    left, both, right = sorted(find_digits(image), key=lambda one: one.pieces)
+    assert [one.pieces for one in (left, both, right)] == [(0, 1), (0, 2), (1, 2)]
+    assert both.box == (left.box[0], left.box[1], right.box[2], right.box[3])
+    draw.line((112, 100, 122, 100), 0, 6)
+    (whole,) = find_digits(image)
+    assert distance(both.form, whole.form) < 4
+
+
+def test_pieces_that_are_far_from_each_other_are_no_digit(five):
+    image, _ = number([five] * 3, [3])
+    assert [one.pieces for one in find_digits(image)] == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_ring_that_covers_half_of_the_picture_is_the_digit_not_its_hole():
