@@ -65,6 +65,7 @@ def test_other_splits_and_datasets_are_scored_completely(undisturbed, tiny_exper
     assert other["examples"] == 90 and other["dataset"] == "fashion_mnist"
 
 
+@pytest.mark.slow
 def test_custom_module_is_required_and_then_used(undisturbed, tiny_experiment):
     with pytest.raises(CheckpointError, match="--config EXPERIMENT"):
         evaluate(undisturbed[0])

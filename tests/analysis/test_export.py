@@ -182,6 +182,7 @@ def test_missing_package_is_named(format, blocked, said, trained_base, tmp_path)
 # init_from.
 
 
+@pytest.mark.slow
 def test_run_starts_with_the_weights_of_a_file_and_resumes_without_it(
     undisturbed, tiny_experiment, tmp_path
 ):

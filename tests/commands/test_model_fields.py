@@ -127,6 +127,7 @@ def two_runs(small_mnist, tmp_path_factory):
     return path, folder / "8", folder / "16"
 
 
+@pytest.mark.slow
 def test_field_from_the_command_line_is_that_of_the_network_and_recorded_by_value(two_runs):
     path, eight, _ = two_runs
     saved = json.loads((eight / "config.json").read_text())

@@ -244,6 +244,7 @@ def test_copied_directory_answers_as_the_original(network, trained_base, files, 
     assert out == expected.as_json() + "\n"
 
 
+@pytest.mark.slow
 def test_custom_module_needs_its_config(undisturbed, tiny_experiment, files):
     with pytest.raises(CheckpointError, match="--config EXPERIMENT"):
         mnist_cnn.load(undisturbed[0])

@@ -167,6 +167,7 @@ def test_conv_max_pool_is_0_where_a_kernel_sees_only_zeros_and_its_gradient_flow
     np.testing.assert_allclose(our_gradient, their_gradient, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"padding": "VALID"}, {"padding": ((1, 0), (2, 3))}, {"dtype": jnp.bfloat16}]
 )

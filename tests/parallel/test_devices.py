@@ -129,6 +129,7 @@ ALL = {name: VALUES.get(name, "1") for name in SETTINGS} | {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_jaxs_settings_change_no_bit_of_a_run_and_of_its_network(
     undisturbed, tiny_experiment, tmp_path
 ):

@@ -42,6 +42,7 @@ def wait_for_step_20(workdir, processes):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_share_each_batch_and_train_what_one_does(
     undisturbed, tiny_experiment, tmp_path
 ):

@@ -112,6 +112,7 @@ def test_an_own_step_trains_a_network_in_bfloat16(examples):
     assert check_components(config) == []
 
 
+@pytest.mark.slow
 def test_erasing_blanks_one_square_of_each_image_and_has_a_stream_of_its_own(examples, batch):
     config = config_of(examples["erasing"])
     key, images = jax.random.key(3), jnp.ones((200, 28, 28, 1))
@@ -129,6 +130,7 @@ def test_erasing_blanks_one_square_of_each_image_and_has_a_stream_of_its_own(exa
     assert (seen[0] != jax.random.key_data(keys[1])).any()
 
 
+@pytest.mark.slow
 def test_an_own_metric_is_exact_and_shown_wherever_accuracy_is(examples, tmp_path):
     config = config_of(
         examples["top2"], num_seeds=2, train_split="train[:400]", schedule="cosine", report=True,

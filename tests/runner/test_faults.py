@@ -757,6 +757,7 @@ def test_runs_share_a_compile_cache_and_a_kill_leaves_it_valid(
 # Determinism.
 
 
+@pytest.mark.slow
 def test_logging_saving_and_evaluating_at_other_steps_changes_no_bit(
     undisturbed, tiny_experiment, tmp_path
 ):

@@ -101,6 +101,7 @@ def test_an_epoch_has_only_the_few_images(few):
     assert few[1]["training_images"] == 90
 
 
+@pytest.mark.slow
 def test_a_killed_run_on_few_labels_ends_with_the_same_bits(tiny_experiment, tmp_path):
     command = (
         "mnist_cnn.main", "--config", tiny_experiment, "--config.labels_per_class=9",

@@ -191,6 +191,7 @@ def test_an_own_network_that_ignores_the_number_of_classes_is_refused(folders, t
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_resume_with_data_of_another_form(folders, tmp_path):
     config = experiment(folders["grey"], "own", num_steps=2, report=False)
     train(config, tmp_path / "run")

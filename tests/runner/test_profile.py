@@ -45,6 +45,7 @@ def events(workdir):
     return json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
 
 
+@pytest.mark.slow
 def test_trace_contains_steps_20_to_40_each_by_itself(profiled):
     workdir, out = profiled
     found = [event for event in events(workdir) if event.get("name") == "train"]
@@ -102,6 +103,7 @@ def test_work_of_a_step_is_the_count_made_by_hand(base_replicas, monkeypatch):
     assert profile.count_work(base_replicas).flops == 3 * work.flops
 
 
+@pytest.mark.slow
 def test_convolutions_of_a_gpu_are_counted(base_replicas, monkeypatch):
     """Compiled for a GPU they are calls of cuDNN, whose operations XLA does not count."""
     conv1, conv2 = (5 * 28 - 6) ** 2 * 32, (5 * 14 - 6) ** 2 * 32 * 64

@@ -89,6 +89,7 @@ def test_a_killed_run_with_all_options_ends_with_the_same_bits(experiment, finis
         assert result_of(tmp_path)[key] == result_of(finished)[key]
 
 
+@pytest.mark.slow
 def test_the_averaged_network_is_tested_loaded_and_exported(experiment, finished):
     config = config_of(experiment)
     network = mnist_cnn.load(finished, config)
@@ -162,6 +163,7 @@ def test_batch_normalization_uses_the_batch_in_training_and_the_averages_in_eval
     np.testing.assert_allclose(one, many, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_depends_on_seed_and_step_alone(batch):
     def loss(seed, step, rate=0.5):
         params = create_state(mnist_cnn.experiment(model=Normalized())).params

@@ -24,6 +24,7 @@ def test_strokes_get_thinner_and_wider_and_digits_stay_legible(hundred_images):
     assert ink.min() < 0.8 and ink.max() > 1.4
 
 
+@pytest.mark.slow
 def test_the_changes_are_a_function_of_the_key(hundred_images):
     images = hundred_images.images.astype(jnp.float32) / 255
     one, again, other = (change(jax.random.key(key), images) for key in (1, 1, 2))
