@@ -3,10 +3,10 @@
     python -m benchmarks.handwriting [--workdir=RUN] [--data=DIR] [--before=RECORD] [--all]
 
 The network of RUN answers, as `predict` does, the pictures in the folders of DIR, and photos that
-`render.py` makes of MNIST's test digits: 2,000 of them, or all. Each folder of DIR is a source; its
-`labels.tsv` has a file and its label a line: a digit, a number, or `none`. The command prints a
-table, and writes handwriting.json and handwriting.png. With the record of an earlier measurement it
-shows both.
+`render.py` makes of MNIST's test digits: 2,000 of them, or all; and 500 numbers of 2 to 5 digits.
+Each folder of DIR is a source; its `labels.tsv` has a file and its label a line: a digit, a number,
+or `none`. The command prints a table, and writes handwriting.json and handwriting.png. With the
+record of an earlier measurement it shows both.
 """
 
 import argparse
@@ -35,7 +35,8 @@ from mnist_cnn.runner.environment import describe_environment
 PICTURES = pathlib.Path(__file__).with_name("handwriting_pictures")
 NONE = "none"  # the label of a picture without a digit
 PRINTED = ("sudoku_news", "sudoku_print_loose")  # sources that nobody wrote by hand
-PEOPLE, PHOTOS = "all handwriting", "rendered photos"
+PEOPLE, PHOTOS, ROWS = "all handwriting", "rendered photos", "rendered numbers"
+NUMBERS = 500
 COUNTS = {False: 2_000, True: 10_000}  # photos without and with --all
 
 
@@ -86,6 +87,17 @@ def photos(folder: str, split: str, count: int) -> Iterator[Picture]:
         yield Picture(file, str(label), photo.factors)
 
 
+def numbers(folder: str, split: str, count: int) -> Iterator[Picture]:
+    """Renders numbers of 2 to 5 digits of a part of MNIST into a folder."""
+    images, labels = open_dataset("mnist").read(split)
+    for index in range(count):
+        rng = np.random.default_rng([1, index])
+        chosen = rng.integers(len(images), size=rng.integers(2, 6))
+        file = os.path.join(folder, f"number {index}.png")
+        render.number(images[chosen, ..., 0], rng).save(file)
+        yield Picture(file, "".join(map(str, labels[chosen])))
+
+
 def tally(picture: Picture, answer: Answer) -> Tally:
     """Whether a picture was answered, correctly and surely."""
     answered = answer.error is None
@@ -119,6 +131,7 @@ def measure_all(
     result[PEOPLE] = sum(by_hand, Tally())
     with tempfile.TemporaryDirectory() as folder:
         factors = measure(network, photos(folder, "test", count))
+        result[ROWS] = measure(network, numbers(folder, "test", NUMBERS))[""]
     result[PHOTOS] = factors.pop("")
     order = (*render.FACTORS, *render.LINES, *render.PENS, *render.INKS)
     return {

@@ -7,6 +7,7 @@ is drawn for each with an even chance, except that of papers, lines and pens it 
 import functools
 import io
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,22 @@ def photo(digit: UInt8[np.ndarray, "28 28"], rng: np.random.Generator) -> Photo:
         image = Image.open(file)
         image.load()
     return Photo(image, frozenset(chosen))
+
+
+def number(digits: Sequence[UInt8[np.ndarray, "28 28"]], rng: np.random.Generator) -> Image.Image:
+    """Grey: digits by one pen in a row, as far apart as 0.2 to 1 times their height."""
+    pen, scale = PENS[rng.integers(len(PENS))], rng.uniform(3.0, 5.0)
+    gap, row = round(rng.uniform(0.2, 1) * 20 * scale), []
+    for digit in digits:
+        strokes = _strokes(digit, pen, scale * rng.uniform(0.9, 1.1))
+        rows, columns = ndimage.find_objects(strokes > 0.5, 1)[0]
+        strokes = strokes[rows, columns]
+        above = round(max(0, 15 * scale - len(strokes) / 2 + rng.normal(0, scale)))
+        below = max(0, round(30 * scale) - above - len(strokes))
+        row.append(np.pad(strokes, ((above, below), (gap, 0)))[: round(30 * scale)])
+    covered = np.pad(np.hstack(row), ((20, 20), (20, 20 + gap)))
+    values = 235 - 200 * covered + _grain(rng, covered.shape) * np.float32(3)
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def _strokes(
