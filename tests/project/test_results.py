@@ -18,6 +18,7 @@ from benchmarks import (
     networks,
     packaged_network,
     processors,
+    published,
     results_plot,
     results_table,
     threads,
@@ -88,6 +89,29 @@ def test_the_plot_shows_the_records(tmp_path):
         drawn, committed = np.asarray(drawn), np.asarray(committed)
     inked = ((drawn < 255) | (committed < 255)).any(-1)
     assert (drawn != committed).any(-1).sum() < 0.05 * inked.sum()  # fonts may differ
+
+
+def test_what_others_have_reached_is_computed_from_their_logs():
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert published.table() in page and published.seeds_table() in page
+    assert f"deviation of {published.spread():.3f} points" in text_of("docs/results.md")
+    doucet, *others = published.others()
+    assert len(doucet.accuracies) == 10 and {len(row.accuracies) for row in others} == {30, 32}
+    assert doucet.half_interval == pytest.approx(
+        scipy.stats.t.ppf(0.975, 9) * scipy.stats.sem(doucet.accuracies)
+    )
+    for row in published.others():
+        assert row.best_epochs is None or row.best_epochs > row.mean
+        assert row.link.startswith("https://github.com/")
+
+
+def test_as_many_seeds_as_the_page_says_show_a_difference():
+    """Accuracies 0.05 points apart, of nine seeds of two networks, drawn 4,000 times."""
+    rng, spread = np.random.default_rng(0), published.spread()
+    one, other = (rng.normal(mean, spread, (4_000, 9)) for mean in (99.70, 99.75))
+    found = (scipy.stats.ttest_rel(other, one, axis=1).pvalue < 0.05).mean()
+    assert found == pytest.approx(0.8, abs=0.05)
+    assert "| 0.05 points | 9 |" in published.seeds_table()
 
 
 @pytest.mark.parametrize("name", RECORDS)
