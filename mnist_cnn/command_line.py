@@ -81,10 +81,9 @@ class _SeedParser(flags.ArgumentParser[int | str]):
     def parse(self, argument: str) -> int | str:
         if argument == "all":
             return argument
-        try:
-            return int(argument)
-        except ValueError:
-            raise ValueError("expected a seed, a whole number, or all, the ensemble") from None
+        if not re.fullmatch(r"-?\d+", argument):
+            raise ValueError("expected a seed, such as 1337, or all, the ensemble of all seeds")
+        return int(argument)
 
 
 def define_config(text: str) -> None:

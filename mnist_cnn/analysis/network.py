@@ -49,8 +49,11 @@ class Network:
         return self.all_logits(images)[0]
 
     @own_settings()
-    def all_logits(self, images: Any) -> Float32[np.ndarray, "1+R N K"]:
-        """The network's logits, and then those of each member if it is an ensemble."""
+    def all_logits(self, images: Any) -> Float32[np.ndarray, "M N K"]:
+        """The network's logits, and then those of each member if it is an ensemble.
+
+        So M is 1, or 1 + R of an ensemble.
+        """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.spec.image_shape:
             raise ValueError(
@@ -82,8 +85,8 @@ class Network:
 
     def all_probabilities(
         self, images: UInt8[np.ndarray, "N H W C"], batch_size: int = 64
-    ) -> Float64[np.ndarray, "1+R N K"]:
-        """The network's `probabilities`, and then those of each member if it is an ensemble."""
+    ) -> Float64[np.ndarray, "M N K"]:
+        """The network's `probabilities`, and then those of each member, as in `all_logits`."""
         none, count = self.config["loss"] == "cross_entropy_or_none", self.spec.num_classes
         # The logit of "none" is 0.
         logits = np.zeros((1 + len(self.members), len(images), count + none))

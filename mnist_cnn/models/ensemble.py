@@ -18,10 +18,10 @@ class Ensemble(nn.Module):
 
     member: nn.Module
     or_none: bool = False  # of the loss "cross_entropy_or_none": "none" has the logit 0
-    with_members: bool = False  # whether the members' logits follow its own: [B, (1 + R) * K]
+    with_members: bool = False  # whether the members' logits follow its own: M = (1 + R) * K
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float32[Array, "B *K"]:
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float32[Array, "B M"]:
         """The logits of images whose pixels are scaled to 0..1."""
         member = self.member.clone(parent=None)
 
@@ -36,6 +36,7 @@ class Ensemble(nn.Module):
 def mean_logits(each: Float32[Array, "R B K"], or_none: bool) -> Float32[Array, "B K"]:
     """Logits of the mean of R networks' probabilities, and of "none" if it is one more class."""
     count, _, classes = each.shape
-    logits = jnp.pad(each, ((0, 0), (0, 0), (0, int(or_none))))  # the logit of "none" is 0
-    log_p = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(count)
+    if or_none:
+        each = jnp.pad(each, ((0, 0), (0, 0), (0, 1)))  # the logit of "none" is 0
+    log_p = jax.nn.logsumexp(jax.nn.log_softmax(each), axis=0) - jnp.log(count)
     return log_p[:, :classes] - log_p[:, classes:] if or_none else log_p

@@ -60,10 +60,15 @@ def other_names(metrics: Metrics) -> list[str]:
 
 
 def ensemble_metrics(
-    logits: Float[np.ndarray, "R N 10"], labels: Integer[np.ndarray, "N"]
+    logits: Float[np.ndarray, "R N K"], labels: Integer[np.ndarray, "N"], or_none: bool = False
 ) -> dict[str, float | int | None]:
-    """Metrics of the ensemble, whose probabilities are the mean of the R networks' ones."""
+    """Metrics of the ensemble, whose probabilities are the mean of the R networks' ones.
+
+    With `or_none` (the loss "cross_entropy_or_none") one of them is that of none of the classes.
+    """
+    logits = np.pad(logits, ((0, 0), (0, 0), (0, int(or_none))))  # the logit of "none" is 0
     p = np.exp(statistics.log_probabilities(logits)).mean(0)
+    p = p[:, :-1] if or_none else p
     correct = int((p.argmax(-1) == labels).sum())
     with np.errstate(divide="ignore"):
         log_p = np.log(p)
