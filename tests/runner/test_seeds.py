@@ -122,6 +122,9 @@ def test_the_commands_select_a_network_by_its_seed(three_seeds, tiny_experiment,
     assert answer["probability"] == pytest.approx(wanted[1], abs=1e-6) != wanted[0]
     out, _ = run("mnist_cnn.export", *given, "--format=safetensors", f"--output={tmp_path}/out")
     assert "seed 1338" in out
+    for command, *pictures in (["predict", digit], ["demo"]):
+        _, err = run(f"mnist_cnn.{command}", *given, "--seed=7", *pictures, status=1)
+        assert "got seed 7, expected 1336 to 1338" in err
 
 
 def test_all_seeds_are_loaded_as_the_ensemble_of_the_result(three_seeds, tiny_experiment):
@@ -267,9 +270,6 @@ def test_the_commands_take_all_seeds(three_seeds, tiny_experiment, tmp_path):
             "error: flag --seed=al: expected a seed, such as 1337, or all, the ensemble of all "
             "seeds\n"
         )
-    for command, *pictures in (["predict", digit], ["demo"]):
-        _, err = run(f"mnist_cnn.{command}", *given, "--seed=7", *pictures, status=1)
-        assert "got seed 7, expected 1336 to 1338" in err
 
 
 @pytest.mark.slow
