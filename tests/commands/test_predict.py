@@ -464,7 +464,7 @@ def test_an_answer_of_an_ensemble_says_how_many_of_its_members_differ(files, two
     ]
     (answer,) = answers(Divided(0.9, none=[0]), [str(files[0])])
     found = json.loads(answer.as_json())
-    assert found["digits"][0]["members"][2] == {"seed": 8, "digit": None, "probability": 0.9}
+    assert found["digits"][0]["members"][2] == {"seed": 8, "digit": None, "probability": 0.99}
     assert answer.agreement == "1 of 3 members differs"
     late = Divided(0.9)
     late.first = 3
