@@ -5,10 +5,12 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mnist_cnn.errors import UserError
 from mnist_cnn.version import __version__
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
+    from mnist_cnn.analysis.to_onnx.graph import Graph
 
 
 def stablehlo(network: "Network") -> bytes:
@@ -59,14 +61,34 @@ def onnx(network: "Network") -> bytes:
 
     Raises UserError if an operation of the network is not translated.
     """
+    spec = network.spec
+    return _graph(network).serialize(spec.image_shape, spec.num_classes, _metadata(network))
+
+
+def html(network: "Network") -> bytes:
+    """A page on which any browser recognizes drawings and pictures as `predict` does, offline.
+
+    Raises UserError if an operation of the network is not translated.
+    """
+    from mnist_cnn.analysis.page.build import build
+
+    try:
+        graph = _graph(network)
+    except UserError as error:
+        raise UserError(str(error).replace("--format onnx", "--format html")) from None
+    return build(network, graph, _metadata(network))
+
+
+def _graph(network: "Network") -> "Graph":
+    """The program of the network as operators of ONNX."""
     from mnist_cnn.analysis.to_onnx.converter import convert
     from mnist_cnn.models.apply import forward
     from mnist_cnn.parallel.devices import own_settings
 
-    spec, logits = network.spec, functools.partial(forward, network.model)
     with own_settings():
-        graph = convert(logits, network.variables, spec.image_shape)
-    return graph.serialize(spec.image_shape, spec.num_classes, _metadata(network))
+        return convert(
+            functools.partial(forward, network.model), network.variables, network.spec.image_shape
+        )
 
 
 def _metadata(network: "Network") -> dict[str, str]:
@@ -96,5 +118,5 @@ def _metadata(network: "Network") -> dict[str, str]:
 
 
 FORMATS: dict[str, Callable[["Network"], bytes]] = {
-    function.__name__: function for function in (stablehlo, onnx, safetensors)
+    function.__name__: function for function in (stablehlo, onnx, safetensors, html)
 }

@@ -3,6 +3,7 @@
 A directory or file is enough, wherever it was copied from, and nothing in it is executed.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -94,7 +95,18 @@ def load(
     variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))
     stacked = jax.tree.map(lambda leaf: leaf[rows] if axis else leaf[None], variables)
     seeds = [replicas[row].seed for row in rows]
-    return _network(str(directory), config, stacked, model, seeds, steps, spec)
+    network = _network(str(directory), config, stacked, model, seeds, steps, spec)
+    accuracy = _test_accuracy(directory, network.seed) if step is None else None
+    return dataclasses.replace(network, test_accuracy=accuracy)
+
+
+def _test_accuracy(directory: RunDirectory, seed: int | tuple[int, ...]) -> float | None:
+    """The accuracy of the tested network with this seed, or of the ensemble; None before a test."""
+    result = directory.read_result() or {}
+    seeds = result.get("seeds", [])
+    if isinstance(seed, tuple):
+        return result.get("ensemble", {}).get("accuracy") if list(seed) == seeds else None
+    return dict(zip(seeds, result.get("test", {}).get("accuracy", []), strict=False)).get(seed)
 
 
 def _network(

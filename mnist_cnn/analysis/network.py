@@ -29,6 +29,7 @@ class Network:
     step: int | tuple[int, ...]  # the number of training steps; of members, if theirs differ
     seed: int | tuple[int, ...]  # of an ensemble those of its members
     spec: DataSpec = MNIST  # the form of its images, and its classes
+    test_accuracy: float | None = None  # if its run has been tested
 
     @property
     def params(self) -> Any:
