@@ -5,6 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from mnist_cnn.errors import PictureError
+
 
 def compare(
     colours: Float32[np.ndarray, "H W C"], at_border: bool
@@ -28,6 +30,8 @@ def compare(
         around = region[:: max(1, len(region) // 1000)]
     else:  # the usual colour of the inside, because a large part of it is ink
         region = anywhere[~edge.ravel()[anywhere]]
+        if not len(region):
+            raise PictureError("too small to show a digit")
         inside = values[region]
         flat = _median(inside)
         noise = _deviation((values[region + 1] - inside) / 2**0.5)  # blur is no noise

@@ -339,6 +339,26 @@ function convolve(weights, column, length, filters, windows, result) {
   }
 }
 
+OPERATORS.ConvTranspose = ([images, kernel], {strides, pads, dilations, output_padding: added}) => {
+  const [count, channels, ...plane] = images.shape, [, filters, ...shape] = kernel.shape;
+  const rank = shape.length, extent = shape.map((size, axis) =>
+    (plane[axis] - 1) * strides[axis] + (dilations?.[axis] ?? 1) * (size - 1) + 1
+    - pads[axis] - pads[rank + axis] + added[axis]);
+  const {pixels, places} = windowsOf(extent, {kernel_shape: shape, strides, pads, dilations});
+  const windows = product(plane), size = product(extent), result = new Float32Array(count * filters * size);
+  for (let i = 0; i < images.data.length; i++) {
+    const image = Math.floor(i / windows / channels), channel = Math.floor(i / windows) % channels;
+    for (let filter = 0; filter < filters; filter++) {
+      const from = (channel * filters + filter) * pixels, to = (image * filters + filter) * size;
+      for (let pixel = 0; pixel < pixels; pixel++) {
+        const place = places[i % windows * pixels + pixel];
+        if (place >= 0) result[to + place] += images.data[i] * kernel.data[from + pixel];
+      }
+    }
+  }
+  return {shape: [count, filters, ...extent], data: result};
+};
+
 function pooling(combine, initial, finish) {
   return ([{shape: [count, channels, ...plane], data}], attributes) => {
     const {sizes, pixels, places} = windowsOf(plane, attributes);

@@ -87,7 +87,7 @@
     }
     return classes.map(index => {
       const item = element("li"), bar = element("span"), filled = element("i");
-      filled.style.width = `${Math.max(0.5, 100 * probabilities[index])}%`;
+      filled.style.width = `${100 * probabilities[index]}%`;
       bar.append(filled);
       item.append(element("span", names[index]), bar, element("span", percent(probabilities[index], 2)));
       return item;
@@ -130,6 +130,7 @@
     pen.fillRect(0, 0, drawing.width, drawing.height);
     drawing.hidden = !about.is_handwriting;
     $("picture").hidden = true;
+    drawing.parentElement.style.removeProperty("--aspect");
     $("hint").hidden = !about.is_handwriting;
     drawBoxes(336, 336, []);
     show({error: about.is_handwriting ? "Nothing is drawn yet." : "No picture is chosen yet."});
@@ -243,9 +244,11 @@
     }
   }
 
-  function showPicture({width, height, data}) {
-    const canvas = $("picture");
+  function showPicture(image) {
+    const canvas = $("picture"), factor = Math.ceil(Math.max(image.width, image.height) / 1000);
+    const {width, height, data} = reduce(image, factor, false);
     Object.assign(canvas, {width, height});
+    canvas.parentElement.style.setProperty("--aspect", Math.min(1, image.width / image.height));
     canvas.getContext("2d").putImageData(new ImageData(data, width, height), 0, 0);
     canvas.hidden = false;
     drawing.hidden = true;
@@ -274,10 +277,11 @@
     if (event.dataTransfer.files[0]) readFile(event.dataTransfer.files[0]);
   });
 
-  const what = about.is_digits ? "Several digits are read as a number. " : "";
   const [height, width] = about.image_shape;
-  $("text").textContent = about.is_handwriting
-    ? `With a finger, a pen or the mouse, or choose a photo; also paste or drop a picture. ${what}`
-    : `Paste, drop or choose a picture; it is scaled to ${width} x ${height} pixels.`;
+  $("text").textContent = !about.is_handwriting
+    ? `Choose, paste or drop one; it is scaled to ${width} x ${height} pixels.`
+    : "Or choose, paste or drop a photo."
+      + (about.is_digits ? " Several digits are read as a number." : "");
+  $("unsure").textContent = `Unsure: a probability is under ${percent(about.sure, 0)}.`;
   clear();
 })();

@@ -444,6 +444,7 @@ function compare({width, height, channels, values}, atBorder) {
     around = region.filter((_, n) => n % every === 0);
   } else {
     region = anywhere.filter(i => !isEdge(i));
+    if (!region.length) throw new PictureError("too small to show a digit");
     flat = each.map(c => upperMedian(region.map(i => value(i, c))));
     noise = deviation(each.map(c =>
       region.map(i => f32(value(i + 1, c) - value(i, c)) / f32(Math.SQRT2))));
