@@ -1,9 +1,11 @@
 """Writes a trained network to a file that can be used without this package.
 
-    python -m mnist_cnn.export --workdir DIR --format FORMAT --output FILE [--seed SEED|all]
+    python -m mnist_cnn.export [--workdir DIR] --format FORMAT [--output FILE] [--seed SEED|all]
 
-FORMAT is `stablehlo` (runs on CPU, GPU and TPU; needs JAX only), `onnx` (for ONNX runtimes) or
-`safetensors` (the parameters by name). --seed=all is the ensemble of all seeds, in one file.
+FORMAT is `stablehlo` (runs on CPU, GPU and TPU; needs JAX only), `onnx` (for ONNX runtimes),
+`safetensors` (the parameters by name) or `html` (a page that recognizes drawings and photos, for
+any browser). --seed=all is the ensemble of all seeds, in one file. Without --workdir it is the
+network that comes with the package; FILE is by default `network.FORMAT` in the current directory.
 Exit status: 0 done; 1 an error; 2 bad usage.
 """
 
@@ -14,6 +16,7 @@ from absl import flags
 import mnist_cnn
 from mnist_cnn import command_line
 from mnist_cnn.analysis.export_formats import FORMATS
+from mnist_cnn.analysis.packaged import PACKAGED
 from mnist_cnn.errors import ConfigError, UserError, import_problem, printable
 from mnist_cnn.files import write_atomically
 from mnist_cnn.runner import results
@@ -21,14 +24,15 @@ from mnist_cnn.runner import results
 
 def main(arguments: list[str]) -> int:
     args = flags.FLAGS
-    if None in (args.workdir, args.output, args.format) or len(arguments) > 1:
+    if args.format is None or len(arguments) > 1:
         raise ConfigError(
-            f"expected --workdir DIR --format {'|'.join(FORMATS)} --output FILE; see --helpshort"
+            f"expected [--workdir DIR] --format {'|'.join(FORMATS)} [--output FILE]; "
+            "see --helpshort"
         )
     command_line.silence_libraries()
-    path = pathlib.Path(args.output)
+    path = pathlib.Path(args.output or f"network.{args.format}")
     command_line.check_output(path)
-    network = mnist_cnn.load(args.workdir, args.config, args.seed)
+    network = mnist_cnn.load(args.workdir or PACKAGED, args.config, args.seed)
     try:
         content = FORMATS[args.format](network)
     except ImportError as error:
@@ -41,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":  # an import defines no flags
-    command_line.define_network_flags()
+    command_line.define_network_flags(PACKAGED)
     flags.DEFINE_enum("format", None, list(FORMATS), "The format of the file.")
-    command_line.define_path("output", "The file to write.")
+    command_line.define_path("output", "The file to write; by default network.FORMAT here.")
     command_line.run_command(main, command_line.parse_flags)

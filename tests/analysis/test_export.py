@@ -141,7 +141,7 @@ def test_command_writes_the_file(kind, undisturbed, tiny_experiment, tmp_path):
 
 def test_errors_of_export_are_one_line(tmp_path):
     cases = [
-        ([], 2, "expected --workdir DIR --format stablehlo|onnx|safetensors --output FILE"),
+        ([], 2, "expected [--workdir DIR] --format stablehlo|onnx|safetensors|html [--output FILE"),
         (["--format=torch"], 2, "should be one of"),
         (["--workdir=nowhere", "--format=onnx", "--output=x"], 1, "contains no config.json"),
         (

@@ -17,6 +17,7 @@ from benchmarks import (
     many_images,
     networks,
     packaged_network,
+    page as page_benchmark,
     processors,
     published,
     results_plot,
@@ -349,3 +350,11 @@ def test_the_card_of_the_packaged_network_has_its_measured_figures():
 def test_the_page_of_devices_says_what_a_million_images_took():
     found = many_images.sentence(benchmark_record("many_images"))
     assert found in text_of("docs/devices-and-hosts.md")
+
+
+def test_the_export_page_quotes_the_sizes_and_times_of_the_page_for_browsers():
+    record, text = benchmark_record("page"), (ROOT / "docs" / "export-and-keras.md").read_text()
+    for row in page_benchmark.table(record):
+        assert row in text
+    assert f"besides {page_benchmark.finding(record):.2f} s to find the digit" in text
+    assert record["networks"]["accuracy"]["bytes"] < 3_000_000
