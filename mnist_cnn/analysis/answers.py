@@ -231,7 +231,7 @@ def _completed(network: "Network", answer: Answer, digits: Iterator[Digit | None
 def _best_reading(candidates: list[tuple[Found, Digit | None]]) -> list[tuple[Found, Digit]]:
     """The digits, in order, of the most probable of all ways to put the pieces of ink together."""
     best: list[tuple[float, list[tuple[Found, Digit]]]] = [(1.0, [])]  # of the first pieces
-    for last in range(1, 1 + max(one.pieces[1] for one, _ in candidates)):
+    for last in range(1, 1 + max((one.pieces[1] for one, _ in candidates), default=0)):
         ways = []
         for one, digit in candidates:
             if digit is not None and one.pieces[1] == last:

@@ -242,7 +242,9 @@ def various(count):
 @pytest.mark.parametrize("count", [1, pytest.param(9, marks=pytest.mark.slow)])
 def test_the_preparation_gives_the_same_pixels_as_in_python(count, open_page, digits_page):
     page = open_page(digits_page)
-    program = "(image, single) => findDigits(image, single).map(one => [[...one.form], one.box])"
+    program = (
+        "(image, single) => findDigits(image, single).map(x => [[...x.form], x.box, x.pieces])"
+    )
     kinds = set()
     for index, image in enumerate(various(count)):
         single = index % 5 == 4
@@ -252,7 +254,7 @@ def test_the_preparation_gives_the_same_pixels_as_in_python(count, open_page, di
             assert in_browser(page, program, image, single) == str(error)
             kinds.add(str(error))
             continue
-        expected = [[one.form.ravel().tolist(), list(one.box)] for one in found]
+        expected = [[one.form.ravel().tolist(), list(one.box), list(one.pieces)] for one in found]
         assert in_browser(page, program, image, single) == expected, index
         kinds.add(min(len(found), 2))
     assert len(kinds) >= 3

@@ -8,6 +8,26 @@ function softmax(logits, none) {
   return exponentials.slice(0, logits.length).map(one => one / total);
 }
 
+const STRAY = 0.25;  // how probable it is that a piece of ink beside others is none of a digit
+
+/** The digits, in order, of the most probable of all ways to put the pieces of ink together. */
+function bestReading(candidates) {
+  const best = [{probability: 1, digits: []}];  // of the first pieces
+  const count = Math.max(0, ...candidates.map(({pieces}) => pieces[1]));
+  for (let last = 1; last <= count; last++) {
+    const ways = candidates.filter(one => one.digit !== null && one.pieces[1] === last).map(one => {
+      const before = best[one.pieces[0]];
+      return {probability: before.probability * one.probability, digits: [...before.digits, one], one};
+    });
+    if (!ways.some(({one}) => one.pieces[0] === last - 1)) {
+      const before = best[last - 1];
+      ways.push({probability: before.probability * STRAY, digits: before.digits});
+    }
+    best.push(ways.reduce((a, b) => b.probability > a.probability ? b : a));
+  }
+  return best[count].digits;
+}
+
 const percent = (value, digits) => `${(100 * value).toFixed(digits)}%`;
 
 /** A function from a picture to its answer; `about` is what build.py writes into the page. */
@@ -18,20 +38,26 @@ function makeReader(about, weights) {
   function look(image) {
     if (about.is_handwriting) return findDigits(image, !about.is_digits);
     const box = [0, 0, round(image.width * image.scale), round(image.height * image.scale)];
-    return [{form: fitted(image, about.image_shape), box}];
+    return [{form: fitted(image, about.image_shape), box, pieces: [0, 1]}];
+  }
+
+  function recognized(form) {
+    const probabilities = softmax(network(form), about.none);
+    const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
+    const none = 1 - probabilities.reduce((a, b) => a + b);
+    const digit = none >= about.sure ? null : order[0];
+    return {probabilities, digit, probability: probabilities[order[0]], runnerUp: order[1]};
   }
 
   function read(image) {
-    const seen = look(image), digits = [];
-    for (const one of seen) {
-      const probabilities = softmax(network(one.form), about.none);
-      const none = 1 - probabilities.reduce((a, b) => a + b);
-      if (none > 0.5) continue;
-      const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
-      const probability = probabilities[order[0]];
-      digits.push({...one, digit: order[0], probability, runnerUp: order[1], probabilities});
+    const found = look(image);
+    const digits = bestReading(found
+      .filter(({pieces: [first, last]}) => about.none || last - first === 1)
+      .map(one => ({...one, ...recognized(one.form)})));
+    if (!digits.length) {
+      const seen = found.length === 1 ? found : [];
+      return {error: "no digit found: what stands out from the paper is none", seen};
     }
-    if (!digits.length) return {error: "no digit found: what stands out from the paper is none", seen};
     const text = digits.map(one => names[one.digit]).join("");
     const probability = digits.reduce((total, one) => total * one.probability, 1);
     const sure = digits.every(one => one.probability >= about.sure);

@@ -42,7 +42,7 @@ def build(network: "Network", graph: Graph, metadata: Mapping[str, str]) -> byte
         "class_names": spec.class_names,
         "is_digits": spec.is_digits,
         "is_handwriting": spec.is_handwriting,
-        "none": network.config["loss"] == "cross_entropy_or_none",
+        "none": network.knows_none,
         "sure": SURE,
         "max_pixels": MAX_PIXELS,
         "graph": program,

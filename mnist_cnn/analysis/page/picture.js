@@ -140,9 +140,11 @@ function findParts(picture) {
     const mask = Uint8Array.from(parts, part => part > 0), framed = some(removed);
     const line = lines(mask.map((one, i) => one | removed[i]), width, height)
       .map((one, i) => one & mask[i]);
-    if (page && !framed && hasSizeOfDigit(page, true)) {
-      const across = inclined(mask, width, height);
-      const down = transpose(inclined(transpose(mask, width, height), height, width), height, width);
+    if (page && !framed) {
+      const share = hasSizeOfDigit(page, true) ? 0.7 : 0.95;  // a digit may go to the sides
+      const across = inclined(mask, width, height, share);
+      const turned = inclined(transpose(mask, width, height), height, width, share);
+      const down = transpose(turned, height, width);
       for (let i = 0; i < size; i++) line[i] |= across[i] | down[i];
     }
     const hasLine = some(line);
@@ -252,10 +254,10 @@ function figure(page) {
     throw new PictureError("no digit found: only specks stand out from the paper");
   }
   if (area > 0.7 * size) throw new PictureError("no digit found: there is no paper around it");
-  const inside = page.framed && isInside(page);
+  const inside = page.framed && isInside(page), thin = hairlines(page);
   let others = [];
   for (let n = 0; n < page.areas.length; n++) {
-    if (page.areas[n] >= 0.05 * area && !page.scraps[n] && n !== largest
+    if (page.areas[n] >= 0.05 * area && !page.scraps[n] && !thin[n] && n !== largest
       && (page.touching[largest] || !page.touching[n]) && (!inside || inside[n])) others.push(n);
   }
   const near = [largest];
@@ -271,6 +273,31 @@ function maskOf(page, numbers) {
   const chosen = new Uint8Array(page.areas.length);
   for (const number of numbers) chosen[number] = 1;
   return Uint8Array.from(page.parts, part => chosen[part]);
+}
+
+/** The mean width of the strokes, in pixels. */
+function strokeWidth({width, height, values}) {
+  const mask = Uint8Array.from(values, value => value > 0.5);
+  let outline = 0;
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const i = y * width + x;
+      if (y > 0) outline += mask[i] ^ mask[i - width];
+      if (x > 0) outline += mask[i] ^ mask[i - 1];
+      if (mask[i]) outline += (y === 0) + (y === height - 1) + (x === 0) + (x === width - 1);
+    }
+  }
+  return 2 * sum(values) / Math.max(1, outline * Math.PI / 4);
+}
+
+/** Parts that are much thinner than the pen of the largest part: pieces of printed lines. */
+function hairlines(page) {
+  let largest = 0;
+  for (let n = 0; n < page.areas.length; n++) if (page.areas[n] > page.areas[largest]) largest = n;
+  const mask = Float32Array.from(page.parts, part => part === largest ? 1 : 0);
+  const pen = strokeWidth(crop({width: page.width, values: mask}, page.boxes[largest - 1]));
+  return page.areas.map((area, n) =>
+    n && area < 0.35 * pen * Math.max(...sides(page.boxes[n - 1])) ? 1 : 0);
 }
 
 /** Whether each part is mostly off the border. */
@@ -611,17 +638,17 @@ function linesAcross(mask, width, height) {
   return columns < 0.4 * width ? [none(), none()] : [long, thin];
 }
 
-/** Thin straight lines from the left side to the right, inclined by up to 8 degrees. */
-function inclined(mask, width, height) {
+/** Thin straight lines along this share of the width, inclined by up to 14 degrees. */
+function inclined(mask, width, height, share) {
   const found = new Uint8Array(mask.length), places = [];
   if (Math.min(width, height) < 48) return found;
   mask.forEach((one, i) => { if (one) places.push(i); });
-  const furthest = Math.floor(width / 7);
+  const furthest = Math.floor(width / 4);
   for (let rise = -furthest; rise <= furthest; rise += 2) {
     const offset = places.map(i => Math.floor(i / width) - Math.floor(i % width * rise / width) + width);
     const covered = new Int32Array(height + 2 * width);
     for (const one of offset) covered[one]++;
-    const enough = covered.map(n => n >= 0.7 * width ? 1 : 0), n = enough.length;
+    const enough = covered.map(n => n >= share * width ? 1 : 0), n = enough.length;
     if (!some(enough)) continue;
     places.forEach((place, i) => {
       const o = offset[i];
@@ -730,21 +757,6 @@ function columnSums({width, values}) {
   return sums;
 }
 
-/** The mean width of the strokes, in pixels. */
-function strokeWidth({width, height, values}) {
-  const mask = Uint8Array.from(values, value => value > 0.5);
-  let outline = 0;
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const i = y * width + x;
-      if (y > 0) outline += mask[i] ^ mask[i - width];
-      if (x > 0) outline += mask[i] ^ mask[i - 1];
-      if (mask[i]) outline += (y === 0) + (y === height - 1) + (x === 0) + (x === width - 1);
-    }
-  }
-  return 2 * sum(values) / Math.max(1, outline * Math.PI / 4);
-}
-
 /** Where n <= 20 rows (or columns) start so that their centre of mass is in the middle of 28. */
 function corner(weights) {
   const centre = weights.reduce((t, weight, i) => t + weight * i, 0) / sum(weights);
@@ -827,13 +839,16 @@ function bicubic(x) {
 
 // lines.py
 
-const MAX_DIGITS = 200;
+const MAX_DIGITS = 200, MAX_PIECES = 4;
 
-/** The digits of a picture: for each its `form` (28 x 28 bytes) and its `box` in the file. */
+/** What may be the digits of a picture: for each its `form` (28 x 28 bytes), its `box` in the file,
+ * and its `pieces`: from the first to before the second, in reading order. */
 function findDigits(image, single) {
   let picture = colours(image);
   const own = mnistsOwn(picture);
-  if (own) return [{form: own, box: inFile(image, picture, bounds(own, 28))}];
+  const found = (form, mask, width, pieces = [0, 1]) =>
+    ({form, box: inFile(image, picture, bounds(mask, width)), pieces});
+  if (own) return [found(own, own, 28)];
   let page = findParts(picture), groups = single ? [] : groupsOf(page);
   if (groups.length > 1) {
     const height = medianOf(groups.map(({box}) => sides(box)[0]));
@@ -844,17 +859,42 @@ function findDigits(image, single) {
       groups = groupsOf(page);
     }
   }
-  const masks = groups.length > 1 ? groups.map(({numbers}) => maskOf(page, numbers)) : [figure(page)];
-  const found = [];
-  for (const mask of masks) {
-    try {
-      const form = mnistForm(strokes(page, mask));
-      found.push({form, box: inFile(image, picture, bounds(mask, page.width))});
-    } catch (error) {
-      if (!(error instanceof PictureError) || masks.length === 1) throw error;
-    }
+  if (groups.length <= 1) {
+    const mask = figure(page);
+    return [found(mnistForm(strokes(page, mask)), mask, page.width)];
   }
-  return found;
+  const masks = spans(groups).map(([first, last]) =>
+    ({pieces: [first, last], mask: maskOf(page, groups.slice(first, last).flatMap(one => one.numbers))}));
+  const whole = figure(page);
+  if (masks.every(({mask}) => mask.every((one, i) => !one || whole[i]))) {  // with its small parts
+    const all = masks.find(({pieces: [first, last]}) => first === 0 && last === groups.length);
+    if (all) all.mask = whole;
+    else masks.push({pieces: [0, groups.length], mask: whole});
+  }
+  return masks.flatMap(({pieces, mask}) => {
+    try {
+      return [found(mnistForm(strokes(page, mask)), mask, page.width, pieces)];
+    } catch (error) {
+      if (error instanceof PictureError) return [];
+      throw error;
+    }
+  });
+}
+
+/** Each group by itself, and successive ones that are close enough to be of one digit. */
+function spans(groups) {
+  const highest = Math.max(...groups.map(({box}) => sides(box)[0])), pairs = [];
+  groups.forEach((group, first) => {
+    pairs.push([first, first + 1]);
+    let wide = group.box;
+    for (let last = first + 1; last < Math.min(groups.length, first + MAX_PIECES); last++) {
+      const apart = gap(groups[last].box, wide);
+      wide = around(wide, groups[last].box);
+      if (apart > 0.25 * Math.max(...sides(wide)) || Math.max(...sides(wide)) > 2.5 * highest) break;
+      pairs.push([first, last + 1]);
+    }
+  });
+  return pairs;
 }
 
 /** A box at the working size, in pixels of the file. */
@@ -866,10 +906,11 @@ function inFile(image, picture, box) {
 
 /** The box and the parts of each digit, in the order in which they are read. */
 function groupsOf(page) {
-  const largest = page.areas.reduce((a, b) => Math.max(a, b), 0), frames = framesOf(page);
+  const largest = page.areas.reduce((a, b) => Math.max(a, b), 0);
+  const frames = framesOf(page), thin = hairlines(page);
   let large = [];
   page.areas.forEach((area, n) => {
-    if (n && area >= 0.02 * largest && !page.scraps[n] && !frames[n]) large.push(n);
+    if (n && area >= 0.02 * largest && !page.scraps[n] && !frames[n] && !thin[n]) large.push(n);
   });
   if (large.some(n => !page.touching[n])) large = large.filter(n => !page.touching[n]);
   if (page.framed) {
@@ -915,13 +956,18 @@ function joined(groups, highest) {
       done.push(group);
       continue;
     }
-    const a = group.box, b = groups[index].box, box = {
-      top: Math.min(a.top, b.top), bottom: Math.max(a.bottom, b.bottom),
-      left: Math.min(a.left, b.left), right: Math.max(a.right, b.right),
-    };
-    groups[index] = {box, numbers: [...group.numbers, ...groups[index].numbers]};
+    const {box, numbers} = groups[index];
+    groups[index] = {box: around(group.box, box), numbers: [...group.numbers, ...numbers]};
   }
   return done;
+}
+
+/** The smallest box around both. */
+function around(a, b) {
+  return {
+    top: Math.min(a.top, b.top), bottom: Math.max(a.bottom, b.bottom),
+    left: Math.min(a.left, b.left), right: Math.max(a.right, b.right),
+  };
 }
 
 function belongTogether(a, b, highest) {
