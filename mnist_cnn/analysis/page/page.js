@@ -48,6 +48,9 @@
     askHere();
   }
 
+  /** Tells screen readers to wait. */
+  const setBusy = is => $("status").setAttribute("aria-busy", is);
+
   /** The answer to a picture {width, height, data, scale}. */
   function recognize(image) {
     return new Promise(resolve => {
@@ -126,6 +129,7 @@
   function clear() {
     version++;
     waiting = last = null;
+    setBusy(false);
     pen.fillStyle = "#000";
     pen.fillRect(0, 0, drawing.width, drawing.height);
     drawing.hidden = !about.is_handwriting;
@@ -142,6 +146,7 @@
   async function readDrawing() {
     const {width, height} = drawing;
     waiting = {width, height, data: pen.getImageData(0, 0, width, height).data, scale: 1};
+    setBusy(true);
     if (busy) return;
     busy = true;
     while (waiting) {
@@ -153,6 +158,7 @@
       drawBoxes(width, height, answer.digits?.length > 1 ? answer.digits : []);
     }
     busy = false;
+    if ($("picture").hidden) setBusy(false);
   }
 
   function draw(event) {
@@ -226,6 +232,7 @@
     const own = version;
     $("hint").hidden = true;
     $("answer").textContent = "Reading the picture";
+    setBusy(true);
     let image, answer;
     try {
       image = await decode(file);
@@ -236,6 +243,7 @@
       answer = {error: error instanceof PictureError ? error.message : `cannot be read: ${error.message}`};
     }
     if (own !== version) return;
+    setBusy(false);
     show(answer);
     $("answer").textContent = answer.error ? `${file.name}: ${answer.error}` : answer.text;
     if (image) {
