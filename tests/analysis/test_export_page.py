@@ -24,14 +24,14 @@ from test_onnx import CLASSES, MODULES, SHAPE, apply, module, random_images, ran
 
 import mnist_cnn
 from benchmarks.render import photo
-from mnist_cnn.analysis.answers import answers
+from mnist_cnn.analysis.answers import Digit, _best_reading, answers
 from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.analysis.page import build
 from mnist_cnn.analysis.to_onnx.converter import convert
 from mnist_cnn.data.spec import NAMED, DataSpec
 from mnist_cnn.digits.fitted import fitted
-from mnist_cnn.digits.lines import find_digits
+from mnist_cnn.digits.lines import Found, find_digits
 from mnist_cnn.digits.pictures import decode
 from mnist_cnn.errors import PictureError, UserError
 from mnist_cnn.models.apply import init_variables
@@ -278,6 +278,13 @@ def various(count):
         thin = Image.new("L", (size, 2 * size), "white")
         ImageDraw.Draw(thin).line((size // 2, size // 2, size // 2 + 9, size), "black", 1)
         yield thin
+        broken = np.array(number(test[index : index + 4], [2, 2])[0])
+        broken[:: int(rng.integers(20, 50))] = broken[:, :: int(rng.integers(20, 50))] = 255
+        yield Image.fromarray(broken)
+        yield Image.fromarray((215 - broken // 4 * rng.random(broken.shape)).astype(np.uint8))
+    paths = sorted(HANDWRITING.glob("*/*.[pj][np]g"))
+    for path in random.Random(count).sample(paths, 15 * count):
+        yield decode(io.BytesIO(path.read_bytes()))
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(9, marks=pytest.mark.slow)])
@@ -299,6 +306,22 @@ def test_the_preparation_gives_the_same_pixels_as_in_python(count, open_page, di
         assert in_browser(page, program, image, single) == expected, index
         kinds.add(min(len(found), 2))
     assert len(kinds) >= 3
+
+
+def test_the_pieces_of_ink_are_put_together_as_in_python(open_page, digits_page):
+    page, rng = open_page(digits_page), np.random.default_rng(0)
+    for _ in range(30):
+        count, candidates, rows = int(rng.integers(1, 7)), [], []
+        for first, last in np.argwhere(np.triu(rng.random((count, count + 1)) < 0.8, 1)).tolist():
+            probabilities = rng.dirichlet([1, 0.1])
+            digit = Digit((first, last, 0, 0), probabilities) if rng.random() < 0.8 else None
+            form = np.zeros((28, 28), np.uint8)
+            candidates.append((Found(form, (0, 0, 1, 1), (first, last)), digit))
+            rows.append([[first, last], None if digit is None else 0, probabilities.max()])
+        expected = [list(one.pieces) for one, _ in _best_reading(candidates)]
+        program = """rows => bestReading(rows.map(([pieces, digit, probability]) =>
+            ({pieces, digit, probability}))).map(one => one.pieces)"""
+        assert page.evaluate(program, rows) == expected
 
 
 @pytest.mark.parametrize("shape", [(12, 10, 1), (16, 16, 3), (28, 28, 1)])
