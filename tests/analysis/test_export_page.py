@@ -279,7 +279,9 @@ def various(count):
         ImageDraw.Draw(thin).line((size // 2, size // 2, size // 2 + 9, size), "black", 1)
         yield thin
         broken = np.array(number(test[index : index + 4], [2, 2])[0])
-        broken[:: int(rng.integers(20, 50))] = broken[:, :: int(rng.integers(20, 50))] = 255
+        for bar in range(5):  # beside the digits: pieces that may be of one
+            left = broken.shape[1] // 2 + 14 * bar + int(rng.integers(5))
+            broken[30 + int(rng.integers(9)) : 90, left : left + 7] = 0
         yield Image.fromarray(broken)
         yield Image.fromarray((215 - broken // 4 * rng.random(broken.shape)).astype(np.uint8))
     paths = sorted(HANDWRITING.glob("*/*.[pj][np]g"))
@@ -310,11 +312,11 @@ def test_the_preparation_gives_the_same_pixels_as_in_python(count, open_page, di
 
 def test_the_pieces_of_ink_are_put_together_as_in_python(open_page, digits_page):
     page, rng = open_page(digits_page), np.random.default_rng(0)
-    for _ in range(30):
+    for _ in range(200):
         count, candidates, rows = int(rng.integers(1, 7)), [], []
         for first, last in np.argwhere(np.triu(rng.random((count, count + 1)) < 0.8, 1)).tolist():
-            probabilities = rng.dirichlet([1, 0.1])
-            digit = Digit((first, last, 0, 0), probabilities) if rng.random() < 0.8 else None
+            probabilities = rng.dirichlet(np.full(8, 0.5))
+            digit = Digit((first, last, 0, 0), probabilities) if rng.random() < 0.6 else None
             form = np.zeros((28, 28), np.uint8)
             candidates.append((Found(form, (0, 0, 1, 1), (first, last)), digit))
             rows.append([[first, last], None if digit is None else 0, probabilities.max()])
@@ -514,13 +516,20 @@ def test_a_browser_without_workers_gets_the_same_answer(script, open_page, digit
     same_answer(page, predicted(digits, ROOT / "docs" / "nine.png"))
 
 
+SLOW_WORKER = """
+window.Worker = class extends Worker { postMessage(...message) {
+    setTimeout(() => super.postMessage(...message), 300); } };
+"""
+
+
 def test_an_answer_is_never_shown_for_what_is_gone(open_page, digits_page):
-    page = open_page(digits_page)
+    page = open_page(digits_page, script=SLOW_WORKER)
     page.set_input_files("#file", ROOT / "docs" / "nine.png")
+    page.locator("#picture").wait_for()
     page.locator("#clear").click()
     touch(page, SEVEN)
     page.locator("#drawing").press("Delete")
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(1200)
     assert said(page) == ("Nothing is drawn yet.", None)
     assert page.locator("#bars li, #seen li").count() == 0
     touch(page, SEVEN)
