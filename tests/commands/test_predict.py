@@ -427,6 +427,7 @@ def test_pieces_of_ink_are_put_together_in_the_most_probable_way(left, both, rig
     assert len(answer.found) == len(text or "   ")
     network.knows_none = False  # then it does not know that two digits are none
     assert "4" not in answer_to("a file", network, found).text
+    assert answer_to("a file", Spelled([]), []).no_digit  # no piece has strokes of one colour
 
 
 def test_network_that_sees_no_digit_gives_an_error(files, two_lines):

@@ -370,6 +370,12 @@ def test_page_without_a_digit_is_refused(image):
         mnist_form(image)
 
 
+def test_picture_without_an_inside_is_refused():
+    values = np.random.default_rng(0).integers(0, 256, (2, 9)).astype(np.uint8)
+    with pytest.raises(PictureError, match="too small to show a digit"):
+        find_digits(Image.fromarray(values))
+
+
 def test_damaged_file_is_refused(page):
     for kind in pictures.FORMATS:
         file = io.BytesIO()
