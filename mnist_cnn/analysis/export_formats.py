@@ -1,5 +1,6 @@
 """A trained network as the content of a file for other programs."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -72,8 +73,11 @@ def html(network: "Network") -> bytes:
     """
     from mnist_cnn.analysis.page.build import build
 
+    whole = network
+    if network.members:
+        whole = dataclasses.replace(network, model=network.model.clone(with_members=True))
     try:
-        graph = _graph(network)
+        graph = _graph(whole)
     except UserError as error:
         raise UserError(str(error).replace("--format onnx", "--format html")) from None
     return build(network, graph, _metadata(network))

@@ -29,12 +29,13 @@ from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.analysis.page import build
 from mnist_cnn.analysis.to_onnx.converter import convert
-from mnist_cnn.data.spec import NAMED, DataSpec
+from mnist_cnn.data.spec import MNIST, NAMED, DataSpec
 from mnist_cnn.digits.fitted import fitted
 from mnist_cnn.digits.lines import Found, find_digits
 from mnist_cnn.digits.pictures import decode
 from mnist_cnn.errors import PictureError, UserError
 from mnist_cnn.models.apply import init_variables
+from mnist_cnn.models.ensemble import Ensemble
 from mnist_cnn.training import drawings
 from mnist_cnn.training.state import create_state
 
@@ -404,10 +405,17 @@ def test_an_operation_that_is_not_translated_is_refused_for_html():
 
 
 @pytest.mark.parametrize(
-    "spec", [forms.COLOURED, forms.GREY, NAMED["fashion_mnist"],
-             DataSpec((28, 28, 1), tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))],
-    ids=["colours", "grey", "fashion", "letters"],
-)  # fmt: skip
+    "spec",
+    [
+        pytest.param(spec, id=name, marks=pytest.mark.slow if name != "colours" else [])
+        for name, spec in (
+            ("colours", forms.COLOURED),
+            ("grey", forms.GREY),
+            ("fashion", NAMED["fashion_mnist"]),
+            ("letters", DataSpec((28, 28, 1), tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))),
+        )
+    ],
+)
 def test_other_data_get_the_answers_of_predict(spec, open_page, tmp_path):
     network = random_network(spec)
     path = tmp_path / "page.html"
@@ -433,10 +441,28 @@ class OneLayer(nn.Module):
         return nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1))
 
 
-def random_network(spec):
+def random_network(spec, seed=0):
     model = OneLayer(spec.num_classes)
-    variables = init_variables(model, jax.random.key(0), spec)
-    return Network(mnist_cnn.experiment(), variables, model, 0, 0, spec)
+    variables = init_variables(model, jax.random.key(seed), spec)
+    return Network(mnist_cnn.experiment(), variables, model, 0, seed, spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["cross_entropy", "cross_entropy_or_none"])
+def test_an_ensemble_says_how_many_of_its_members_differ(loss, open_page, tmp_path):
+    members = [random_network(MNIST, seed) for seed in (1, 2, 3)]
+    variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one.variables for one in members))
+    model = Ensemble(members[0].model, or_none=loss == "cross_entropy_or_none")
+    network = Network(mnist_cnn.experiment(loss=loss), variables, model, 0, (1, 2, 3), MNIST)
+    path = tmp_path / "page.html"
+    path.write_bytes(FORMATS["html"](network))
+    page = open_page(path)
+    assert "ensemble of seeds 1 to 3" in page.locator("footer").inner_text()
+    for file in (ROOT / "docs" / "nine.png", HANDWRITING / "hwd1000" / "3-007.png"):
+        upload(page, file)
+        answer = predicted(network, file)
+        assert answer.error or "members" in answer.said()
+        same_answer(page, answer)
 
 
 def test_errors_are_in_the_words_of_predict(open_page, digits_page, digits, tmp_path):

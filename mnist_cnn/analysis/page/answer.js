@@ -41,12 +41,28 @@ function makeReader(about, weights) {
     return [{form: fitted(image, about.image_shape), box, pieces: [0, 1]}];
   }
 
-  function recognized(form) {
-    const probabilities = softmax(network(form), about.none);
+  function answerOf(logits) {
+    const probabilities = softmax(logits, about.none);
     const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
     const none = 1 - probabilities.reduce((a, b) => a + b);
     const digit = none >= about.sure ? null : order[0];
     return {probabilities, digit, probability: probabilities[order[0]], runnerUp: order[1]};
+  }
+
+  /** The answer of the network, and `members`: the digits of the members of an ensemble. */
+  function recognized(form) {
+    const logits = network(form), [own, ...members] = Array.from(
+      {length: logits.length / names.length},
+      (_, i) => answerOf(logits.slice(i * names.length, (i + 1) * names.length)));
+    return {...own, members: members.map(one => one.digit)};
+  }
+
+  /** How many members of an ensemble read another text, in words. */
+  function agreement(digits) {
+    const count = digits[0].members.length;
+    const differ = digits[0].members.filter((_, i) => digits.some(one => one.members[i] !== one.digit)).length;
+    if (!differ) return count ? `; all ${count} members agree` : "";
+    return `; ${differ} of ${count} members differ${differ === 1 ? "s" : ""}`;
   }
 
   function read(image) {
@@ -66,7 +82,7 @@ function makeReader(about, weights) {
       const {runnerUp, probabilities} = digits[0];
       more = `runner-up ${names[runnerUp]}, ${percent(probabilities[runnerUp], 2)}`;
     }
-    const said = `${text}  ${percent(probability, 2)}  ${sure ? "" : "unsure  "}(${more})`;
+    const said = `${text}  ${percent(probability, 2)}  ${sure ? "" : "unsure  "}(${more}${agreement(digits)})`;
     return {text, probability, sure, said, digits, seen: digits};
   }
 

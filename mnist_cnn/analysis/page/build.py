@@ -22,6 +22,7 @@ from mnist_cnn.analysis.to_onnx.graph import Graph
 from mnist_cnn.config import tested_name
 from mnist_cnn.digits.pictures import MAX_PIXELS
 from mnist_cnn.errors import UserError
+from mnist_cnn.runner.results import network_label
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
@@ -33,6 +34,7 @@ _ENGINE = ("picture.js", "network.js", "answer.js")  # also run outside of the p
 def build(network: "Network", graph: Graph, metadata: Mapping[str, str]) -> bytes:
     """The page of a network whose program from `images` to `logits` is `graph`.
 
+    Those of an ensemble are followed by the logits of its members.
     Raises UserError if the page lacks an operator of the graph.
     """
     spec = network.spec
@@ -117,8 +119,7 @@ def _source(network: "Network") -> str:
     accuracy, tested = network.test_accuracy, tested_name(network.config)
     parts = [
         str(network.config["name"]),
-        f"seed {network.seed}",
-        f"step {network.step:,}",
+        network_label(network.seed, network.step),
         *([] if accuracy is None else [f"{tested} accuracy {100 * accuracy:.2f} %"]),
     ]
     return ", ".join(parts)
