@@ -586,9 +586,11 @@ def test_the_page_is_usable_on_a_phone_and_by_keyboard(width, open_page, digits_
     assert page.locator("#drawing").is_visible()
 
 
-def test_boxes_are_drawn_around_the_digits(open_page, digits_page, tmp_path):
+@pytest.mark.parametrize("scale", [1, 7])
+def test_boxes_are_drawn_around_the_digits(scale, open_page, digits_page, tmp_path):
     page = open_page(digits_page)
     image, boxes = number(read_idx("t10k-images-idx3-ubyte")[:3, ..., 0], [3])
+    image = image.resize((scale * image.width, scale * image.height))
     image.save(tmp_path / "three.png")
     upload(page, tmp_path / "three.png")
     wait_for(lambda: page.locator("#seen li").count() == 3)
@@ -598,10 +600,12 @@ def test_boxes_are_drawn_around_the_digits(open_page, digits_page, tmp_path):
             return [canvas.width, canvas.height, ...[...Array(canvas.width).keys()].filter(
                 x => data[4 * (canvas.width * Math.floor(canvas.height / 2) + x) + 3] > 100)]; }"""
     )
-    assert columns[:2] == [image.width, image.height]
-    for box in boxes:
-        for side in (box[0], box[2]):
-            assert min(abs(column - side) for column in columns[2:]) <= 4
+    width, height, *columns = columns
+    assert height == pytest.approx(width * image.height / image.width, abs=1)
+    for left, _, right, _ in boxes:
+        for side in (left, right):
+            place = scale * side * width / image.width
+            assert min(abs(column - place) for column in columns) <= 5 * max(1, width / 250)
 
 
 def test_the_page_says_which_network_it_has(trained_base, open_page, tmp_path):

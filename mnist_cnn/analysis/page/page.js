@@ -110,14 +110,15 @@
     return canvas;
   }
 
-  /** Frames around the digits, in the picture of this width and height. */
-  function drawBoxes(width, height, digits) {
-    const canvas = $("boxes");
+  /** Frames around the digits, in what a canvas shows of a file of this width. */
+  function drawBoxes({width, height}, digits, fileWidth = width) {
+    const canvas = $("boxes"), scale = width / fileWidth;
     Object.assign(canvas, {width, height});
     const context = canvas.getContext("2d"), line = Math.max(1, width / 150);
     for (const [colour, wide] of [["#000", 3 * line], ["#ffb000", 1.5 * line]]) {
       Object.assign(context, {strokeStyle: colour, lineWidth: wide});
-      for (const {box: [left, top, right, bottom]} of digits) {
+      for (const {box} of digits) {
+        const [left, top, right, bottom] = box.map(side => side * scale);
         context.strokeRect(left - line, top - line, right - left + 2 * line, bottom - top + 2 * line);
       }
     }
@@ -136,7 +137,7 @@
     $("picture").hidden = true;
     drawing.parentElement.style.removeProperty("--aspect");
     $("hint").hidden = !about.is_handwriting;
-    drawBoxes(336, 336, []);
+    drawBoxes(drawing, []);
     show({error: about.is_handwriting ? "Nothing is drawn yet." : "No picture is chosen yet."});
     $("answer").classList.add("soft");
     $("file").value = "";
@@ -155,7 +156,7 @@
       const answer = await recognize(image);
       if (own !== version) continue;
       show(answer);
-      drawBoxes(width, height, answer.digits?.length > 1 ? answer.digits : []);
+      drawBoxes(drawing, answer.digits?.length > 1 ? answer.digits : []);
     }
     busy = false;
     if ($("picture").hidden) setBusy(false);
@@ -246,9 +247,8 @@
     setBusy(false);
     show(answer);
     $("answer").textContent = answer.error ? `${file.name}: ${answer.error}` : answer.text;
-    if (image) {
-      const width = Math.round(image.width * image.scale), height = Math.round(image.height * image.scale);
-      drawBoxes(width, height, about.is_handwriting ? answer.seen ?? [] : []);
+    if (image && about.is_handwriting) {
+      drawBoxes($("picture"), answer.seen ?? [], image.width * image.scale);
     }
   }
 
