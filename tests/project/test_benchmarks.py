@@ -112,7 +112,8 @@ def test_a_rendered_photo_is_a_function_of_the_digit_and_the_seed(hundred_images
 class Guess:
     """A network that answers 7 to everything, surely."""
 
-    step, members, seed, config, spec = 1, (), 2, {"name": "guess"}, MNIST
+    step, members, seed, spec, knows_none = 1, (), 2, MNIST, False
+    config = {"name": "guess"}
 
     def all_probabilities(self, images, batch_size):
         rows = np.full((len(images), 10), 0.01)
