@@ -135,6 +135,7 @@ def test_the_pictures_of_others_are_counted_by_source(
     Image.new("L", (84, 84), 255).save(data / "nondigits" / "1.png")  # blank
     monkeypatch.setattr("mnist_cnn.load", lambda workdir: Guess())
     monkeypatch.setattr(handwriting, "COUNTS", {False: 6, True: 8})
+    monkeypatch.setattr(handwriting, "NUMBERS", 4)
     command = ["handwriting", f"--data={data}", f"--output={tmp_path}"]
     monkeypatch.setattr("sys.argv", command)
     handwriting.main()
@@ -146,6 +147,8 @@ def test_the_pictures_of_others_are_counted_by_source(
     pen = {"pictures": 2, "answered": 2, "correct": 1, "sure": 2, "sure_but_wrong": 1}
     assert record["sources"]["pen"] == record["sources"][handwriting.PEOPLE] == pen
     assert record["sources"][handwriting.PHOTOS]["pictures"] == 6
+    numbers = record["sources"][handwriting.ROWS]
+    assert numbers["pictures"] == numbers["answered"] == 4
     assert record["factors"]["pencil"]["pictures"] < 6
     before = tmp_path / "before.json"
     (tmp_path / "handwriting.json").rename(before)
