@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from benchmarks import (
     halving,
+    handwriting,
     many_images,
     networks,
     packaged_network,
@@ -85,11 +86,29 @@ def test_the_plot_shows_the_records(tmp_path):
         for name, result in ((name, record["result"]) for name, record in RECORDS.items())
     }
     results_plot.draw(tmp_path / "plot.png")
-    with Image.open(tmp_path / "plot.png") as drawn, Image.open(results_plot.PATH) as committed:
-        assert drawn.size == committed.size
-        drawn, committed = np.asarray(drawn), np.asarray(committed)
-    inked = ((drawn < 255) | (committed < 255)).any(-1)
-    assert (drawn != committed).any(-1).sum() < 0.05 * inked.sum()  # fonts may differ
+    assert_same_picture(tmp_path / "plot.png", results_plot.PATH)
+
+
+def assert_same_picture(drawn, committed):
+    with Image.open(drawn) as one, Image.open(committed) as other:
+        assert one.size == other.size
+        one, other = np.asarray(one), np.asarray(other)
+    inked = ((one < 255) | (other < 255)).any(-1)
+    assert (one != other).any(-1).sum() < 0.05 * inked.sum()  # fonts may differ
+
+
+@pytest.mark.slow
+def test_the_picture_of_handwriting_and_its_text_are_those_of_the_records(tmp_path):
+    now, before = benchmark_record("handwriting"), benchmark_record("handwriting_before")
+    handwriting.draw(now, before, tmp_path / "plot.png")
+    assert_same_picture(tmp_path / "plot.png", ROOT / "docs" / "images" / "handwriting.png")
+    photos, old = (record["sources"][handwriting.PHOTOS] for record in (now, before))
+    sure = photos["sure"] / photos["pictures"]
+    assert (
+        f"answers {photos['correct'] / photos['pictures']:.1%} of the photos correctly and "
+        f"{sure:.1%} surely ({photos['sure_but_wrong'] / photos['sure']:.1%} of these wrong)"
+    ).replace("%", " %") in text_of("docs/results.md")
+    assert f"({100 * old['correct'] / old['pictures']:.1f} %)" in text_of("docs/results.md")
 
 
 def test_what_others_have_reached_is_computed_from_their_logs():
