@@ -29,16 +29,17 @@ picture. Besides the ten digits it knows "no digit".
   are no digits (letters and signs, scribbles, two digits, parts of digits, textures). No photo or
   scan of others' handwriting.
 - **Recipe**: [`experiments/digits.py`](../../experiments/digits.py): 24 epochs, Adam with a cosine
-  schedule, averaged weights, random affine changes and changes of style (stroke width up to a marker's,
-  faint parts, remnants of lines, blur, coarse pixels, cut edges, contrast); the loss has an eleventh class
-  "no digit", whose logit is 0. Seed {seed}, {steps:,} steps, params SHA-256 `{sha256}`.
+  schedule, averaged weights, random affine changes and changes of style (stroke width up to that
+  of a marker, faint parts, remnants of lines, blur, coarse pixels, cut edges, contrast); the loss
+  has an eleventh class "no digit", whose logit is 0. Seed {seed}, {steps:,} steps, params SHA-256
+  `{sha256}`.
 - **MNIST's test images**, read once after the last step: {accuracy:.2%}, NLL {loss:.4f} (with the
   class "no digit").
 - **Chosen** on MNIST's training images and on the pictures below, with seven trainings: figures on
   these pictures are not of untouched data.
-- **Limits**: the letters I, O and S are answered as 1, 0 and 5. Digits of very few pixels (8 x 8), 1s with a
-  long flag, and 1s that are much wider than a pen are often unsure. Digits must be upright (within 12
-  degrees) and must not touch each other.
+- **Limits**: the letters I, O and S are answered as 1, 0 and 5. Digits of very few pixels (8 x 8),
+  1s with a long flag, and 1s that are much wider than a pen are often unsure. Digits must be
+  upright (within 12 degrees) and must not touch each other.
 
 Other people's handwriting, measured by `python -m benchmarks.handwriting` ({processor}, {cores}
 cores); an answer is sure from a probability of {sure:.0%}:

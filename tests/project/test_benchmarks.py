@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -113,7 +114,7 @@ class Guess:
     """A network that answers 7 to everything, surely."""
 
     step, members, seed, spec, knows_none = 1, (), 2, MNIST, False
-    config = {"name": "guess"}
+    config = MappingProxyType({"name": "guess"})
 
     def all_probabilities(self, images, batch_size):
         rows = np.full((len(images), 10), 0.01)
