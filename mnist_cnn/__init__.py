@@ -17,7 +17,7 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mnist_cnn.version import __version__
 
@@ -94,7 +94,7 @@ def run(
 def load(
     workdir: str | os.PathLike[str],
     config: ConfigDict | None = None,
-    seed: int | None = None,
+    seed: int | Literal["all"] | None = None,
     step: int | None = None,
 ) -> Network:
     """The trained network of a run directory, a callable on uint8 images [N, H, W, C].
@@ -102,8 +102,9 @@ def load(
     `workdir` may also be a file of `export --format safetensors`, or "digits", the network that
     comes with the package.
     `config` is needed only if the experiment brings its own model; `seed` chooses among the
-    networks of a run that trained several, by default the first. `step` is that of a checkpoint;
-    by default the network is the one that was tested.
+    networks of a run that trained several, by default the first, and "all" is their ensemble: the
+    mean of their probabilities. `step` is that of a checkpoint; by default the network is the one
+    that was tested.
     """
     with _quiet_libraries():
         from mnist_cnn.analysis import loading

@@ -75,6 +75,17 @@ def define_path(name: str, text: str) -> None:
     flags.DEFINE(_PathParser(name), name, None, text)
 
 
+class _SeedParser(flags.ArgumentParser[int | str]):
+    """Parses the seed of a network, or "all"."""
+
+    def parse(self, argument: str) -> int | str:
+        if argument == "all":
+            return argument
+        if not re.fullmatch(r"-?\d+", argument):
+            raise ValueError("expected a seed, such as 1337, or all, the ensemble of all seeds")
+        return int(argument)
+
+
 def define_config(text: str) -> None:
     """Defines --config, an experiment file; `parse_flags` applies --config.KEY=VALUE to it."""
     # ml_collections looks for overrides in these arguments, by default in sys.argv, and must not
@@ -86,7 +97,8 @@ def define_network_flags(default: str | None = None) -> None:
     """Defines --workdir, --seed and --config, for the commands that read a trained network."""
     text = "The run directory, or the .safetensors file, of a trained network"
     define_path("workdir", text + f"; by default {default}." if default else text + ".")
-    flags.DEFINE_integer("seed", None, "The seed of the network to use; by default the first.")
+    seed = "The seed of the network to use, by default the first; all: the ensemble of all seeds."
+    flags.DEFINE(_SeedParser(), "seed", None, seed)
     define_config("The experiment file, if it has its own model.")
 
 

@@ -1,6 +1,6 @@
 """Serves a page that shows the network's probabilities for what you draw, or for a picture.
 
-    python -m mnist_cnn.demo [--workdir DIR] [--seed SEED] [--config EXPERIMENT]
+    python -m mnist_cnn.demo [--workdir DIR] [--seed SEED|all] [--config EXPERIMENT]
                              [--host HOST] [--port PORT]
 
 Without --workdir it is the network that comes with the package. For images like MNIST's the page
@@ -32,6 +32,7 @@ from mnist_cnn.analysis.answers import answer_to, look
 from mnist_cnn.analysis.packaged import PACKAGED
 from mnist_cnn.digits.pictures import decode
 from mnist_cnn.errors import ConfigError, PictureError, UserError, import_problem, shorten
+from mnist_cnn.runner import results
 
 if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
@@ -92,6 +93,7 @@ def _launch(network: "Network", options: dict[str, Any]) -> Any:
         if answer.error:
             return {}, nothing, seen
         note = "" if answer.sure else "Unsure. "
+        note += f"{answer.agreement.capitalize()}. " if answer.agreement else ""
         if len(answer.digits) > 1:  # no line break within "4 (98%)"
             each = [
                 f"{one.digit}\N{NO-BREAK SPACE}({one.probability:.0%})" for one in answer.digits
@@ -255,7 +257,10 @@ def main(arguments: list[str]) -> int:
         except OSError:
             raise _taken(f"port {port} is") from None
         local, *others = _urls(address, port)
-        print(f"draw at {local} (step {network.step:,}; Ctrl-C ends it)", flush=True)
+        label = f"step {network.step:,}"
+        if network.members:
+            label = results.network_label(network.seed, network.step)
+        print(f"draw at {local} ({label}; Ctrl-C ends it)", flush=True)
         for url in others:
             print(f"on other devices in this network: {url}", flush=True)
         status = 0

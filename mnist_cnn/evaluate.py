@@ -1,7 +1,8 @@
 """Scores the network of a run directory on a whole split, with a table of the classes.
 
-    python -m mnist_cnn.evaluate --workdir DIR [--split SPLIT] [--seed SEED] [--json]
+    python -m mnist_cnn.evaluate --workdir DIR [--split SPLIT] [--seed SEED|all] [--json]
 
+--seed=all scores the ensemble of all seeds, says how often its members disagree, and scores each.
 Exit status: 0 done; 1 an error; 2 bad usage.
 """
 

@@ -1,9 +1,10 @@
 """Writes a trained network to a file that can be used without this package.
 
-    python -m mnist_cnn.export --workdir DIR --format FORMAT --output FILE [--seed SEED]
+    python -m mnist_cnn.export --workdir DIR --format FORMAT --output FILE [--seed SEED|all]
 
 FORMAT is `stablehlo` (runs on CPU, GPU and TPU; needs JAX only), `onnx` (for ONNX runtimes) or
-`safetensors` (the parameters by name). Exit status: 0 done; 1 an error; 2 bad usage.
+`safetensors` (the parameters by name). --seed=all is the ensemble of all seeds, in one file.
+Exit status: 0 done; 1 an error; 2 bad usage.
 """
 
 import pathlib
@@ -15,6 +16,7 @@ from mnist_cnn import command_line
 from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.errors import ConfigError, UserError, import_problem, printable
 from mnist_cnn.files import write_atomically
+from mnist_cnn.runner import results
 
 
 def main(arguments: list[str]) -> int:
@@ -33,10 +35,8 @@ def main(arguments: list[str]) -> int:
         reason = import_problem(error, "pip install 'mnist_cnn[export]'")
         raise UserError(f"--format {args.format}: {reason}") from None
     write_atomically(path, content)
-    print(
-        f"{printable(str(path))}: {args.format}, {len(content):,} bytes, seed {network.seed}, "
-        f"step {network.step:,}"
-    )
+    label = results.network_label(network.seed, network.step)
+    print(f"{printable(str(path))}: {args.format}, {len(content):,} bytes, {label}")
     return 0
 
 

@@ -4,7 +4,8 @@
     python -m mnist_cnn.predict [--workdir DIR] --labels FILE|FOLDER [--page FILE.html]
     python -m mnist_cnn.predict [--workdir DIR] [--json] [--output FILE] test.csv
 
-Without --workdir it is the network that comes with the package.
+Without --workdir it is the network that comes with the package. With --seed=all it is the ensemble
+of all seeds of a run, and an answer says how many of its members differ.
 
 An IMAGE is a file, a folder (its pictures, sorted by name), or `-` for names on standard input,
 one a line. Several digits of a picture are read line by line, unless `--single` is given.

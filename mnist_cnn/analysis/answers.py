@@ -33,11 +33,26 @@ SURE = 0.85
 _STRAY = 0.25  # how probable it is that a piece of ink beside others is none of a digit
 
 
+class Member(NamedTuple):
+    """What a member of an ensemble says about a digit."""
+
+    seed: int
+    digit: int | None  # None: that it is none
+    probability: float
+
+    @classmethod
+    def of(cls, seed: int, probabilities: Float64[np.ndarray, "K"]) -> "Member":
+        if (none := 1 - float(probabilities.sum())) > 0.5:
+            return cls(seed, None, none)
+        return cls(seed, int(probabilities.argmax()), float(probabilities.max()))
+
+
 class Digit(NamedTuple):
     """A digit of a picture."""
 
     box: tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the file's picture
     probabilities: Float64[np.ndarray, "K"]
+    members: tuple[Member, ...] = ()  # of an ensemble
 
     @property
     def digit(self) -> int:
@@ -53,7 +68,12 @@ class Digit(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         probability = round(self.probability, 6)
-        return {"box": list(self.box), "digit": self.digit, "probability": probability}
+        members = [
+            one._asdict() | {"probability": round(one.probability, 6)} for one in self.members
+        ]
+        return {"box": list(self.box), "digit": self.digit, "probability": probability} | (
+            {"members": members} if members else {}
+        )
 
 
 class Answer(NamedTuple):
@@ -64,7 +84,7 @@ class Answer(NamedTuple):
     no_digit: bool = False  # the error is that the picture shows none
     found: tuple[Found, ...] = ()  # in the picture
     digits: tuple[Digit, ...] = ()  # line by line, from left to right
-    step: int = 0  # of the network
+    step: int | tuple[int, ...] = 0  # of the network
     spec: DataSpec = MNIST  # of the network's data
 
     @property
@@ -90,6 +110,21 @@ class Answer(NamedTuple):
     def sure(self) -> bool:
         return all(one.probability >= SURE for one in self.digits)
 
+    @property
+    def differing(self) -> list[bool]:
+        """For each member of an ensemble, whether it reads another text; [] of another network."""
+        each = zip(*(one.members for one in self.digits), strict=True)
+        whole = [one.digit for one in self.digits]
+        return [[member.digit for member in members] != whole for members in each]
+
+    @property
+    def agreement(self) -> str:
+        """How many members of an ensemble read another text, in words; "" of another network."""
+        count, differ = len(self.differing), sum(self.differing)
+        if not differ:
+            return f"all {count} members agree" if count else ""
+        return f"{differ} of {count} members differ{'s' * (differ == 1)}"
+
     def as_json(self) -> str:
         if self.error:
             return json.dumps({"file": self.file, "error": self.error})
@@ -104,6 +139,8 @@ class Answer(NamedTuple):
             answer["runner_up"] = first.runner_up
             answer |= {"runner_up_class": names[first.runner_up]} if names else {}
         answer |= {"step": self.step, "text": self.text, "sure": self.sure}
+        if self.differing:
+            answer["disagreement"] = round(float(np.mean(self.differing)), 6)
         rows = [[round(p, 6) for p in one.probabilities.tolist()] for one in self.digits]
         answer["probabilities"] = rows if others else rows[0]
         answer["digits"] = [one.as_dict() for one in self.digits]
@@ -121,6 +158,7 @@ class Answer(NamedTuple):
             more = f"runner-up {second}, {one.probabilities[one.runner_up]:.2%}"
         else:
             more = ", ".join(f"{one.digit} {one.probability:.1%}" for one in self.digits)
+        more += f"; {self.agreement}" if self.agreement else ""
         return f"{self.text}  {self.probability:.2%}  {unsure}({more})"
 
 
@@ -209,11 +247,17 @@ def _digits(network: "Network", found: Sequence[Found]) -> list[Digit | None]:
     """The network's answers; None for what is no digit, if the network can tell."""
     images = np.array([one.form for one in found], np.uint8)
     images = images.reshape(-1, *network.spec.image_shape)
-    rows = network.probabilities(images, BATCH_SIZE)
+    rows, *each = network.all_probabilities(images, BATCH_SIZE)
     none = 1 - rows.sum(axis=-1)  # the probability that an image shows none of the classes
+    of_members = [
+        tuple(
+            Member.of(seed, rows[index]) for seed, rows in zip(network.members, each, strict=True)
+        )
+        for index in range(len(found))
+    ]
     return [
-        None if no_digit >= SURE else Digit(one.box, row)
-        for one, row, no_digit in zip(found, rows, none, strict=True)
+        None if no_digit >= SURE else Digit(one.box, row, members)
+        for one, row, no_digit, members in zip(found, rows, none, of_members, strict=True)
     ]
 
 

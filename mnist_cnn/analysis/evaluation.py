@@ -1,10 +1,13 @@
 """A trained network, scored on a whole split."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import numpy as np
+from jaxtyping import Float32, Integer
 
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.analysis.loading import load
@@ -14,7 +17,7 @@ from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import DataError
 from mnist_cnn.parallel.devices import own_settings
 from mnist_cnn.runner.run_directory import RunDirectory
-from mnist_cnn.training.components import LOSSES
+from mnist_cnn.training.components import LOSSES, apply_loss
 from mnist_cnn.training.metrics import summarize
 from mnist_cnn.training.scoring import score
 
@@ -26,7 +29,7 @@ def evaluate(
     dataset: str | None = None,
     manual_dir: str | None = None,
     config: Mapping[str, Any] | None = None,
-    seed: int | None = None,
+    seed: int | Literal["all"] | None = None,
 ) -> dict[str, Any]:
     """Scores the network of a run directory on every image of a split, as its run does.
 
@@ -36,6 +39,9 @@ def evaluate(
     The others are those of `loading.load`. Returns the metrics of `metrics.summarize` and
     `statistics.classification_metrics` with the names of the classes, and the origin of network and
     data. The loss is None if it is the experiment's own and `config` is not given.
+    Of an ensemble also the metrics of its "members", and their "disagreement": on how many "images"
+    not all answer the same, and on which share of the images two of them differ, on average over
+    all "pairs".
     """
     trained = load(workdir, config, seed)
     own_data = dataset is None and manual_dir is None
@@ -62,8 +68,14 @@ def evaluate(
     if isinstance(loss, str):  # of an unknown one, only the logits are used
         loss = LOSSES[loss if known else "cross_entropy"]
     batch_size = trained.config["eval_batch_size"]
-    scored = score(trained.model, loss, trained.variables, images, labels, batch_size)
-    logits, losses = jax.device_get(scored)
+    of_members: dict[str, Any] = {}
+    if trained.members:  # each is computed once, for its own metrics and for the mean
+        logits, *each = trained.all_logits(images)
+        losses = np.asarray(jax.jit(apply_loss, static_argnums=0)(loss, logits, labels))
+        of_members = _of_members(trained.members, np.stack(each), labels)
+    else:
+        scored = score(trained.model, loss, trained.variables, images, labels, batch_size)
+        logits, losses = jax.device_get(scored)
     # Without `config`, metrics of the experiment are known by name only.
     others = [pair for pair in (trained.config["metrics"] or {}).items() if callable(pair[1])]
     unknown = {} if known else {"loss": None}
@@ -76,12 +88,36 @@ def evaluate(
         "origin": source.origin,
         "split": split,
         **summarize(logits, losses, labels, others) | unknown,
+        **of_members,
         "metrics": [name for name, _ in others],  # of the experiment
         **measured,
         "classes": [
             {"class": name} | row
             for name, row in zip(trained.spec.class_names, measured["classes"], strict=True)
         ],
+    }
+
+
+def _of_members(
+    seeds: Sequence[int], logits: Float32[np.ndarray, "R N K"], labels: Integer[np.ndarray, "N"]
+) -> dict[str, Any]:
+    """Metrics of each member of an ensemble, and how often their answers differ."""
+    found = logits.argmax(-1)
+    correct = (found == labels).sum(-1)
+    measured = [statistics.classification_metrics(one, labels) for one in logits]
+    pairs = [(a != b).mean() for a, b in itertools.combinations(found, 2)]
+    names = ("negative_log_likelihood", "expected_calibration_error")
+    return {
+        "members": {
+            "seed": list(seeds),
+            "correct": correct.tolist(),
+            "accuracy": (correct / len(labels)).tolist(),
+            **{name: [one[name] for one in measured] for name in names},
+        },
+        "disagreement": {
+            "images": int((found != found[0]).any(0).sum()),
+            "pairs": float(np.mean(pairs)),
+        },
     }
 
 

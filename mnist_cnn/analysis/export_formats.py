@@ -36,6 +36,7 @@ def stablehlo(network: "Network") -> bytes:
 def safetensors(network: "Network", **others: str) -> bytes:
     """Parameters and batch statistics by name: "conv1.kernel", "norm1.mean".
 
+    Those of the members of an ensemble are stacked: "conv1.kernel" [R, 5, 5, 1, 32].
     The metadata has what `mnist_cnn.load` needs to make the network of it again, and `others`.
     """
     from safetensors.numpy import save
@@ -70,9 +71,15 @@ def onnx(network: "Network") -> bytes:
 
 def _metadata(network: "Network") -> dict[str, str]:
     """What a file says of its network; what is no text, as JSON."""
+    import jax
+
     from mnist_cnn.runner import recorded_config
     from mnist_cnn.runner.checkpoint import sha256
 
+    hashes = [
+        sha256(jax.tree.map(lambda leaf, row=row: leaf[row], network.variables))
+        for row in range(len(network.members))
+    ]
     height, width, channels = network.spec.image_shape
     form = {"dtype": "uint8", "height": height, "width": width, "channels": channels}
     return {
@@ -81,9 +88,10 @@ def _metadata(network: "Network") -> dict[str, str]:
         "image_shape": json.dumps(network.spec.image_shape),
         "class_names": json.dumps(network.spec.class_names, ensure_ascii=False),
         "config": json.dumps(recorded_config.as_dict(network.config)),
-        "seed": str(network.seed),
-        "step": str(network.step),
-        "params_sha256": sha256(network.variables),  # as in result.json
+        "seed": json.dumps(network.seed),  # of an ensemble a list, as the sha256 of its members
+        "step": json.dumps(network.step),
+        # as in result.json
+        "params_sha256": json.dumps(hashes) if hashes else sha256(network.variables),
     }
 
 

@@ -8,23 +8,25 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from mnist_cnn import config as config_lib
 from mnist_cnn.analysis import packaged
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.config import model_fields
-from mnist_cnn.data.spec import from_record
+from mnist_cnn.data.spec import DataSpec, from_record
 from mnist_cnn.errors import CheckpointError, ConfigError, shorten
 from mnist_cnn.files import local_path
 from mnist_cnn.models import weights
-from mnist_cnn.models.apply import init_variables, make_variables
+from mnist_cnn.models.apply import Variables, init_variables, make_variables
+from mnist_cnn.models.ensemble import Ensemble
 from mnist_cnn.parallel.devices import find_devices, other_threads, own_settings
-from mnist_cnn.runner import experiment_file, recorded_config
+from mnist_cnn.runner import experiment_file, recorded_config, results
 from mnist_cnn.runner.checkpoint import read_newest, specs
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training import rng
@@ -35,7 +37,7 @@ from mnist_cnn.training.components import build_model
 def load(
     workdir: str | os.PathLike[str],
     config: Mapping[str, Any] | None = None,
-    seed: int | None = None,
+    seed: int | Literal["all"] | None = None,
     step: int | None = None,
 ) -> Network:
     """The network of a run directory or of a safetensors file; "digits" is that of the package.
@@ -46,7 +48,9 @@ def load(
 
     `config` is needed if the experiment brings its own model, because nothing in a run directory is
     executed; nothing but its objects is used, with the fields that the run's model has. It may be
-    that of the whole sweep. Of several seeds, the first by default.
+    that of the whole sweep. Of several seeds, the first by default; "all" is the ensemble of all,
+    without those whose parameters are not finite, which are named on standard error. Of one seed
+    that is its network. A file is what was written to it; of an ensemble, `seed` chooses a member.
     Raises CheckpointError: there is no run or file, no good checkpoint or no such seed, or `config`
     is needed or belongs to another experiment. UserError: JAX has no device.
     """
@@ -65,26 +69,22 @@ def load(
         )
     config = _complete_config(directory, config)
     replicas = config_lib.replicas(config)
-    index = _replica_index(directory, config, seed)
+    rows = _replica_rows(directory, config, seed)
     spec = directory.read_spec()
     model = build_model(config, spec)
     report = functools.partial(print, f"{directory}:", file=sys.stderr)
     newest, tree, _ = read_newest(directory.checkpoints, None, report)
     best = tree.get("best")
-    found = int(np.atleast_1d(best["step"])[index]) if best else newest
-    if step not in (None, found):
+    steps = np.atleast_1d(best["step"])[rows].tolist() if best else [newest] * len(rows)
+    if step is not None and set(steps) != {step}:
         newest, tree, _ = read_newest(directory.checkpoints, None, report, step)
-        best, found = None, newest
+        best, steps = None, [newest] * len(rows)
     state = tree["state"]
     variables = state.get("averaged") or make_variables(state["params"], state.get("batch_stats"))
     if best:
         variables = best["variables"]
-    # Shapes only: nothing is initialized or compiled.
-    shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init"), spec))
     axis = (len(replicas),) if len(replicas) > 1 else ()
-    expected = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(axis + leaf.shape, leaf.dtype), shapes
-    )
+    expected = _shapes(model, spec, axis)
     if specs(variables) != specs(expected):
         raise CheckpointError(
             f"{directory.checkpoints}: checkpoint {newest} is of another network than the "
@@ -92,13 +92,46 @@ def load(
             "experiment-*.py)"
         )
     variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))
-    if len(replicas) > 1:
-        variables = jax.tree.map(lambda leaf: leaf[index], variables)
-    return Network(config, jax.device_put(variables), model, found, replicas[index].seed, spec)
+    stacked = jax.tree.map(lambda leaf: leaf[rows] if axis else leaf[None], variables)
+    seeds = [replicas[row].seed for row in rows]
+    return _network(str(directory), config, stacked, model, seeds, steps, spec)
+
+
+def _network(
+    place: str,
+    config: Mapping[str, Any],
+    stacked: Variables,
+    model: nn.Module,
+    seeds: list[int],
+    steps: list[int],
+    spec: DataSpec,
+) -> Network:
+    """The network of variables [R, ...] if R is 1, else the ensemble of those that are finite."""
+    kept = list(range(len(seeds)))
+    if len(seeds) > 1:
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(stacked)]
+        kept = [row for row in kept if all(np.isfinite(leaf[row]).all() for leaf in leaves)]
+    left_out = [str(seed) for row, seed in enumerate(seeds) if row not in kept]
+    if left_out:
+        reason = f"parameters that are not finite: seed {', '.join(left_out)}"
+        if not kept:
+            raise CheckpointError(f"{place}: no ensemble, because all members have {reason}")
+        print(f"{place}: left out of the ensemble, because of {reason}", file=sys.stderr)
+    seeds, steps = ([values[row] for row in kept] for values in (seeds, steps))
+    if len(kept) == 1:
+        variables = jax.tree.map(lambda leaf: leaf[kept[0]], stacked)
+        return Network(config, jax.device_put(variables), model, steps[0], seeds[0], spec)
+    variables = jax.tree.map(lambda leaf: leaf[np.array(kept)], stacked)
+    model = Ensemble(model, or_none=config["loss"] == "cross_entropy_or_none")
+    step = steps[0] if len(set(steps)) == 1 else tuple(steps)
+    return Network(config, jax.device_put(variables), model, step, tuple(seeds), spec)
 
 
 def _from_file(
-    path: pathlib.Path, config: Mapping[str, Any] | None, seed: int | None, step: int | None
+    path: pathlib.Path,
+    config: Mapping[str, Any] | None,
+    seed: int | str | None,
+    step: int | None,
 ) -> Network:
     """The network of a file that `export --format safetensors` wrote."""
     from safetensors import SafetensorError, safe_open
@@ -108,27 +141,38 @@ def _from_file(
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
         saved = json.loads(metadata["config"])
-        kept = {"seed": int(metadata["seed"]), "step": int(metadata["step"])}
+        # Of an ensemble, lists.
+        kept = [np.array(json.loads(metadata[key]), int) for key in ("seed", "step")]
         shape, names = (json.loads(metadata[key]) for key in ("image_shape", "class_names"))
         spec = from_record({"image_shape": shape, "class_names": names}, saved.get("dataset"))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path}: expected a file of `export --format safetensors` of this version "
             f"({type(error).__name__}: {shorten(str(error))})"
         ) from None
-    for name, given in (("seed", seed), ("step", step)):
-        if given not in (None, kept[name]):
-            raise CheckpointError(f"{path}: got {name} {given}, expected {kept[name]}")
+    seeds, steps = (values.ravel() for values in np.broadcast_arrays(*kept))
+    rows = _rows_of(str(path), seeds.tolist(), "all" if seed is None else seed)
+    seeds, steps = seeds[rows].tolist(), steps[rows].tolist()
+    if step is not None and set(steps) != {step}:
+        expected = " and ".join(map(str, sorted(set(steps))))
+        raise CheckpointError(f"{path}: got step {step}, expected {expected}")
     complete, _ = _matching(str(path), saved, config)
     model = build_model(complete, spec)
-    template = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init"), spec))
+    template = _shapes(model, spec, kept[0].shape)
     try:
         variables = weights.read_variables(path, template, spec.image_shape)
     except ConfigError as error:
         raise CheckpointError(str(error).removeprefix("config.init_from: ")) from None
-    return Network(complete, jax.device_put(variables), model, kept["step"], kept["seed"], spec)
+    stacked = jax.tree.map(lambda leaf: leaf[rows] if kept[0].ndim else leaf[None], variables)
+    return _network(str(path), complete, stacked, model, seeds, steps, spec)
+
+
+def _shapes(model: nn.Module, spec: DataSpec, axis: tuple[int, ...]) -> Any:
+    """Shapes and dtypes of the variables, [*axis, ...]: nothing is initialized or compiled."""
+    shapes = jax.eval_shape(lambda: init_variables(model, rng.key(0, "init"), spec))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(axis + leaf.shape, leaf.dtype), shapes)
 
 
 def _of_networks(directory: RunDirectory) -> RunDirectory:
@@ -211,15 +255,26 @@ def _with_objects(
     return complete, objects
 
 
-def _replica_index(directory: RunDirectory, config: Mapping[str, Any], seed: int | None) -> int:
-    """The index of the replica with `seed`, or the first one, of the chosen setting."""
+def _replica_rows(
+    directory: RunDirectory, config: Mapping[str, Any], seed: int | str | None
+) -> list[int]:
+    """Which replicas of the chosen setting are meant: of `seed`, of the first one, or all."""
     is_sweep = config["sweep"] or config["variants"]
     sweep = (directory.read_result() or {}).get("sweep") if is_sweep else {"chosen": 0}
     if not sweep or sweep.get("chosen") is None:
         raise _not_chosen(directory)
     seeds = range(config["seed"], config["seed"] + config["num_seeds"])
-    if seed is not None and seed not in seeds:
-        expected = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        raise CheckpointError(f"{directory.path}: got seed {seed}, expected {expected}")
     first = config_lib.setting_rows(len(seeds), sweep["chosen"]).start
-    return first + (0 if seed is None else seeds.index(seed))
+    rows = _rows_of(str(directory.path), seeds, seeds[0] if seed is None else seed)
+    return [first + row for row in rows]
+
+
+def _rows_of(place: str, seeds: Sequence[int], seed: int | str) -> list[int]:
+    """The places of `seed` among the seeds, or of "all"; CheckpointError if it is none."""
+    if isinstance(seed, str) and seed == "all":
+        return list(range(len(seeds)))
+    if seed not in seeds:
+        several = f'{results.listed(seeds)}, or "all"'
+        expected = str(seeds[0]) if len(seeds) == 1 else several
+        raise CheckpointError(f"{place}: got seed {shorten(seed)}, expected {expected}")
+    return [seeds.index(seed)]

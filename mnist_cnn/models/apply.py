@@ -88,8 +88,15 @@ def forward(
     model: nn.Module, variables: Variables, images: UInt8[Array, "B H W C"]
 ) -> Float[Array, "B K"]:
     """Logits at evaluation; always float32, so that the loss is, whatever the model computes in."""
+    return forward_scaled(model, variables, scale(images))
+
+
+def forward_scaled(
+    model: nn.Module, variables: Variables, images: Float32[Array, "B H W C"]
+) -> Float32[Array, "B K"]:
+    """The logits of images whose pixels are scaled to 0..1."""
 
     def apply(variables: Variables, images: Array) -> Array:
         return as_logits(model.apply(variables, images, **train_kwargs(model, train=False)))
 
-    return fast_on_cpu(apply, variables, scale(images))
+    return fast_on_cpu(apply, variables, images)

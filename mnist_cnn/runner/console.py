@@ -292,7 +292,8 @@ class Console:
             percentages = (None if ratio is None else f"{ratio:.2%}" for ratio in ratios)
             name = printable(row["class"])
             rows.append((name, *percentages, row["examples"], row["predicted"]))
-        title = "{dataset} {split}, seed {seed}, step {step:,}".format_map(metrics)
+        network = results.network_label(metrics["seed"], metrics["step"])
+        title = f"{metrics['dataset']} {metrics['split']}, {network}"
         self._table(title, ("class", "precision", "recall", "images", "predicted"), rows)
         if len(metrics["classes"]) > _MAX_CLASSES:
             self.line(
@@ -309,6 +310,29 @@ class Console:
             *(f"{name} {{{name}!r}}" for name in metrics["metrics"]),
         ):
             self.line(text.format_map(metrics))
+        if members := metrics.get("members"):
+            self._members(members, metrics)
+
+    def _members(self, members: Mapping[str, Any], ensemble: Mapping[str, Any]) -> None:
+        """Prints the metrics of the members of an ensemble, and its own."""
+
+        def row(name: object, one: Mapping[str, Any]) -> Row:
+            likelihood, error = one["negative_log_likelihood"], one["expected_calibration_error"]
+            return str(name), f"{one['accuracy']:.2%}", likelihood, error, one["correct"]
+
+        mean = {name: float(np.mean(values)) for name, values in members.items()} | {"correct": ""}
+        rows = [
+            row(seed, {name: values[index] for name, values in members.items()})
+            for index, seed in enumerate(members["seed"])
+        ]
+        rows += [(), row("mean", mean), row("ensemble", ensemble)]
+        heads = ("seed", "accuracy", "negative log-likelihood", "calibration error", "correct")
+        self._table("members", heads, rows)
+        disagreement = ensemble["disagreement"]
+        self.line(
+            f"the members disagree on {disagreement['images']:,} of {ensemble['examples']:,} "
+            f"images; two of them on {disagreement['pairs']:.2%} on average"
+        )
 
     def _table(self, title: str, names: Sequence[str], rows: Sequence[Row], left: int = 0) -> None:
         """Prints a table; an empty row is a line, and the first `left` columns are left-aligned."""

@@ -254,14 +254,15 @@ def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) 
     this.log(step, config_lib.tested_name(config), tested)
     this.checkpoints.wait()
     this.checkpoints.close()
-    ensemble = {"ensemble": results.ensemble_metrics(logits, labels)} if len(members) > 1 else {}
+    or_none = config["loss"] == "cross_entropy_or_none"
+    ensemble = results.ensemble_metrics(logits, labels, or_none) if len(members) > 1 else None
     found = {
         "seeds": [config_lib.replicas(config)[member].seed for member in members],
         **({"fold": config["fold"]} if config["fold"] else {}),
         "training_images": this.replicas.num_examples,
         "test": tested,
         "test_mean": results.mean_metrics(metrics),
-        **ensemble,
+        **({"ensemble": ensemble} if ensemble else {}),
         **swept,
         **kept_best,
         "params_sha256": [sha256(variables) for variables in networks],

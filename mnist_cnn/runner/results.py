@@ -60,10 +60,15 @@ def other_names(metrics: Metrics) -> list[str]:
 
 
 def ensemble_metrics(
-    logits: Float[np.ndarray, "R N 10"], labels: Integer[np.ndarray, "N"]
+    logits: Float[np.ndarray, "R N K"], labels: Integer[np.ndarray, "N"], or_none: bool = False
 ) -> dict[str, float | int | None]:
-    """Metrics of the ensemble, whose probabilities are the mean of the R networks' ones."""
+    """Metrics of the ensemble, whose probabilities are the mean of the R networks' ones.
+
+    With `or_none` (the loss "cross_entropy_or_none") one of them is that of none of the classes.
+    """
+    logits = np.pad(logits, ((0, 0), (0, 0), (0, int(or_none))))  # the logit of "none" is 0
     p = np.exp(statistics.log_probabilities(logits)).mean(0)
+    p = p[:, :-1] if or_none else p
     correct = int((p.argmax(-1) == labels).sum())
     with np.errstate(divide="ignore"):
         log_p = np.log(p)
@@ -124,3 +129,17 @@ def value_text(value: Any) -> str:
     # Flax writes a module as "MLP( # attributes hidden = 64 )".
     text = re.sub(r"# (attributes|children) ", "", described)
     return re.sub(r"\( | \)| = ", lambda found: found[0].strip(), text)
+
+
+def network_label(seed: int | Sequence[int], step: int | Sequence[int]) -> str:
+    """A network as text: "seed 1337, step 1,875"; "ensemble of seeds 1337 to 1341, step 300"."""
+    name = f"seed {seed}" if isinstance(seed, int) else f"ensemble of seeds {listed(seed)}"
+    steps = [step] if isinstance(step, int) else step
+    return f"{name}, step{'s' * (len(steps) > 1)} {', '.join(f'{one:,}' for one in steps)}"
+
+
+def listed(seeds: Sequence[int]) -> str:
+    """Several seeds as text: "1337 to 1341", and if some are missing "1337, 1339, 1340"."""
+    if len(seeds) == seeds[-1] - seeds[0] + 1:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))

@@ -15,6 +15,7 @@ from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.models import weights
+from mnist_cnn.models.ensemble import Ensemble
 from mnist_cnn.training.state import create_state
 
 # Programs of a user who does not have this package: `import mnist_cnn` fails.
@@ -103,6 +104,22 @@ def test_networks_of_the_experiments_are_exported_for_any_number_of_images(name)
     images = read_idx("t10k-images-idx3-ubyte")[:5]
     for count in (2, 5):
         np.testing.assert_allclose(program.call(images[:count]), network(images[:count]), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["cross_entropy", "cross_entropy_or_none"])
+def test_an_ensemble_is_one_program_with_the_same_bits(loss):
+    config = config_of(ROOT / "experiments" / "base.py", loss=loss)
+    states = []
+    for config.seed in (1, 2, 3):
+        states.append(create_state(config))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *[one.variables for one in states])
+    model = Ensemble(states[0].model, or_none=loss == "cross_entropy_or_none")
+    network = Network(config, stacked, model, 0, (1, 2, 3))
+    program = jax.export.deserialize(bytearray(FORMATS["stablehlo"](network)))
+    images = read_idx("t10k-images-idx3-ubyte")[: config.eval_batch_size]
+    np.testing.assert_array_equal(program.call(images), network(images))
+    np.testing.assert_allclose(program.call(images[:3]), network(images)[:3], atol=2e-6)
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from conftest import read_idx, run
 from flax import linen as nn
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import mnist_cnn
@@ -15,6 +17,8 @@ from mnist_cnn.analysis.network import Network
 from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.models import layers
+from mnist_cnn.models.ensemble import Ensemble
+from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.training.state import create_state
 
 COLOURED = DataSpec((16, 20, 3), ("<b>", "two", "3"))
@@ -87,6 +91,62 @@ def test_a_wrong_file_is_refused_in_one_line(written, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(CheckpointError, match="got seed 5, expected 1337"):
         mnist_cnn.load(path, seed=5)
+
+
+@pytest.fixture(scope="module")
+def written_ensemble(tmp_path_factory):
+    """A file of three networks of seeds 3, 4 and 9, and that ensemble."""
+    config = mnist_cnn.experiment(model=Own(), loss="cross_entropy_or_none", num_seeds=7)
+    states = []
+    for config.seed in (3, 4, 9):
+        states.append(create_state(config, spec=COLOURED))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *[one.variables for one in states])
+    model = Ensemble(states[0].model, or_none=True)
+    network = Network(config, stacked, model, (7, 8, 7), (3, 4, 9), COLOURED)
+    path = tmp_path_factory.mktemp("file") / "network.safetensors"
+    path.write_bytes(export_formats.safetensors(network))
+    return path, network, config
+
+
+def test_a_file_of_an_ensemble_is_that_ensemble_or_one_of_its_members(written_ensemble):
+    path, network, config = written_ensemble
+    images = np.random.default_rng(0).integers(0, 256, (5, *COLOURED.image_shape), np.uint8)
+    for seed in (None, "all"):
+        again = mnist_cnn.load(path, config, seed)
+        assert (again.seed, again.step, again.spec) == ((3, 4, 9), (7, 8, 7), COLOURED)
+        np.testing.assert_array_equal(again.all_logits(images), network.all_logits(images))
+        np.testing.assert_array_equal(again.no_digit(images), network.no_digit(images))
+    assert export_formats.safetensors(again) == path.read_bytes()
+    member = mnist_cnn.load(path, config, seed=4, step=8)
+    assert (member.seed, member.step, member.members) == (4, 8, ())
+    np.testing.assert_array_equal(member(images), network.all_logits(images)[2])
+    with safe_open(path, framework="numpy") as file:
+        facts = file.metadata()
+        assert file.get_slice("Conv_0.kernel").get_shape() == [3, 3, 3, 3, 4]
+    assert (facts["seed"], facts["step"]) == ("[3, 4, 9]", "[7, 8, 7]")
+    assert json.loads(facts["params_sha256"])[1] == sha256(member.variables)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"seed": 5}, 'got seed 5, expected 3, 4, 9, or "all"'),
+        ({"step": 7}, "got step 7, expected 7 and 8"),
+        ({"seed": 4, "step": 7}, "got step 7, expected 8"),
+    ],
+)
+def test_what_the_file_of_an_ensemble_does_not_have_is_refused(written_ensemble, given, reason):
+    path, _, config = written_ensemble
+    with pytest.raises(CheckpointError) as error:
+        mnist_cnn.load(path, config, **given)
+    assert str(error.value) == f"{path}: {reason}"
+
+
+def test_all_of_a_file_of_one_network_is_that_network(written):
+    path, network = written
+    again = mnist_cnn.load(path, seed="all")
+    assert (again.seed, again.members) == (1337, ())
+    assert sha256(again.variables) == sha256(network.variables)
 
 
 @pytest.mark.slow

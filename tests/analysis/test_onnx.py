@@ -18,11 +18,14 @@ import mnist_cnn
 from mnist_cnn.analysis.export_formats import FORMATS
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.analysis.to_onnx.converter import convert
+from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import UserError
 from mnist_cnn.models import layers
 from mnist_cnn.models.apply import scale, train_kwargs
+from mnist_cnn.models.ensemble import Ensemble
 from mnist_cnn.models.kernels.rewrite import fast_on_cpu
 from mnist_cnn.models.nnx_module import as_linen
+from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.training.state import create_state
 
 SHAPE, CLASSES = (12, 16, 3), 26
@@ -221,29 +224,31 @@ def test_a_module_has_the_same_logits_for_any_number_of_images_of_any_form(name)
         assert kinds(content) == ["Cast", "Div", *operators.split(), "Reshape", "Gemm"]
 
 
-@pytest.mark.slow
-def test_the_mean_of_several_networks_is_one_file():
-    model = Normalized()
-    logits = apply(model)
+@pytest.mark.parametrize("or_none", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_ensemble_is_one_file(or_none, tmp_path):
+    model, images = Ensemble(Normalized(), or_none), random_images()
     each = [
-        jax.tree.map(lambda leaf, part=part: part * leaf, random_variables(model))
-        for part in (0.5, 1.0)
+        jax.tree.map(lambda leaf, part=part: part * leaf, random_variables(Normalized()))
+        for part in (0.4, 0.7, 1.0)
     ]
-
-    def mean(variables, images):
-        log_p = [jax.nn.log_softmax(logits(one, images)) for one in variables]
-        return jax.nn.logsumexp(jnp.stack(log_p), 0) - jnp.log(len(variables))
-
-    def together(variables, images):  # the same for one tree of stacked variables
-        log_p = jax.nn.log_softmax(jax.vmap(logits, (0, None))(variables, images))
-        return jax.nn.logsumexp(log_p, 0) - jnp.log(len(log_p))
-
-    images = random_images()
-    expected = np.asarray(mean(each, jnp.asarray(images)))
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    for function, variables in ((mean, each), (together, stacked)):
-        content = convert(function, variables, SHAPE).serialize(SHAPE, CLASSES, {})
-        assert_same(content, images, expected)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    config = mnist_cnn.experiment(
+        model=Normalized(), loss="cross_entropy_or_none" if or_none else "cross_entropy"
+    )
+    spec = DataSpec(SHAPE, tuple(map(chr, range(97, 97 + CLASSES))))
+    network = Network(config, stacked, model, (5, 5, 6), (1, 2, 3), spec)
+    content = FORMATS["onnx"](network)
+    assert_same(content, images, network(images))
+    assert_same_in_opencv(content, images, network(images))
+    file = onnx.load_from_string(content)
+    onnx.checker.check_model(file, full_check=True)
+    facts = {entry.key: json.loads(entry.value) for entry in file.metadata_props
+             if entry.key != "mnist_cnn"}  # fmt: skip
+    assert (facts["seed"], facts["step"]) == ([1, 2, 3], [5, 5, 6])
+    assert facts["params_sha256"] == [sha256(variables) for variables in each]
+    assert (
+        sum(constant.name.startswith("Dense_0.kernel") for constant in file.graph.initializer) == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -335,3 +340,18 @@ def test_a_trained_network_has_the_same_logits_on_the_whole_test_set(name, tmp_p
     assert_same(content, images, expected)
     few = slice(500) if name == "accuracy" else slice(None)  # OpenCV is slow with eleven views
     assert_same_in_opencv(content, images[few], expected[few])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["base", "digits", "speedrun", "ensemble"])
+def test_a_trained_ensemble_has_the_same_logits_on_test_images(name, small_mnist, tmp_path):
+    config = config_of(
+        ROOT / "experiments" / f"{name}.py", num_seeds=3, num_epochs=1, num_steps=10,
+        warmup_steps=0, report=False, manual_dir=str(small_mnist), batch_size=25,
+    )  # fmt: skip
+    mnist_cnn.run(config, tmp_path, quiet=True)
+    network, images = mnist_cnn.load(tmp_path, config, "all"), read_idx("t10k-images-idx3-ubyte")
+    images = images[: 200 if name == "ensemble" else 10_000 if name == "speedrun" else 1000]
+    content, expected = FORMATS["onnx"](network), network(images)
+    assert_same(content, images, expected)
+    assert_same_in_opencv(content, images[:500], expected[:500])

@@ -348,16 +348,16 @@ def test_csv_file_of_other_images_is_refused_in_one_line(network, trained_base, 
 class Certain:
     """A network that answers 7 with the given probability, and sees no digit in `none` images."""
 
-    step, spec, knows_none = 5, MNIST, True
+    step, members, spec, knows_none = 5, (), MNIST, True
 
     def __init__(self, probability, none=()):
         self.probability, self.none = probability, none
 
-    def probabilities(self, images, batch_size=64):
+    def all_probabilities(self, images, batch_size=64):
         rows = np.full((len(images), 10), (1 - self.probability) / 9)
         rows[:, 7] = self.probability
         rows[[index for index in self.none if index < len(images)]] *= 0.01
-        return rows
+        return rows[None]
 
 
 @pytest.fixture
@@ -435,6 +435,53 @@ def test_network_that_sees_no_digit_gives_an_error(files, two_lines):
     assert list(json.loads(first.as_json())) == ["file", "error"]
     (answer,) = answers(Certain(0.95, none=[1, 2]), [str(two_lines[0])])
     assert answer.text == "777" and answer.seen.shape == (28, 3 * 28)  # the others are digits
+
+
+class Divided(Certain):
+    """Two networks that answer 7 and one that answers 1; the last sees no digit in `none`."""
+
+    members = (5, 6, 8)
+
+    def all_probabilities(self, images, batch_size=64):
+        seven = Certain(self.probability).all_probabilities(images)[0]
+        one = Certain(self.probability, self.none).all_probabilities(images)[0]
+        each = [seven, seven, one[:, [0, 7, 2, 3, 4, 5, 6, 1, 8, 9]]]
+        return np.stack([np.mean(each, axis=0), *each])
+
+
+def test_an_answer_of_an_ensemble_says_how_many_of_its_members_differ(files, two_lines):
+    (answer,) = answers(Divided(0.9), [str(files[0])])
+    assert answer.as_text().endswith(
+        "7  60.37%  unsure  (runner-up 1, 30.74%; 1 of 3 members differs)"
+    )
+    found = json.loads(answer.as_json())
+    assert found["disagreement"] == pytest.approx(1 / 3, abs=1e-6)
+    assert found["digits"][0]["members"] == [
+        {"seed": 5, "digit": 7, "probability": 0.9},
+        {"seed": 6, "digit": 7, "probability": 0.9},
+        {"seed": 8, "digit": 1, "probability": 0.9},
+    ]
+    (answer,) = answers(Divided(0.9, none=[0]), [str(files[0])])
+    found = json.loads(answer.as_json())
+    assert found["digits"][0]["members"][2] == {"seed": 8, "digit": None, "probability": 0.9}
+    assert answer.agreement == "1 of 3 members differs"
+    (answer,) = answers(Divided(0.9), [str(two_lines[0])])  # of the text, a member differs once
+    assert answer.text == "77777" and answer.as_text().endswith("; 1 of 3 members differs)")
+    assert json.loads(answer.as_json())["disagreement"] == pytest.approx(1 / 3, abs=1e-6)
+    (answer,) = answers(Certain(0.9), [str(files[0])])
+    found = json.loads(answer.as_json())
+    assert "disagreement" not in found and "members" not in found["digits"][0]
+    assert "members" not in answer.as_text()
+
+
+def test_an_ensemble_of_one_mind_says_that_all_agree(files):
+    agreed = Divided(0.9)
+    agreed.all_probabilities = lambda images, _: np.repeat(
+        Certain(0.9).all_probabilities(images), 4, axis=0
+    )
+    (answer,) = answers(agreed, [str(files[0])])
+    assert answer.as_text().endswith("(runner-up 9, 1.11%; all 3 members agree)")
+    assert json.loads(answer.as_json())["disagreement"] == 0
 
 
 @pytest.fixture

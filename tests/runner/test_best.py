@@ -13,6 +13,7 @@ import mnist_cnn
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner.checkpoint import sha256
+from mnist_cnn.runner.console import Console
 
 # A high learning rate on few images: validation soon gets worse.
 EXPERIMENT = """
@@ -23,7 +24,8 @@ def get_config():
     return mnist_cnn.experiment(
         name="best", model=Linear(), manual_dir={data!r}, train_split="train[:300]",
         validation_split="train[300:]", batch_size=30, num_epochs=40, learning_rate=0.03,
-        num_seeds=2, keep_best="loss", patience=4, checkpoint_every=15, keep=100, report=False,
+        num_seeds=2, seed=1338, keep_best="loss", patience=4, checkpoint_every=15, keep=100,
+        report=False,
     )
 """
 
@@ -110,6 +112,30 @@ def test_the_network_of_any_kept_checkpoint_can_be_loaded(experiment, stopped_ea
     assert "params" not in repr(network) and f"step={best}" in repr(network)
     with pytest.raises(CheckpointError, match="no checkpoint of step 31; there are those of 15,"):
         mnist_cnn.load(stopped_early[0], config, step=31)
+
+
+def test_an_ensemble_has_the_best_of_each_seed_or_all_of_one_checkpoint(
+    experiment, stopped_early, hundred_images, capsys
+):
+    workdir, result = stopped_early
+    config, images = config_of(experiment), np.asarray(hundred_images.images)
+    ensemble = mnist_cnn.load(workdir, config, seed="all")
+    assert ensemble.step == tuple(result["best"]["step"]) and len(set(ensemble.step)) == 2
+    for seed, logits in zip(result["seeds"], ensemble.all_logits(images)[1:], strict=True):
+        np.testing.assert_array_equal(logits, mnist_cnn.load(workdir, config, seed)(images))
+    early = mnist_cnn.load(workdir, config, seed="all", step=30)
+    assert early.step == 30
+    for seed, logits in zip(result["seeds"], early.all_logits(images)[1:], strict=True):
+        np.testing.assert_array_equal(logits, mnist_cnn.load(workdir, config, seed, 30)(images))
+    with pytest.raises(CheckpointError, match="no checkpoint of step 31; there are those of 15,"):
+        mnist_cnn.load(workdir, config, seed="all", step=31)
+    metrics = evaluate(workdir, config=config, seed="all")
+    assert metrics["correct"] == result["ensemble"]["correct"]
+    Console().evaluation(metrics)
+    steps = "steps {}, {}".format(*result["best"]["step"])
+    assert capsys.readouterr().out.startswith(
+        f"mnist test, ensemble of seeds 1338 to 1339, {steps}\n"
+    )
 
 
 @pytest.mark.slow

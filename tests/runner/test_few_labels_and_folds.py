@@ -230,6 +230,15 @@ def test_evaluate_scores_the_held_out_fold_unless_told_otherwise(third_fold, tin
     assert (other["split"], other["examples"]) == ("test", 10_000)
 
 
+def test_the_ensemble_of_a_fold_is_scored_on_its_held_out_images(third_fold, tiny_experiment):
+    workdir, result = third_fold
+    config = config_of(tiny_experiment, fold="3/10", num_seeds=2, seed=1336)
+    found = evaluate(workdir, config=config, seed="all")
+    assert found["split"] == "held-out fold 3/10" and found["examples"] == 51
+    assert found["correct"] == result["ensemble"]["correct"]
+    assert found["members"]["correct"] == result["test"]["correct"]
+
+
 @pytest.mark.slow
 def test_a_fold_with_a_sweep_is_chosen_by_validation_images(tiny_experiment, tmp_path):
     sweep = {"learning_rate": [1e-4, 1e-2]}

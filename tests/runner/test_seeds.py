@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 from conftest import config_of, metrics_of, read_idx, result_of, run, same_end, start, wait_for
@@ -14,11 +16,11 @@ from training_runs import train
 
 import mnist_cnn
 from mnist_cnn import report, statistics
-from mnist_cnn.analysis import finished_runs
+from mnist_cnn.analysis import finished_runs, loading
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import results
-from mnist_cnn.runner.checkpoint import sha256
+from mnist_cnn.runner.checkpoint import Checkpoints, read_newest, sha256
 from mnist_cnn.runner.console import Console
 
 
@@ -123,6 +125,151 @@ def test_the_commands_select_a_network_by_its_seed(three_seeds, tiny_experiment,
     for command, *pictures in (["predict", digit], ["demo"]):
         _, err = run(f"mnist_cnn.{command}", *given, "--seed=7", *pictures, status=1)
         assert "got seed 7, expected 1336 to 1338" in err
+
+
+def test_all_seeds_are_loaded_as_the_ensemble_of_the_result(three_seeds, tiny_experiment):
+    workdir, result = three_seeds
+    config, images = config_of(tiny_experiment), read_idx("t10k-images-idx3-ubyte")[:250]
+    ensemble = mnist_cnn.load(workdir, config, seed="all")
+    assert (ensemble.seed, ensemble.step, ensemble.members) == ((1336, 1337, 1338), 40, (
+        1336, 1337, 1338
+    ))  # fmt: skip
+    logits, *each = ensemble.all_logits(images)
+    for seed, one in zip(result["seeds"], each, strict=True):
+        np.testing.assert_array_equal(one, mnist_cnn.load(workdir, config, seed=seed)(images))
+    with np.load(workdir / "predictions.npz") as kept:
+        np.testing.assert_array_equal(each, kept["logits"])
+        p = np.exp(statistics.log_probabilities(kept["logits"])).mean(0)
+    np.testing.assert_allclose(ensemble.probabilities(images), p, atol=1e-6)
+    np.testing.assert_array_equal(logits, ensemble(images))
+    with pytest.raises(
+        CheckpointError, match="run: got seed 'al', expected 1336 to 1338, or \"all"
+    ):
+        loading._rows_of("run", result["seeds"], "al")
+
+
+def test_all_of_one_seed_is_its_network(undisturbed, tiny_experiment):
+    config = config_of(tiny_experiment)
+    network = mnist_cnn.load(undisturbed[0], config, seed="all")
+    assert (network.seed, network.members) == (1337, ())
+    assert sha256(network.params) == result_of(undisturbed[0])["params_sha256"][0]
+    metrics = evaluate(undisturbed[0], config=config, seed="all")
+    assert metrics == evaluate(undisturbed[0], config=config)
+    assert not {"members", "disagreement"} & metrics.keys()
+
+
+def test_an_ensemble_is_evaluated_with_its_members_and_their_disagreement(
+    three_seeds, tiny_experiment, capsys
+):
+    workdir, result = three_seeds
+    metrics = evaluate(workdir, config=config_of(tiny_experiment), seed="all")
+    json.dumps(metrics, allow_nan=False)
+    assert metrics["seed"] == (1336, 1337, 1338) and metrics["examples"] == 250
+    for name in ("correct", "accuracy"):
+        assert metrics[name] == result["ensemble"][name]
+        assert metrics["members"][name] == result["test"][name]
+    for name in ("loss", "expected_calibration_error"):
+        assert metrics[name] == pytest.approx(result["ensemble"][name], abs=1e-6)
+    assert metrics["negative_log_likelihood"] == pytest.approx(metrics["loss"], abs=1e-6)
+    likelihoods = metrics["members"]["negative_log_likelihood"]
+    np.testing.assert_allclose(likelihoods, result["test"]["loss"], atol=1e-6)
+    assert metrics["loss"] < np.mean(likelihoods)
+    with np.load(workdir / "predictions.npz") as kept:
+        a, b, c = kept["logits"].argmax(-1)
+    images = int(((a != b) | (b != c)).sum())
+    pairs = np.mean([(a != b).mean(), (a != c).mean(), (b != c).mean()])
+    assert metrics["disagreement"] == {"images": images, "pairs": pytest.approx(pairs)}
+    assert 0 < images < 250
+    Console().evaluation(metrics)
+    out = capsys.readouterr().out
+    assert out.startswith("mnist test, ensemble of seeds 1336 to 1338, step 40\n")
+    cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in out.splitlines()]
+    for seed, accuracy in zip(result["seeds"], result["test"]["accuracy"], strict=True):
+        assert [str(seed), f"{accuracy:.2%}"] in cells
+    assert ["ensemble", f"{metrics['accuracy']:.2%}"] in cells
+    assert (
+        f"the members disagree on {images} of 250 images; two of them on {pairs:.2%} on average"
+    ) in out
+
+
+def test_an_ensemble_that_knows_none_has_the_loss_of_the_result(tiny_experiment, tmp_path):
+    result = train(tiny_experiment, tmp_path, num_seeds=2, loss="cross_entropy_or_none")
+    config = config_of(tiny_experiment, num_seeds=2, loss="cross_entropy_or_none")
+    metrics = evaluate(tmp_path, config=config, seed="all")
+    assert metrics["loss"] == pytest.approx(result["ensemble"]["loss"], abs=1e-6)
+    assert metrics["correct"] == result["ensemble"]["correct"]
+    images = read_idx("t10k-images-idx3-ubyte")[:20]
+    each = [mnist_cnn.load(tmp_path, config, seed) for seed in result["seeds"]]
+    none = np.mean([network.no_digit(images) for network in each], axis=0)
+    ensemble = mnist_cnn.load(tmp_path, config, "all")
+    np.testing.assert_allclose(ensemble.no_digit(images), none, atol=1e-6)
+
+
+def test_a_seed_that_is_not_finite_is_left_out_of_the_ensemble_and_named(
+    three_seeds, tiny_experiment, tmp_path, capsys
+):
+    workdir, config = tmp_path / "run", config_of(tiny_experiment)
+    shutil.copytree(three_seeds[0], workdir)
+    _, tree, extra = read_newest(workdir / "checkpoints", None, print)
+    images = read_idx("t10k-images-idx3-ubyte")[:20]
+
+    def load_with(seeds, step):
+        """The ensemble after a checkpoint whose parameters are NaN for these seeds."""
+        for seed in seeds:
+            for leaf in jax.tree.leaves(tree["state"]["params"]):
+                leaf[seed - 1336] = np.nan
+        with contextlib.closing(Checkpoints(workdir / "checkpoints", keep=10)) as checkpoints:
+            checkpoints.save(step, tree, extra)
+            checkpoints.wait()
+        return mnist_cnn.load(workdir, config, seed="all")
+
+    tree = jax.tree.map(np.array, tree)
+    ensemble = load_with([1337], 41)
+    reason = "left out of the ensemble, because of parameters that are not finite: seed 1337\n"
+    assert capsys.readouterr().err == f"{workdir}: {reason}"
+    assert ensemble.members == (1336, 1338)
+    each = [mnist_cnn.load(workdir, config, seed) for seed in (1336, 1338)]
+    mean = np.mean([network.probabilities(images) for network in each], axis=0)
+    np.testing.assert_allclose(ensemble.probabilities(images), mean, atol=1e-6)
+    Console().evaluation(evaluate(workdir, "test[:50]", config=config, seed="all"))
+    assert capsys.readouterr().out.startswith("mnist test[:50], ensemble of seeds 1336, 1338, step")
+    assert (load_with([1336], 42).seed, capsys.readouterr().err.count("\n")) == (1338, 1)
+    with pytest.raises(CheckpointError, match="no ensemble, because all members have") as error:
+        load_with([1338], 43)
+    assert "\n" not in str(error.value)
+
+
+def test_the_ensemble_of_an_unfinished_run_is_that_of_its_newest_checkpoint(
+    three_seeds, tiny_experiment, tmp_path
+):
+    shutil.copytree(three_seeds[0], tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "40")
+    config, images = config_of(tiny_experiment), read_idx("t10k-images-idx3-ubyte")[:20]
+    ensemble = mnist_cnn.load(tmp_path / "run", config, seed="all")
+    assert ensemble.step == 30
+    same = mnist_cnn.load(three_seeds[0], config, seed="all", step=30)
+    np.testing.assert_array_equal(ensemble(images), same(images))
+
+
+@pytest.mark.slow
+def test_the_commands_take_all_seeds(three_seeds, tiny_experiment, tmp_path):
+    workdir, result = three_seeds
+    given = ("--workdir", workdir, "--config", tiny_experiment, "--seed=all")
+    found = json.loads(run("mnist_cnn.evaluate", *given, "--json")[0])
+    assert found["seed"] == [1336, 1337, 1338] and found["correct"] == result["ensemble"]["correct"]
+    path = tmp_path / "all.safetensors"
+    out, _ = run("mnist_cnn.export", *given, "--format=safetensors", "--output", path)
+    assert out.endswith(" bytes, ensemble of seeds 1336 to 1338, step 40\n")
+    given = ("--workdir", path, "--config", tiny_experiment)
+    again = json.loads(run("mnist_cnn.evaluate", *given, "--json")[0])
+    assert again | {"workdir": str(workdir)} == found
+    for command in ("evaluate", "predict", "export", "demo"):
+        _, err = run(f"mnist_cnn.{command}", *given, "--seed=al", status=2)
+        assert err == (
+            "error: flag --seed=al: expected a seed, such as 1337, or all, the ensemble of all "
+            "seeds\n"
+        )
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from training_runs import train
 
 import mnist_cnn
 from mnist_cnn import config as config_lib
+from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.data.dataset import Dataset
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner import loop, run_directory, sweep as sweep_lib
@@ -165,6 +166,14 @@ def test_an_unfinished_sweep_has_no_chosen_network(sweep, tiny_experiment, tmp_p
     assert sha256(network.params) == sweep[1]["params_sha256"][0]
 
 
+def test_the_ensemble_of_a_sweep_is_that_of_its_chosen_setting(sweep, tiny_experiment, capsys):
+    workdir, result = sweep  # one of its settings diverged
+    metrics = evaluate(workdir, config=config_of(tiny_experiment), seed="all")
+    assert metrics["seed"] == tuple(result["seeds"]) and capsys.readouterr().err == ""
+    assert metrics["correct"] == result["ensemble"]["correct"]
+    assert metrics["members"]["correct"] == result["test"]["correct"]
+
+
 # A sweep whose settings are runs of their own.
 
 
@@ -294,6 +303,14 @@ def test_the_chosen_setting_has_the_bits_of_its_run_alone(
     validation = [line for line in metrics_of(tmp_path) if line["split"] == "validation"][-1]
     assert setting["validation"]["accuracy"] == validation["accuracy"]
     assert setting["status"] == "finished" and setting["steps"] == 100
+
+
+@pytest.mark.slow
+def test_the_ensemble_of_a_sweep_of_runs_is_that_of_its_chosen_setting(halved, tiny_experiment):
+    metrics = evaluate(halved.workdir, config=config_of(tiny_experiment, **HALVED), seed="all")
+    assert metrics["seed"] == tuple(halved.result["seeds"])
+    assert metrics["correct"] == halved.result["ensemble"]["correct"]
+    assert metrics["members"]["correct"] == halved.result["test"]["correct"]
 
 
 @pytest.mark.slow

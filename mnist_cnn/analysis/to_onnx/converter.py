@@ -166,7 +166,7 @@ def _unroll(graph: Graph, params: Any, operands: list[Value]) -> list[Value]:
 def _element(graph: Graph, value: Value, index: int) -> Value:
     """An array without its first axis, at a position of it."""
     if isinstance(value, Constant):
-        return Constant((value.values[0][index], value.values[1][index]))
+        return Constant((value.values[0][index], value.values[1][index]), value.label)
     position = value.axes.index(0)
     index = index if value.sizes[0] != (1, 1) else 0
     name = graph.node("Gather", value.name, graph.constant(np.int64(index)), axis=position)
