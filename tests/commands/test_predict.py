@@ -398,13 +398,13 @@ class Spelled(Certain):
     def __init__(self, answers):
         self.answers = answers
 
-    def probabilities(self, images, batch_size=64):
+    def all_probabilities(self, images, batch_size=64):
         rows = np.full((len(images), 10), 0.001)
         for row, (digit, probability) in zip(rows, self.answers, strict=True):
             if digit != "-":
                 row[:] = (1 - probability) / 9
                 row[int(digit)] = probability
-        return rows
+        return rows[None]
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_an_answer_of_an_ensemble_says_how_many_of_its_members_differ(files, two
     ]
     (answer,) = answers(Divided(0.9, none=[0]), [str(files[0])])
     found = json.loads(answer.as_json())
-    assert found["digits"][0]["members"][2] == {"seed": 8, "digit": None, "probability": 0.9}
+    assert found["digits"][0]["members"][2] == {"seed": 8, "digit": None, "probability": 0.99}
     assert answer.agreement == "1 of 3 members differs"
     (answer,) = answers(Divided(0.9), [str(two_lines[0])])  # of the text, a member differs once
     assert answer.text == "77777" and answer.as_text().endswith("; 1 of 3 members differs)")
