@@ -111,13 +111,14 @@ def fold_table(setting: Setting) -> str:
         row = [fold, ", ".join(map(str, part.seeds))]
         row += [f"{', '.join(f'{number:,}' for number in correct)} of {images:,}"]
         row += [pages.percent(part.mean_accuracy()[0]), pages.number(float(np.mean(losses)))]
+        row.append(pages.number(float(np.mean([run.calibration_error for run in part.runs]))))
         chosen = [
             results.setting_label(sweep["settings"][sweep["chosen"]]["setting"])
             for run in part.runs
             if (sweep := run.result.get("sweep"))
         ]
         rows.append([*row, *(["; ".join(dict.fromkeys(chosen))] if sweeps else [])])
-    head = ["fold", "seeds", "correct", "accuracy", "loss", *["chosen"] * sweeps]
+    head = ["fold", "seeds", "correct", "accuracy", "loss", "ECE", *["chosen"] * sweeps]
     return f"<h2>{pages.escape(setting.label)} by fold</h2>\n{pages.table(rows, head, 'numbers')}"
 
 

@@ -29,9 +29,9 @@ _WITH_TEMPERATURE = (
 )
 _DOUBTFUL = (
     "accuracy {accuracy_without!r} ({correct_without:,} of {examples_without:,}) without the "
-    "{examples} images of doubtful label, of which it misses {missed}"
+    "images whose label is in doubt, of which it misses {missed} of {examples}"
 )
-_ALL_DOUBTFUL = "the label of all {examples} images is in doubt"
+_ALL_DOUBTFUL = "the label of all images is in doubt"
 
 Row = tuple[str | float | None, ...]  # the cells of a table
 

@@ -238,7 +238,7 @@ def test_changed_predictions_show_the_images_that_changed(trained):
     images = read_idx("t10k-images-idx3-ubyte")[:250, :, :, 0]
     changed = np.flatnonzero(first.correct(1) & ~other.correct(1))
     assert len(lost) == len(changed) > 0
-    for (image, title, note), index in zip(lost, changed, strict=True):
+    for (image, title, note, _), index in zip(lost, changed, strict=True):
         assert np.array_equal(image, images[index]) and note == "lost"
         assert title.startswith(f"{first.runs[0].predictions.labels[index]} predicted as ")
 
