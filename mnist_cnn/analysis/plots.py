@@ -215,11 +215,11 @@ def reliability_diagram(run: Run) -> Plot:
         if calibrated:
             upper.plot(
                 100 * calibrated.confidence, 100 * calibrated.accuracy, "o", color=theme.series[2],
-                mfc="none", mew=1.5, ms=6, clip_on=False, label="bins with the temperature",
+                mfc="none", mew=1.5, ms=6, clip_on=False, label="with the temperature",
             )  # fmt: skip
         upper.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
         upper.grid()
-        upper.legend(loc="upper left")
+        upper.legend(loc="best")
         centres = (np.arange(statistics.BINS) + 0.5) * width
         lower.bar(centres, calibration.count, width * 0.9, color=blue)
         log_y(lower, 0.8, 3.0 * calibration.count.max(), subs=(1,))

@@ -1,0 +1,110 @@
+"""Which test images of MNIST all networks miss: a picture, and a record of them.
+
+    python -m benchmarks.missed RUN [RUN ...]
+
+RUN is the directory of a finished run, of which all networks count, or "digits", the network of the
+package. Writes benchmarks/results/missed.json and docs/images/missed.png. The test images choose
+nothing here: the networks are finished.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import mnist_cnn
+from mnist_cnn.analysis import finished_runs, mosaics, packaged
+from mnist_cnn.data import doubtful
+from mnist_cnn.data.dataset import open_dataset
+from mnist_cnn.runner.environment import describe_environment
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECORD = ROOT / "benchmarks" / "results" / "missed.json"
+PICTURE = ROOT / "docs" / "images" / "missed.png"
+
+
+def answers_of(workdir: str, images: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """What the networks of a run are, and their answers [R, N] to MNIST's test images."""
+    if workdir == packaged.PACKAGED:
+        network = mnist_cnn.load(workdir)
+        found = {"experiment": network.config["name"], "seeds": [network.seed]}
+        return found, network(images).argmax(-1)[None]
+    run = finished_runs.read(workdir)
+    if not run.tested or not len(run.doubtful):
+        raise SystemExit(f"{workdir}: expected a finished run, tested on MNIST's test images")
+    commit = (run.environment.get("git") or {}).get("commit")
+    found = {"experiment": run.config["name"], "seeds": run.seeds, "commit": commit}
+    return found, run.predictions.logits.argmax(-1)
+
+
+def measure(workdirs: Sequence[str]) -> dict[str, Any]:
+    """The networks, the images that all of them miss, and how many miss each doubtful one."""
+    images, labels = open_dataset("mnist").read("test")
+    networks, answers = [], []
+    for workdir in workdirs:
+        network, found = answers_of(workdir, images)
+        networks.append(network | {"missed": (found != labels).sum(1).tolist()})
+        answers.append(found)
+    every = np.concatenate(answers)
+    votes = doubtful.votes()
+
+    def describe(index: int) -> dict[str, Any]:
+        counts = np.bincount(every[:, index], minlength=10)
+        common = {"answer": int(counts.argmax()), "answered": int(counts.max())}
+        found = {"index": index, "label": int(labels[index]), **common, "doubtful": index in votes}
+        return found | {"missed": int((every[:, index] != labels[index]).sum())}
+
+    return {
+        "networks": networks,
+        "missed_by_all": [describe(int(i)) for i in np.flatnonzero((every != labels).all(0))],
+        "doubtful": [describe(index) for index in votes],
+    }
+
+
+def sentence(record: dict[str, Any]) -> str:
+    """What the documents say of a record."""
+    count = sum(len(network["seeds"]) for network in record["networks"])
+    missed = record["missed_by_all"]
+    mean = sum(image["missed"] for image in record["doubtful"]) / count
+    return (
+        f"All {count} networks miss {len(missed)} test images, "
+        f"{sum(image['doubtful'] for image in missed)} of them among the "
+        f"{len(record['doubtful'])} whose label is in doubt. On average a network misses "
+        f"{mean:.1f} of these {len(record['doubtful'])}."
+    )
+
+
+def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+    """Each image that all networks miss, with its label and their most common answer."""
+    images = open_dataset("mnist").read("test")[0][..., 0]
+    count = sum(len(network["seeds"]) for network in record["networks"])
+    shown = [
+        mosaics.Captioned(
+            images[image["index"]],
+            f"{image['label']}{'?' * image['doubtful']} answered as {image['answer']}",
+            f"no. {image['index']}: {image['answered']} of {count}",
+            image["doubtful"],
+        )
+        for image in record["missed_by_all"]
+    ]
+    path.write_bytes(mosaics.image_grid("Missed by all networks", "", shown).light)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    arguments = parser.parse_args()
+    command = ["python", "-m", "benchmarks.missed", *arguments.runs]
+    found = {"environment": describe_environment(jax.devices(), command)}
+    found |= measure(arguments.runs)
+    RECORD.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, PICTURE)
+    print(sentence(found), RECORD, PICTURE, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
