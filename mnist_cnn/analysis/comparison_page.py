@@ -42,7 +42,7 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
     head = ["setting", "seeds", *["folds"] * bool(settings[0].num_folds), f"{name} accuracy"]
     head += ["NLL", "ECE"]
     if tested and len(doubtful := tested[0].runs[0].doubtful):
-        head.append(f"accuracy without {len(doubtful)} doubtful labels")
+        head.append(f"without {len(doubtful)} doubtful labels")
     heading, sentences = "Not compared", [_sentence(one, len(compared)) for one in compared]
     shown = []
     if not compared:

@@ -38,6 +38,10 @@ def cross_validation_page(setting: Setting) -> tuple[str, list[str]]:
                 f"expected calibration error{plots.mean_of_seeds_note(joined)}",
                 f"{joined.calibration_error:.4f}",
             ],
+            [
+                "temperature fitted on these images",
+                f"{statistics.fit_temperature(*joined.pooled):.4f}",
+            ],
         ]
         per_class = [
             [name, pages.percent(row["precision"]), pages.percent(row["recall"]), row["examples"]]

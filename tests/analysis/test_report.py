@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import config_of, imported_by, metrics_of, read_idx, run
+from training_runs import train
 
 import mnist_cnn
 from mnist_cnn import report, statistics
@@ -379,6 +380,64 @@ def without_plots(monkeypatch):
     empty = plots.Plot("", "", b"", b"")
     monkeypatch.setattr(plots, "draw_plot", lambda *_, height=0: empty)
     monkeypatch.setattr(mosaics, "draw_plot", lambda *_: empty)
+
+
+def test_images_whose_label_is_in_doubt_are_shown_apart(trained_base, trained, tmp_path):
+    run = finished_runs.read(trained_base)
+    assert len(run.doubtful) == 15
+    missed = np.flatnonzero(~run.correct[0])
+    without = np.delete(run.correct[0], run.doubtful)
+    (sentence,) = html_report.write([trained_base], tmp_path / "report.html")
+    assert sentence.endswith(
+        f" Without the 15 images whose label is in doubt: {100 * without.mean():.2f} %; of these, "
+        f"{len(set(missed) & set(run.doubtful))} are misclassified."
+    )
+    perfect, other = (run_settings.Setting("x", [one]) for one in (run, run))
+    object.__setattr__(perfect, "correct", lambda seed: np.ones(10_000, bool))
+    shown = mosaics.corrected_images(other, 1337, perfect, 1337, "gained")
+    marked = {int(index) for index, one in zip(missed, shown, strict=True) if one.doubtful}
+    assert marked == set(missed) & set(run.doubtful) and marked
+    assert all(("? predicted as" in one.above) == one.doubtful for one in shown)
+    meaning = "fewer than three of five people chose the label"
+    assert meaning in mosaics.image_grid("x", "y", shown).caption
+    assert meaning not in mosaics.image_grid("x", "y", [shown[0]._replace(doubtful=False)]).caption
+    (setting,) = settings_of(trained_base)
+    assert comparison_page._other_means(setting)[2] == f"{100 * without.mean():.2f} %"
+    other = finished_runs.read(trained[1e-3, 1])  # of 250 images of MNIST: another test set
+    assert not len(other.doubtful) and "in doubt" not in html_report._summary(other)
+
+
+def test_nll_and_ece_are_beside_each_accuracy_of_a_comparison(trained):
+    (setting,) = settings_of(trained[1e-3, 1])
+    run = setting.runs[0]
+    metrics = statistics.classification_metrics(run.predictions.logits[0], run.predictions.labels)
+    names = ("negative_log_likelihood", "expected_calibration_error")
+    assert comparison_page._other_means(setting) == [f"{metrics[name]:.4f}" for name in names]
+    page, _ = comparison_page.comparison_page(settings_of(trained[1e-3, 1], trained[1e-4, 1]))
+    assert "<th>test accuracy</th><th>NLL</th><th>ECE</th></tr>" in page
+
+
+def test_the_report_has_the_temperature_or_what_it_needs(trained_base, tiny_experiment, tmp_path):
+    without = finished_runs.read(trained_base)
+    assert html_report._temperature(without) == [
+        ["temperature", "none: fitting it needs a validation_split"]
+    ]
+    split = {"train_split": "train[:400]", "validation_split": "train[400:]", "num_seeds": 2}
+    result = train(tiny_experiment, tmp_path, **split, report=False)
+    run = finished_runs.read(tmp_path)
+    page, _ = html_report.run_page(run)
+    found = {key: np.mean(value) for key, value in result["calibrated"].items() if key[0] in "tne"}
+    assert f"<td>{found['temperature']:.4f}, fitted on train[400:]</td>" in page
+    assert f"<td>{found['negative_log_likelihood']:.4f} nats per image</td>" in page
+    assert f"<td>{found['expected_calibration_error']:.4f}</td>" in page
+    assert f"With the temperature: {found['expected_calibration_error']:.4f}" in page
+    logits, labels = run.calibrated
+    halves = zip(np.split(logits, 2), np.split(labels, 2), strict=True)
+    each = [statistics.calibration(*half).error for half in halves]
+    assert np.mean(each) == pytest.approx(found["expected_calibration_error"])
+    edit(tmp_path / "result.json", calibrated={"temperature": [1.0, "x"]})
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        finished_runs.read(tmp_path)
 
 
 def test_several_settings_are_corrected_for_their_number(trained, tmp_path, monkeypatch):
