@@ -426,7 +426,8 @@ def test_the_report_has_the_temperature_or_what_it_needs(trained_base, tiny_expe
     result = train(tiny_experiment, tmp_path, **split, report=False)
     run = finished_runs.read(tmp_path)
     page, _ = html_report.run_page(run)
-    found = {key: np.mean(value) for key, value in result["calibrated"].items() if key[0] in "tne"}
+    names = ("temperature", "negative_log_likelihood", "expected_calibration_error")
+    found = {name: np.mean(result["calibrated"][name]) for name in names}
     assert f"<td>{found['temperature']:.4f}, fitted on train[400:]</td>" in page
     assert f"<td>{found['negative_log_likelihood']:.4f} nats per image</td>" in page
     assert f"<td>{found['expected_calibration_error']:.4f}</td>" in page
