@@ -57,7 +57,7 @@ def measure(workdirs: Sequence[str]) -> dict[str, Any]:
     votes = doubtful.votes()
 
     def describe(index: int) -> dict[str, Any]:
-        counts = np.bincount(every[:, index], minlength=10)
+        counts = np.bincount(every[every[:, index] != labels[index], index], minlength=10)
         common = {"answer": int(counts.argmax()), "answered": int(counts.max())}
         found = {"index": index, "label": int(labels[index]), **common, "doubtful": index in votes}
         return found | {"missed": int((every[:, index] != labels[index]).sum())}
@@ -76,15 +76,15 @@ def sentence(record: dict[str, Any]) -> str:
     by_all = sum(image["missed"] == count for image in missed)
     misses = [f"{np.mean(one['missed_in_doubt']):.3g} ({one['experiment']})" for one in networks]
     return (
-        f"In each of the {len(networks)} experiments most networks miss these {len(missed)} images, "
-        f"{sum(image['doubtful'] for image in missed)} of them with a label in doubt; all {count} "
+        f"In each of the {len(networks)} experiments most networks miss these {len(missed)} "
+        f"images, {sum(image['doubtful'] for image in missed)} of them with a label in doubt; all {count} "
         f"networks miss {by_all} of them. Of the {len(in_doubt)} images in doubt a network misses "
         f"on average {', '.join(misses[:-1])} and {misses[-1]}."
     )
 
 
 def draw(record: dict[str, Any], path: pathlib.Path) -> None:
-    """Each of the missed images, with its label and the most common answer."""
+    """Each of the missed images, with its label and the most common wrong answer."""
     images = open_dataset("mnist").read("test")[0][..., 0]
     count = sum(len(network["seeds"]) for network in record["networks"])
     shown = [
