@@ -75,11 +75,12 @@ def sentence(record: dict[str, Any]) -> str:
     count = sum(len(network["seeds"]) for network in networks)
     by_all = sum(image["missed"] == count for image in missed)
     misses = [f"{np.mean(one['missed_in_doubt']):.3g} ({one['experiment']})" for one in networks]
+    some = sum(image["doubtful"] for image in missed)
     return (
         f"In each of the {len(networks)} experiments most networks miss these {len(missed)} "
-        f"images, {sum(image['doubtful'] for image in missed)} of them with a label in doubt; all {count} "
-        f"networks miss {by_all} of them. Of the {len(in_doubt)} images in doubt a network misses "
-        f"on average {', '.join(misses[:-1])} and {misses[-1]}."
+        f"images, {some} of them with a label in doubt; all {count} networks miss {by_all} of "
+        f"them. Of the {len(in_doubt)} images in doubt a network misses on average "
+        f"{', '.join(misses[:-1])} and {misses[-1]}."
     )
 
 
