@@ -1,5 +1,6 @@
 """The report of real runs, as a user sees it in a real browser."""
 
+import dataclasses
 import html
 import json
 import pathlib
@@ -16,6 +17,8 @@ from mnist_cnn import report, statistics
 from mnist_cnn.analysis import (
     comparison,
     comparison_page,
+    cross_validation,
+    cross_validation_page,
     finished_runs,
     html_report,
     mosaics,
@@ -436,6 +439,12 @@ def test_the_report_has_the_temperature_or_what_it_needs(trained_base, tiny_expe
     halves = zip(np.split(logits, 2), np.split(labels, 2), strict=True)
     each = [statistics.calibration(*half).error for half in halves]
     assert np.mean(each) == pytest.approx(found["expected_calibration_error"])
+    fold = dataclasses.replace(run, config=run.config | {"fold": "1/3"})
+    joined = cross_validation.join(run_settings.Setting("x", [fold]))
+    assert run.calibrated is not None and joined.calibrated is None  # not those of one fold
+    page, _ = cross_validation_page.cross_validation_page(run_settings.Setting("x", [fold]))
+    fitted = statistics.fit_temperature(*joined.pooled)
+    assert f"<th>temperature fitted on these images</th><td>{fitted:.4f}</td>" in page
     edit(tmp_path / "result.json", calibrated={"temperature": [1.0, "x"]})
     with pytest.raises(CheckpointError, match="do not belong together"):
         finished_runs.read(tmp_path)
