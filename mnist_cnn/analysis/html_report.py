@@ -143,7 +143,7 @@ def _temperature(run: Run) -> list[list[str]]:
         return [] if fits else [["temperature", "none: fitting it needs a validation_split"]]
     note = plots.mean_of_seeds_note(run)
     temperature, likelihood, error = (
-        f"{np.mean(found[name]):.4f}"
+        pages.number(results.to_json(np.array(found[name], float).mean()))
         for name in ("temperature", "negative_log_likelihood", "expected_calibration_error")
     )
     return [

@@ -231,7 +231,7 @@ def reliability_diagram(run: Run) -> Plot:
         f"calibration error{mean_of_seeds_note(run)}: {run.calibration_error:.4f}."
     )
     if calibrated:
-        error = np.mean(run.result["calibrated"]["expected_calibration_error"])
+        error = np.array(run.result["calibrated"]["expected_calibration_error"], float).mean()
         caption += f" With the temperature: {error:.4f}."
     return draw_plot("Calibration", caption, draw, height=5.0)
 

@@ -251,7 +251,7 @@ class Console:
                 self.line(f"mean {tested} {name} {_cell(found['mean'])}{half}")
         if found := result.get("calibrated"):
             kinds = ("temperature", "negative_log_likelihood", "expected_calibration_error")
-            values = [float(np.mean(found[name])) for name in kinds]
+            values = [np.array(found[name], float).mean() for name in kinds]  # None becomes NaN
             of_seeds = "mean of the seeds: " if len(seeds) > 1 else ""
             text = _WITH_TEMPERATURE.format(
                 split=found["split"], **dict(zip(kinds, values, strict=True))

@@ -89,13 +89,14 @@ def calibrated(
 ) -> dict[str, Any]:
     """The temperatures of R networks, fitted to their logits of the held-out images of `split`.
 
-    With each are the metrics that change when the tested logits are divided by it; their classes do
-    not change. Of several networks the ensemble has a temperature of its own.
+    With each are the metrics that change when the tested logits are divided by it, for JSON; their
+    classes do not change. Of several networks the ensemble has a temperature of its own.
     """
 
     def fit(fitted: Float[np.ndarray, "N K"], scored: Float[np.ndarray, "M K"]) -> dict[str, Any]:
         temperature = statistics.fit_temperature(fitted, held_out_labels)
-        return {"temperature": temperature} | calibration_metrics(scored / temperature, labels)
+        metrics = calibration_metrics(scored / np.float64(temperature), labels)
+        return {"temperature": temperature} | {key: to_json(metrics[key]) for key in metrics}
 
     networks = [fit(*pair) for pair in zip(held_out, tested, strict=True)]
     found: dict[str, Any] = {"split": split}
@@ -108,13 +109,11 @@ def calibrated(
 
 def calibration_metrics(
     logits: Float[np.ndarray, "N K"], labels: Integer[np.ndarray, "N"]
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """The metrics of probabilities, as in `statistics.classification_metrics`."""
     metrics = statistics.classification_metrics(logits, labels)
-    return {
-        name: to_json(metrics[name])
-        for name in ("negative_log_likelihood", "expected_calibration_error")
-    }
+    names = ("negative_log_likelihood", "expected_calibration_error")
+    return {name: metrics[name] for name in names}
 
 
 def sweep_result(

@@ -335,7 +335,12 @@ def test_the_results_page_says_which_images_networks_miss():
     assert record["environment"]["git"]["dirty"] is False
     command = shlex.join(record["environment"]["command"])
     assert command in text_of("docs/results.md") and missed.PICTURE.exists()
-    digits = record["networks"][-1]
+    base, *_, digits = record["networks"]
+    in_doubt, others = base["missed_in_doubt"][0], 10_000 - len(record["doubtful"])
+    correct = others - base["missed"][0] + in_doubt
+    quote = f"accuracy {correct / others!r} ({correct:,} of {others:,}) without the images whose "
+    quote += f"label is in doubt, of which it misses {in_doubt} of {len(record['doubtful'])}"
+    assert base["experiment"] == "base" and quote in text_of("docs/reports.md")
     assert (digits["experiment"], digits["missed_in_doubt"]) == ("digits", [6])
     assert all(image["missed"] >= image["answered"] > 0 for image in record["missed"])
 
