@@ -162,8 +162,11 @@ def _from_file(
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
         saved = json.loads(metadata["config"])
-        # Of an ensemble, lists.
-        kept = [np.array(json.loads(metadata[key]), int) for key in ("seed", "step")]
+        # Of an ensemble, lists; one step is that of all members.
+        kept, steps = (np.array(json.loads(metadata[key]), int) for key in ("seed", "step"))
+        steps = np.broadcast_to(steps, kept.shape).ravel()
+        if not kept.size:
+            raise ValueError("no seeds")
         shape, names = (json.loads(metadata[key]) for key in ("image_shape", "class_names"))
         temperatures = np.array(json.loads(metadata.get("temperature", "[]")), float).ravel()
         spec = from_record({"image_shape": shape, "class_names": names}, saved.get("dataset"))
@@ -174,20 +177,20 @@ def _from_file(
             f"{path}: expected a file of `export --format safetensors` of this version "
             f"({type(error).__name__}: {shorten(str(error))})"
         ) from None
-    seeds, steps = (values.ravel() for values in np.broadcast_arrays(*kept))
-    rows = _rows_of(str(path), seeds.tolist(), "all" if seed is None else seed)
-    seeds, steps = seeds[rows].tolist(), steps[rows].tolist()
+    seeds = kept.ravel().tolist()
+    rows = _rows_of(str(path), seeds, "all" if seed is None else seed)
+    seeds, steps = [seeds[row] for row in rows], steps[rows].tolist()
     if step is not None and set(steps) != {step}:
         expected = " and ".join(map(str, sorted(set(steps))))
         raise CheckpointError(f"{path}: got step {step}, expected {expected}")
     complete, _ = _matching(str(path), saved, config)
     model = build_model(complete, spec)
-    template = _shapes(model, spec, kept[0].shape)
+    template = _shapes(model, spec, kept.shape)
     try:
         variables = weights.read_variables(path, template, spec.image_shape)
     except ConfigError as error:
         raise CheckpointError(str(error).removeprefix("config.init_from: ")) from None
-    stacked = jax.tree.map(lambda leaf: leaf[rows] if kept[0].ndim else leaf[None], variables)
+    stacked = jax.tree.map(lambda leaf: leaf[rows] if kept.ndim else leaf[None], variables)
     if len(temperatures) > len(rows) == 1:  # of one member of an ensemble
         temperatures = temperatures[1 + rows[0] :][:1]
     fitted = tuple(temperatures.tolist())

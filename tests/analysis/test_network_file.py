@@ -91,6 +91,13 @@ def test_a_wrong_file_is_refused_in_one_line(written, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(CheckpointError, match="got seed 5, expected 1337"):
         mnist_cnn.load(path, seed=5)
+    for bad in ({"seed": "[]"}, {"seed": "[1, 2]", "step": "[1, 2, 3]"}, {"seed": "{}"}):
+        save_file(tensors, other, metadata | bad)
+        with pytest.raises(CheckpointError, match="expected a file of `export --format safeten"):
+            mnist_cnn.load(other)
+    save_file(tensors, other, metadata | {"seed": "[1, 2]"})  # its tensors are of one network
+    with pytest.raises(CheckpointError, match=r"has shape \[.*\], expected \[2, "):
+        mnist_cnn.load(other)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from mnist_cnn.analysis.answers import answers
 from mnist_cnn.analysis.network import Network
 from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.models.ensemble import Ensemble
 
 PROXY = "http://127.0.0.1:9"  # nothing listens there
 
@@ -151,6 +152,22 @@ def best(page):
 
 def note(page):
     return page.locator("#note").inner_text().replace("\N{NO-BREAK SPACE}", " ").strip()
+
+
+@pytest.mark.slow
+def test_the_page_of_an_ensemble_says_how_many_members_differ(open_page):
+    slopes = np.full((3, 10), 0.01, np.float32)
+    slopes[2, 7] = 5  # this member takes all with little ink for a 7
+    config = {"loss": "cross_entropy", "eval_batch_size": 64}
+    network = Network(config, {"params": {"slope": slopes}}, Ensemble(OfItsInk()), 0, (1, 2, 3))
+    _, address, _ = demo.launch(network, prevent_thread_lock=True)
+    page, _ = open_page(320, 720, address)
+    stroke(page, [(0.52, 0.2), (0.48, 0.78)])
+    wait_for(lambda: best(page) == "4")
+    wait_for(lambda: note(page) == "Unsure. 1 of 3 members differs.")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    if target := os.environ.get("DEMO_ENSEMBLE_SCREENSHOT"):
+        page.screenshot(path=target, full_page=True)
 
 
 def draw_701(page):

@@ -129,6 +129,9 @@ def test_an_ensemble_has_the_best_of_each_seed_or_all_of_one_checkpoint(
         np.testing.assert_array_equal(logits, mnist_cnn.load(workdir, config, seed, 30)(images))
     with pytest.raises(CheckpointError, match="no checkpoint of step 31; there are those of 15,"):
         mnist_cnn.load(workdir, config, seed="all", step=31)
+    best = ensemble.step[0]  # of one seed: no checkpoint has that of the other
+    with pytest.raises(CheckpointError, match=f"no checkpoint of step {best}; there are"):
+        mnist_cnn.load(workdir, config, seed="all", step=best)
     metrics = evaluate(workdir, config=config, seed="all")
     assert metrics["correct"] == result["ensemble"]["correct"]
     Console().evaluation(metrics)
