@@ -51,6 +51,29 @@ def calibration(logits: Float[np.ndarray, "N K"], labels: Integer[np.ndarray, "N
         return Calibration(count, confidence / count, correct / count, error)
 
 
+def fit_temperature(logits: Float[np.ndarray, "N K"], labels: Integer[np.ndarray, "N"]) -> float:
+    """The T for which softmax(logits / T) has the lowest negative log-likelihood.
+
+    As Guo et al. 2017 fit it on images that are not trained on. The likelihood is convex in 1 / T,
+    and its slope there is the mean of the expected logit minus that of the label. 1 if no T from
+    0.01 to 100 is the best: if all images are classified correctly, the lower T the better.
+    """
+    logits = logits.astype(np.float64)
+    of_labels = logits[np.arange(len(labels)), labels]
+
+    def slope(log_inverse: float) -> float:
+        p = np.exp(log_probabilities(logits * math.exp(log_inverse)))
+        return float(((p * logits).sum(-1) - of_labels).mean())
+
+    low, high = -math.log(100), math.log(100)
+    if not (slope(low) < 0 < slope(high)):
+        return 1.0
+    for _ in range(60):  # halves the interval to the precision of float64
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return math.exp(-high)
+
+
 def classification_metrics(
     logits: Float[np.ndarray, "N K"], labels: Integer[np.ndarray, "N"]
 ) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from mnist_cnn import statistics
 from mnist_cnn.analysis import (
     comparison,
@@ -31,12 +33,16 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
     for setting in tested:
         accuracy = pages.percent(*setting.mean_accuracy())
         folds = [len(setting.folds)] if setting.num_folds else []
-        rows.append([setting.label, ", ".join(map(str, setting.seeds)), *folds, accuracy])
+        seeds = ", ".join(map(str, setting.seeds))
+        rows.append([setting.label, seeds, *folds, accuracy, *_other_means(setting)])
     for setting, run in others:
         folds = [run.config["fold"]] if setting.num_folds else []
         rows.append([setting.label, ", ".join(map(str, run.seeds)), *folds, pages.status(run)])
     name = settings[0].tested_name
     head = ["setting", "seeds", *["folds"] * bool(settings[0].num_folds), f"{name} accuracy"]
+    head += ["NLL", "ECE"]
+    if tested and len(doubtful := tested[0].runs[0].doubtful):
+        head.append(f"without {len(doubtful)} doubtful labels")
     heading, sentences = "Not compared", [_sentence(one, len(compared)) for one in compared]
     shown = []
     if not compared:
@@ -79,6 +85,18 @@ def comparison_page(settings: Sequence[Setting], pairs: bool = False) -> tuple[s
         ],
     )
     return page, sentences
+
+
+def _other_means(setting: Setting) -> list[str]:
+    """Negative log-likelihood and calibration error, and the accuracy without doubtful labels."""
+    runs, networks = setting.runs, [len(run.seeds) for run in setting.runs]
+    likelihoods = [run.negative_log_likelihood for run in runs]
+    errors = [run.calibration_error for run in runs]
+    shown = [f"{np.average(one, weights=networks):.4f}" for one in (likelihoods, errors)]
+    if len(runs[0].doubtful):
+        accuracies = np.concatenate([run.accuracies_undoubted for run in runs])
+        shown.append(pages.percent(accuracies.mean(), statistics.mean_interval(accuracies)))
+    return shown
 
 
 def _sentence(found: Comparison, comparisons: int) -> str:

@@ -75,7 +75,9 @@ def join(setting: Setting) -> Run:
         images=np.concatenate([part.images for part in parts]),
         filters=first.predictions.filters[:0],
     )
-    result = first.result | {"seeds": folds[0].seeds[:networks]}
+    # The temperatures of a fold are those of its networks alone.
+    result = {key: value for key, value in first.result.items() if key != "calibrated"}
+    result["seeds"] = folds[0].seeds[:networks]
     return dataclasses.replace(first, result=result, tested=pooled, joined=True)
 
 

@@ -38,6 +38,10 @@ def cross_validation_page(setting: Setting) -> tuple[str, list[str]]:
                 f"expected calibration error{plots.mean_of_seeds_note(joined)}",
                 f"{joined.calibration_error:.4f}",
             ],
+            [
+                "temperature fitted on these images",
+                f"{statistics.fit_temperature(*joined.pooled):.4f}",
+            ],
         ]
         per_class = [
             [name, pages.percent(row["precision"]), pages.percent(row["recall"]), row["examples"]]
@@ -111,13 +115,14 @@ def fold_table(setting: Setting) -> str:
         row = [fold, ", ".join(map(str, part.seeds))]
         row += [f"{', '.join(f'{number:,}' for number in correct)} of {images:,}"]
         row += [pages.percent(part.mean_accuracy()[0]), pages.number(float(np.mean(losses)))]
+        row.append(pages.number(float(np.mean([run.calibration_error for run in part.runs]))))
         chosen = [
             results.setting_label(sweep["settings"][sweep["chosen"]]["setting"])
             for run in part.runs
             if (sweep := run.result.get("sweep"))
         ]
         rows.append([*row, *(["; ".join(dict.fromkeys(chosen))] if sweeps else [])])
-    head = ["fold", "seeds", "correct", "accuracy", "loss", *["chosen"] * sweeps]
+    head = ["fold", "seeds", "correct", "accuracy", "loss", "ECE", *["chosen"] * sweeps]
     return f"<h2>{pages.escape(setting.label)} by fold</h2>\n{pages.table(rows, head, 'numbers')}"
 
 

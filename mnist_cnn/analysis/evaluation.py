@@ -12,10 +12,11 @@ from jaxtyping import Float32, Integer
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.analysis.loading import load
 from mnist_cnn.analysis.packaged import PACKAGED
-from mnist_cnn.data import dataset as data, folds
+from mnist_cnn.data import dataset as data, doubtful, folds
 from mnist_cnn.data.spec import DataSpec
 from mnist_cnn.errors import DataError
 from mnist_cnn.parallel.devices import own_settings
+from mnist_cnn.runner import results
 from mnist_cnn.runner.run_directory import RunDirectory
 from mnist_cnn.training.components import LOSSES, apply_loss
 from mnist_cnn.training.metrics import summarize
@@ -41,7 +42,9 @@ def evaluate(
     data. The loss is None if it is the experiment's own and `config` is not given.
     Of an ensemble also the metrics of its "members", and their "disagreement": on how many "images"
     not all answer the same, and on which share of the images two of them differ, on average over
-    all "pairs".
+    all "pairs". "calibrated" has the network's temperature, the split on which it was fitted, and
+    the metrics with it; None without one. If some are test images of MNIST whose label is in doubt,
+    "doubtful" has what `doubtful.summarize` returns.
     """
     trained = load(workdir, config, seed)
     own_data = dataset is None and manual_dir is None
@@ -60,9 +63,11 @@ def evaluate(
     if split is None and same_data:
         split = config_lib.tested_name(trained.config)
         images, labels = folds.read_tested(source, trained.config)
+        rows = [] if trained.config["fold"] else source.rows(split)
     else:
         split = split or "test"
         images, labels = source.read(split)
+        rows = source.rows(split)
     loss: Any = trained.config["loss"]
     known = not isinstance(loss, str) or loss in LOSSES
     if isinstance(loss, str):  # of an unknown one, only the logits are used
@@ -80,6 +85,17 @@ def evaluate(
     others = [pair for pair in (trained.config["metrics"] or {}).items() if callable(pair[1])]
     unknown = {} if known else {"loss": None}
     measured = statistics.classification_metrics(logits, labels)
+    fitted: dict[str, Any] | None = None
+    in_doubt = {}
+    if trained.temperatures:
+        temperature = trained.temperatures[0]
+        fitted = {
+            "split": trained.config["validation_split"],
+            "temperature": temperature,
+            **results.calibration_metrics(logits / np.float64(temperature), labels),
+        }
+    if len(places := doubtful.places(source.describe(), rows)):
+        in_doubt = {"doubtful": doubtful.summarize(logits.argmax(-1) == labels, places)}
     return {
         "workdir": str(workdir),
         "seed": trained.seed,
@@ -91,6 +107,8 @@ def evaluate(
         **of_members,
         "metrics": [name for name, _ in others],  # of the experiment
         **measured,
+        "calibrated": fitted,
+        **in_doubt,
         "classes": [
             {"class": name} | row
             for name, row in zip(trained.spec.class_names, measured["classes"], strict=True)

@@ -108,6 +108,7 @@ def _metadata(network: "Network") -> dict[str, str]:
     ]
     height, width, channels = network.spec.image_shape
     form = {"dtype": "uint8", "height": height, "width": width, "channels": channels}
+    fitted = network.temperatures
     return {
         "mnist_cnn": __version__,
         "input": json.dumps(form | {"background": 0, "ink": 255}),
@@ -118,6 +119,8 @@ def _metadata(network: "Network") -> dict[str, str]:
         "step": json.dumps(network.step),
         # as in result.json
         "params_sha256": json.dumps(hashes) if hashes else sha256(network.variables),
+        # of an ensemble a list: its own and those of its members
+        **({"temperature": json.dumps(fitted if hashes else fitted[0])} if fitted else {}),
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mnist_cnn import config as config_lib, statistics
 from mnist_cnn.config.model_fields import PREFIX
+from mnist_cnn.data import doubtful
 from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import predictions as predictions_lib, run_directory
@@ -101,10 +102,37 @@ class Run:
         return self.predictions.logits.argmax(-1) == self.predictions.labels
 
     @property
+    def accuracies_undoubted(self) -> np.ndarray:
+        """float [R]: the accuracies without the images of `doubtful`."""
+        return np.delete(self.correct, self.doubtful, axis=1).mean(1)
+
+    @property
     def pooled(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits [R * N, K] and labels [R * N] of all seeds."""
         logits, labels = self.predictions.logits, self.predictions.labels
         return logits.reshape(-1, logits.shape[-1]), np.tile(labels, len(logits))
+
+    @property
+    def negative_log_likelihood(self) -> float:
+        """The mean of all seeds, in nats per image."""
+        return statistics.classification_metrics(*self.pooled)["negative_log_likelihood"]
+
+    @property
+    def calibrated(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """`pooled` with the logits divided by the temperatures of result.json, if it has any."""
+        if "calibrated" not in self.result:
+            return None
+        temperatures = np.array(self.result["calibrated"]["temperature"])[:, None, None]
+        logits = self.predictions.logits / temperatures
+        return logits.reshape(-1, logits.shape[-1]), self.pooled[1]
+
+    @property
+    def doubtful(self) -> np.ndarray:
+        """The indices of the tested images whose label is in doubt; empty unless MNIST's."""
+        data = self.environment.get("data")
+        if self.num_folds or not isinstance(data, dict):
+            return np.zeros(0, int)
+        return doubtful.places(data)
 
     @property
     def calibration_error(self) -> float:
@@ -137,6 +165,8 @@ def read(workdir: str | os.PathLike[str]) -> Run:
             and len(run.seeds) == len(predictions.logits) == len(losses)
             and all(isinstance(value, int | float) for value in [*run.seeds, *losses])
             and result.get("fold") == config.get("fold")
+            and (run.calibrated is None or min(result["calibrated"]["temperature"]) > 0)
+            and (not len(run.doubtful) or len(predictions.labels) == 10_000)
         )
         float(result["steps"]), float(result["seconds"]["total"]), run.num_folds
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):

@@ -91,6 +91,7 @@ def run_page(run: Run) -> tuple[str, list[str]]:
         *pages.training_images(run),
         ["negative log-likelihood", f"{metrics['negative_log_likelihood']:.4f} nats per image"],
         [calibration_error, f"{run.calibration_error:.4f}"],
+        *_temperature(run),
         ["time", f"{float(run.result['seconds']['total']):.1f} s"],
     ]
     per_class = [
@@ -130,6 +131,26 @@ def run_page(run: Run) -> tuple[str, list[str]]:
         ],
     )
     return page, [f"{heading}: {accuracy} {summary}"]
+
+
+def _temperature(run: Run) -> list[list[str]]:
+    """Rows for a table: the temperature, and the metrics with it."""
+    found = run.result.get("calibrated")
+    if found is None:
+        fits = (
+            run.config.get("validation_split") or run.config.get("loss") == "cross_entropy_or_none"
+        )
+        return [] if fits else [["temperature", "none: fitting it needs a validation_split"]]
+    note = plots.mean_of_seeds_note(run)
+    temperature, likelihood, error = (
+        pages.number(results.to_json(np.array(found[name], float).mean()))
+        for name in ("temperature", "negative_log_likelihood", "expected_calibration_error")
+    )
+    return [
+        [f"temperature{note}", f"{temperature}, fitted on {found['split']}"],
+        ["negative log-likelihood with it", f"{likelihood} nats per image"],
+        [f"expected calibration error with it{note}", error],
+    ]
 
 
 def _folded(table: str, classes: int) -> str:
@@ -218,6 +239,13 @@ def _summary(run: Run) -> str:
             f"mean {run.tested_name} accuracy of {seeds} seeds on {examples:,} images; 95 % "
             f"confidence interval {interval}. Ensemble of all {seeds}: "
             f"{pages.percent(run.result['ensemble']['accuracy'])}."
+        )
+    if len(run.doubtful):
+        missed, without = (~run.correct[:, run.doubtful]).sum(1).mean(), run.accuracies_undoubted
+        text += (
+            f" Without the {len(run.doubtful)} images whose label is in doubt: "
+            f"{pages.percent(without.mean())}; of these, {missed:.3g} are misclassified"
+            f"{' on average' if seeds > 1 else ''}."
         )
     if best := run.result.get("best"):
         steps = ", ".join(f"{step:,}" for step in best["step"])

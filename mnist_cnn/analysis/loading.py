@@ -95,7 +95,8 @@ def load(
     variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))
     stacked = jax.tree.map(lambda leaf: leaf[rows] if axis else leaf[None], variables)
     seeds = [replicas[row].seed for row in rows]
-    network = _network(str(directory), config, stacked, model, seeds, steps, spec)
+    temperatures = _temperatures(directory.read_result() or {}, seeds, steps)
+    network = _network(str(directory), config, stacked, model, seeds, steps, spec, temperatures)
     accuracy = _test_accuracy(directory, network.seed) if step is None else None
     return dataclasses.replace(network, test_accuracy=accuracy)
 
@@ -109,6 +110,21 @@ def _test_accuracy(directory: RunDirectory, seed: int | tuple[int, ...]) -> floa
     return dict(zip(seeds, result.get("test", {}).get("accuracy", []), strict=False)).get(seed)
 
 
+def _temperatures(
+    result: Mapping[str, Any], seeds: Sequence[int], steps: Sequence[int]
+) -> tuple[float, ...]:
+    """`Network.temperatures` of a run's result.json, () unless it has tested these networks."""
+    if "calibrated" not in result:
+        return ()
+    found, tested = result["calibrated"], result["seeds"]
+    ends = result["best"]["step"] if "best" in result else [result["steps"]] * len(tested)
+    rows = [tested.index(seed) for seed in seeds]
+    if [ends[row] for row in rows] != list(steps):
+        return ()
+    each = tuple(found["temperature"][row] for row in rows)
+    return each if len(rows) == 1 else (found["ensemble"]["temperature"], *each)
+
+
 def _network(
     place: str,
     config: Mapping[str, Any],
@@ -117,6 +133,7 @@ def _network(
     seeds: list[int],
     steps: list[int],
     spec: DataSpec,
+    temperatures: tuple[float, ...],
 ) -> Network:
     """The network of variables [R, ...] if R is 1, else the ensemble of those that are finite."""
     kept = list(range(len(seeds)))
@@ -129,14 +146,18 @@ def _network(
         if not kept:
             raise CheckpointError(f"{place}: no ensemble, because all members have {reason}")
         print(f"{place}: left out of the ensemble, because of {reason}", file=sys.stderr)
+    if left_out:  # the ensemble of the others was not fitted
+        temperatures = ()
     seeds, steps = ([values[row] for row in kept] for values in (seeds, steps))
     if len(kept) == 1:
         variables = jax.tree.map(lambda leaf: leaf[kept[0]], stacked)
-        return Network(config, jax.device_put(variables), model, steps[0], seeds[0], spec)
+        variables = jax.device_put(variables)
+        return Network(config, variables, model, steps[0], seeds[0], spec, temperatures)
     variables = jax.tree.map(lambda leaf: leaf[np.array(kept)], stacked)
     model = Ensemble(model, or_none=config["loss"] == "cross_entropy_or_none")
     step = steps[0] if len(set(steps)) == 1 else tuple(steps)
-    return Network(config, jax.device_put(variables), model, step, tuple(seeds), spec)
+    variables = jax.device_put(variables)
+    return Network(config, variables, model, step, tuple(seeds), spec, temperatures)
 
 
 def _from_file(
@@ -159,6 +180,7 @@ def _from_file(
         if not kept.size:
             raise ValueError("no seeds")
         shape, names = (json.loads(metadata[key]) for key in ("image_shape", "class_names"))
+        temperatures = np.array(json.loads(metadata.get("temperature", "[]")), float).ravel()
         spec = from_record({"image_shape": shape, "class_names": names}, saved.get("dataset"))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -181,7 +203,10 @@ def _from_file(
     except ConfigError as error:
         raise CheckpointError(str(error).removeprefix("config.init_from: ")) from None
     stacked = jax.tree.map(lambda leaf: leaf[rows] if kept.ndim else leaf[None], variables)
-    return _network(str(path), complete, stacked, model, seeds, steps, spec)
+    if len(temperatures) > len(rows) == 1:  # of one member of an ensemble
+        temperatures = temperatures[1 + rows[0] :][:1]
+    fitted = tuple(temperatures.tolist())
+    return _network(str(path), complete, stacked, model, seeds, steps, spec, fitted)
 
 
 def _shapes(model: nn.Module, spec: DataSpec, axis: tuple[int, ...]) -> Any:

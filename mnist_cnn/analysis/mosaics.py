@@ -1,6 +1,7 @@
 """The plots of a report that consist of images: test images, and the filters of the first layer."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,11 +13,18 @@ from mnist_cnn.analysis.finished_runs import Run
 from mnist_cnn.analysis.plots import Plot, draw_plot, short
 from mnist_cnn.analysis.run_settings import Setting
 from mnist_cnn.analysis.theme import Theme
+from mnist_cnn.data.doubtful import MEANING
 
 _MAX_DIGITS = 16  # in one plot
 
-# uint8 [H, W] or [H, W, 3], the text above it, the text below it
-Captioned = tuple[np.ndarray, str, str]
+
+class Captioned(NamedTuple):
+    """An image with the texts above and below it."""
+
+    image: np.ndarray  # uint8 [H, W] or [H, W, 3]
+    above: str
+    below: str
+    doubtful: bool = False  # whether its label is in doubt
 
 
 def worst_mistakes(run: Run) -> Plot:
@@ -28,9 +36,7 @@ def worst_mistakes(run: Run) -> Plot:
     mistakes = np.flatnonzero(predicted != true)
     order = mistakes[np.argsort(p[mistakes, true[mistakes]], kind="stable")][:_MAX_DIGITS]
     shown = [
-        _captioned(
-            run, stored.images[i], true[i], predicted[i], f"{100 * p[i, predicted[i]]:.1f} %"
-        )
+        _captioned(run, stored.wrong[i], predicted[i], f"{100 * p[i, predicted[i]]:.1f} %")
         for i in order
     ]
     noun = run.spec.noun
@@ -40,17 +46,18 @@ def worst_mistakes(run: Run) -> Plot:
         caption += "prediction."
     else:
         caption += "Above each: the true class; below: the predicted one and its probability."
-    return _images("Worst mistakes", caption if shown else "None.", shown)
+    return image_grid("Worst mistakes", caption if shown else "None.", shown)
 
 
-def _captioned(
-    run: Run, image: np.ndarray, true: np.integer, guess: np.integer, note: str
-) -> Captioned:
-    """An image with its true and its predicted class, shortened to the space that they have."""
+def _captioned(run: Run, index: np.integer, guess: np.integer, note: str) -> Captioned:
+    """A stored image with its true and its predicted class, shortened to the space there is."""
+    stored = run.predictions
+    image, true = stored.images[np.searchsorted(stored.wrong, index)], stored.labels[index]
     if run.spec.is_digits:
-        return image, f"{true} predicted as {guess}", note
+        doubtful = bool((run.doubtful == index).any())
+        return Captioned(image, f"{true}{'?' * doubtful} predicted as {guess}", note, doubtful)
     names = run.spec.class_names
-    return image, short(names[true], 18), f"{short(names[guess], 12)}, {note}"
+    return Captioned(image, short(names[true], 18), f"{short(names[guess], 12)}, {note}")
 
 
 def changed_predictions(first: Setting, other: Setting) -> Plot:
@@ -69,7 +76,7 @@ def changed_predictions(first: Setting, other: Setting) -> Plot:
     if first.num_folds:
         caption = f"{first.runs[0].images.capitalize()}: {caption}"
     title = f"Changed predictions: {first.label} \N{RIGHTWARDS ARROW} {other.label}"
-    return _images(title, caption, shown)
+    return image_grid(title, caption, shown)
 
 
 def corrected_images(
@@ -80,24 +87,26 @@ def corrected_images(
     stored = run.predictions
     predicted = stored.logits[run.seeds.index(wrong_seed)].argmax(-1)
     changed = np.flatnonzero(~wrong.correct(wrong_seed) & correct.correct(correct_seed))
-    return [
-        _captioned(run, stored.images[place], stored.labels[i], predicted[i], note)
-        for i, place in zip(changed, np.searchsorted(stored.wrong, changed), strict=True)
-    ]
+    return [_captioned(run, i, predicted[i], note) for i in changed]
 
 
-def _images(title: str, caption: str, images: Sequence[Captioned]) -> Plot:
-    """Images in rows of four, in squares of 28 units; without any, a blank one."""
-    images = images or [(np.zeros((28, 28), np.uint8), "none", "")]
+def image_grid(title: str, caption: str, images: Sequence[Captioned]) -> Plot:
+    """Images in rows of four, in squares of 28 units; without any, a blank one.
+
+    Those whose label is in doubt have a thick frame, which the caption explains.
+    """
+    if any(one.doubtful for one in images):
+        caption += f" A question mark and a thick frame: {MEANING}."
+    images = images or [Captioned(np.zeros((28, 28), np.uint8), "none", "")]
     width, height = 32, 40
     rows = -(-len(images) // 4)
 
-    def draw(figure: Figure, theme: Theme) -> None:
+    def draw_images(figure: Figure, theme: Theme) -> None:
         # One pair of axes for all images: the layout of sixteen takes a second.
         figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
-        for place, (image, above, below) in enumerate(images):
+        for place, (image, above, below, doubtful) in enumerate(images):
             left, top = 2 + place % 4 * width, 6 + place // 4 * height
             high, wide = (28 * length / max(image.shape[:2]) for length in image.shape[:2])
             x, y = left + (28 - wide) / 2, top + (28 - high) / 2
@@ -105,13 +114,14 @@ def _images(title: str, caption: str, images: Sequence[Captioned]) -> Plot:
                 image, cmap=theme.digits, vmin=0, vmax=255, interpolation="nearest", aspect="auto",
                 extent=(x, x + wide, y + high, y), zorder=1,
             )  # fmt: skip
-            frame = Rectangle((x, y), wide, high, fill=False, ec=theme.grid, lw=0.8, zorder=2)
+            colour, line = (theme.series[1], 2.5) if doubtful else (theme.grid, 0.8)
+            frame = Rectangle((x, y), wide, high, fill=False, ec=colour, lw=line, zorder=2)
             axes.add_patch(frame)
             axes.text(left + 14, top - 1, above, ha="center", va="bottom", fontsize=9.5)
             axes.text(left + 14, top + 28.8, below, ha="center", va="top", fontsize=9)
         axes.set(xlim=(0, 4 * width), ylim=(rows * height, 0))
 
-    return draw_plot(title, caption, draw, 5.4 * rows * height / (4 * width))
+    return draw_plot(title, caption, draw_images, 5.4 * rows * height / (4 * width))
 
 
 def filters(kernels: np.ndarray) -> Plot:

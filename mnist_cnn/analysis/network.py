@@ -20,7 +20,8 @@ class Network:
     """A callable on images uint8 [N, H, W, C] with values 0..255; ValueError for others.
 
     An ensemble of R networks has a model `Ensemble`, their variables stacked, [R, ...], and their
-    seeds; its probabilities are the mean of theirs.
+    seeds; its probabilities are the mean of theirs, unless they have temperatures. Then its own
+    divides the logarithms of that mean.
     """
 
     config: Mapping[str, Any] = dataclasses.field(repr=False)  # the run's
@@ -29,6 +30,9 @@ class Network:
     step: int | tuple[int, ...]  # the number of training steps; of members, if theirs differ
     seed: int | tuple[int, ...]  # of an ensemble those of its members
     spec: DataSpec = MNIST  # the form of its images, and its classes
+    # By which `all_probabilities` divides `all_logits`, in their order: fitted by a run with a
+    # `validation_split`. (): none, as if they were 1.
+    temperatures: tuple[float, ...] = ()
     test_accuracy: float | None = None  # if its run has been tested
 
     @property
@@ -82,7 +86,9 @@ class Network:
     def probabilities(
         self, images: UInt8[np.ndarray, "N H W C"], batch_size: int = 64
     ) -> Float64[np.ndarray, "N K"]:
-        """The softmax of the logits; one compiled program serves any number of images.
+        """The softmax of the logits, divided by the temperature if the run has fitted one.
+
+        One compiled program serves any number of images.
 
         A network that knows none may find that an image shows none of its classes. The rest of its
         probabilities, whose sum is below 1 then, is that of "none".
@@ -101,6 +107,8 @@ class Network:
             padding = ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0))
             found = self.all_logits(np.pad(batch, padding))[:, : len(batch)]
             logits[:, start : start + batch_size, :count] = found
+        if self.temperatures:
+            logits /= np.array(self.temperatures)[:, None, None]
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return exponentials[..., :count] / exponentials.sum(axis=-1, keepdims=True)
 

@@ -199,9 +199,9 @@ def confusion_matrix(run: Run) -> Plot:
 
 def reliability_diagram(run: Run) -> Plot:
     """Accuracy over confidence, and below it the number of images in each bin."""
-    calibration = statistics.calibration(
-        *run.pooled
-    )  # its bins; its error is of all seeds together
+    # Their bins; the errors are of all seeds together.
+    calibration = statistics.calibration(*run.pooled)
+    calibrated = run.calibrated and statistics.calibration(*run.calibrated)
     width = 100 / statistics.BINS
     filled = calibration.count > 0
     confidence, accuracy = 100 * calibration.confidence[filled], 100 * calibration.accuracy[filled]
@@ -212,9 +212,14 @@ def reliability_diagram(run: Run) -> Plot:
         upper.plot([0, 100], [0, 100], color=theme.text, label="perfectly calibrated", **_DASHED)
         upper.vlines(confidence, confidence, accuracy, color=orange, lw=2, alpha=0.8)
         upper.plot(confidence, accuracy, "o", color=blue, ms=6, clip_on=False, label="bins")
+        if calibrated:
+            upper.plot(
+                100 * calibrated.confidence, 100 * calibrated.accuracy, "o", color=theme.series[2],
+                mfc="none", mew=1.5, ms=6, clip_on=False, label="with the temperature",
+            )  # fmt: skip
         upper.set(ylabel="accuracy (%)", xlim=(0, 100), ylim=(0, 100))
         upper.grid()
-        upper.legend(loc="upper left")
+        upper.legend(loc="best")
         centres = (np.arange(statistics.BINS) + 0.5) * width
         lower.bar(centres, calibration.count, width * 0.9, color=blue)
         log_y(lower, 0.8, 3.0 * calibration.count.max(), subs=(1,))
@@ -225,6 +230,9 @@ def reliability_diagram(run: Run) -> Plot:
         f"the predicted {run.spec.noun}. On the dashed line, accuracy equals confidence. Expected "
         f"calibration error{mean_of_seeds_note(run)}: {run.calibration_error:.4f}."
     )
+    if calibrated:
+        error = np.array(run.result["calibrated"]["expected_calibration_error"], float).mean()
+        caption += f" With the temperature: {error:.4f}."
     return draw_plot("Calibration", caption, draw, height=5.0)
 
 

@@ -23,17 +23,11 @@ from jaxtyping import Int32, UInt8
 
 from mnist_cnn.data import download, idx, idx_folder, manual, tfds_builder
 from mnist_cnn.data.source import Examples, Source
-from mnist_cnn.data.spec import MNIST, NAMED, DataSpec
+from mnist_cnn.data.spec import MNIST, MNIST_SHA256, NAMED, DataSpec
 from mnist_cnn.errors import ConfigError, DataError
 from mnist_cnn.files import local_path
 
 _REMEDIES = {"the package": "reinstall the package", "tfds download": "delete it"}
-
-# `tfds_builder.digest` of MNIST's splits, independent of how the source files are packed.
-_MNIST_DIGESTS = {
-    "train": "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
-    "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +251,7 @@ def _prepare(
     examples, class_names, notes = source.parse(read)
     shape = examples["train"][0].shape[1:]
     digests = {split: tfds_builder.digest(*pair) for split, pair in examples.items()}
-    is_mnist = name == "mnist" and digests == _MNIST_DIGESTS and shape == MNIST.image_shape
+    is_mnist = name == "mnist" and digests == MNIST_SHA256 and shape == MNIST.image_shape
     metadata = {
         "num_examples": {split: len(labels) for split, (_, labels) in examples.items()},
         "sha256": digests,

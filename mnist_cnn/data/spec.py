@@ -35,6 +35,11 @@ class DataSpec(NamedTuple):
 
 
 MNIST = DataSpec((28, 28, 1), tuple("0123456789"))
+# `tfds_builder.digest` of its splits, independent of how the source files are packed.
+MNIST_SHA256 = {
+    "train": "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
+    "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
+}
 _FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 NAMED = {  # the datasets that are known by name
     "mnist": MNIST,

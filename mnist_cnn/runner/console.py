@@ -23,6 +23,16 @@ if TYPE_CHECKING:  # their modules import JAX and Flax
 _MAX_CLASSES, _WORST_CLASSES = 100, 20  # of an evaluation's table: the most, else the worst
 _PLAIN_INTERVAL = 5.0  # seconds between two progress lines without a terminal
 
+_WITH_TEMPERATURE = (
+    "with the temperature {temperature:.4f}, fitted on {split}: negative log-likelihood "
+    "{negative_log_likelihood:.4f}, expected calibration error {expected_calibration_error:.4f}"
+)
+_DOUBTFUL = (
+    "accuracy {accuracy_without!r} ({correct_without:,} of {examples_without:,}) without the "
+    "images whose label is in doubt, of which it misses {missed} of {examples}"
+)
+_ALL_DOUBTFUL = "the label of all images is in doubt"
+
 Row = tuple[str | float | None, ...]  # the cells of a table
 
 
@@ -239,6 +249,14 @@ class Console:
             for name, found in mean.get("metrics", {}).items():
                 half = "" if found["ci95"] is None else f" +- {found['ci95']:.4f}"
                 self.line(f"mean {tested} {name} {_cell(found['mean'])}{half}")
+        if found := result.get("calibrated"):
+            kinds = ("temperature", "negative_log_likelihood", "expected_calibration_error")
+            values = [np.array(found[name], float).mean() for name in kinds]  # None becomes NaN
+            of_seeds = "mean of the seeds: " if len(seeds) > 1 else ""
+            text = _WITH_TEMPERATURE.format(
+                split=found["split"], **dict(zip(kinds, values, strict=True))
+            )
+            self.line(of_seeds + text)
         seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
         self.line(f"seconds: {seconds}")
         if len(seeds) == 1:
@@ -310,6 +328,12 @@ class Console:
             *(f"{name} {{{name}!r}}" for name in metrics["metrics"]),
         ):
             self.line(text.format_map(metrics))
+        if found := metrics["calibrated"]:
+            self.line(_WITH_TEMPERATURE.format_map(found))
+        else:
+            self.line("no temperature is fitted; docs/reports.md#calibration says how")
+        if found := metrics.get("doubtful"):
+            self.line((_DOUBTFUL if found["examples_without"] else _ALL_DOUBTFUL).format_map(found))
         if members := metrics.get("members"):
             self._members(members, metrics)
 

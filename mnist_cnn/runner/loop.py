@@ -243,6 +243,15 @@ def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) 
         members = members[config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])]
     assert this.test is not None
     metrics, logits, labels, images = this.test(members)
+    calibrated = {}
+    # Held-out images all show a class, so they say nothing of the probability that one shows none.
+    or_none = config["loss"] == "cross_entropy_or_none"
+    if this.validate is not None and not or_none:
+        _, held_out, held_out_labels, _ = this.validate(members)
+        fitted = results.calibrated(
+            config["validation_split"], held_out, held_out_labels, logits, labels
+        )
+        calibrated = {"calibrated": fitted}
     networks = this.replicas.variables(members)
     if this.checkpoints is None:
         return {}
@@ -254,7 +263,6 @@ def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) 
     this.log(step, config_lib.tested_name(config), tested)
     this.checkpoints.wait()
     this.checkpoints.close()
-    or_none = config["loss"] == "cross_entropy_or_none"
     ensemble = results.ensemble_metrics(logits, labels, or_none) if len(members) > 1 else None
     found = {
         "seeds": [config_lib.replicas(config)[member].seed for member in members],
@@ -263,6 +271,7 @@ def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) 
         "test": tested,
         "test_mean": results.mean_metrics(metrics),
         **({"ensemble": ensemble} if ensemble else {}),
+        **calibrated,
         **swept,
         **kept_best,
         "params_sha256": [sha256(variables) for variables in networks],

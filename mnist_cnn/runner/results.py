@@ -80,6 +80,42 @@ def ensemble_metrics(
     }
 
 
+def calibrated(
+    split: str,
+    held_out: Float[np.ndarray, "R N K"],
+    held_out_labels: Integer[np.ndarray, "N"],
+    tested: Float[np.ndarray, "R M K"],
+    labels: Integer[np.ndarray, "M"],
+) -> dict[str, Any]:
+    """The temperatures of R networks, fitted to their logits of the held-out images of `split`.
+
+    With each are the metrics that change when the tested logits are divided by it, for JSON; their
+    classes do not change. Of several networks the ensemble has a temperature of its own.
+    """
+
+    def fit(fitted: Float[np.ndarray, "N K"], scored: Float[np.ndarray, "M K"]) -> dict[str, Any]:
+        temperature = statistics.fit_temperature(fitted, held_out_labels)
+        metrics = calibration_metrics(scored / np.float64(temperature), labels)
+        return {"temperature": temperature} | {key: to_json(metrics[key]) for key in metrics}
+
+    networks = [fit(*pair) for pair in zip(held_out, tested, strict=True)]
+    found: dict[str, Any] = {"split": split}
+    found |= {name: [one[name] for one in networks] for name in networks[0]}
+    if len(networks) > 1:
+        means = [np.exp(statistics.log_probabilities(one)).mean(0) for one in (held_out, tested)]
+        found["ensemble"] = fit(*(np.log(np.maximum(p, np.finfo(p.dtype).tiny)) for p in means))
+    return found
+
+
+def calibration_metrics(
+    logits: Float[np.ndarray, "N K"], labels: Integer[np.ndarray, "N"]
+) -> dict[str, float]:
+    """The metrics of probabilities, as in `statistics.classification_metrics`."""
+    metrics = statistics.classification_metrics(logits, labels)
+    names = ("negative_log_likelihood", "expected_calibration_error")
+    return {name: metrics[name] for name in names}
+
+
 def sweep_result(
     config: Mapping[str, Any], validation: Sequence[Metrics], finite: Sequence[bool]
 ) -> dict[str, Any]:

@@ -7,10 +7,21 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import config_of, read_idx, repack, result_of, run, start, with_another_pixel
+from conftest import (
+    MNIST,
+    config_of,
+    read_idx,
+    repack,
+    result_of,
+    run,
+    start,
+    with_another_pixel,
+)  # fmt: skip
 
 from mnist_cnn import statistics
 from mnist_cnn.analysis.evaluation import evaluate
+from mnist_cnn.data import doubtful
+from mnist_cnn.data.dataset import open_dataset
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.runner import results
 from mnist_cnn.runner.console import Console
@@ -152,6 +163,67 @@ def test_calibration_and_likelihood_follow_their_definitions():
     likelihood = -(6 * np.log(0.8) + 2 * np.log(0.2 / 9) + 2 * np.log(0.7 / 9)) / 10
     assert metrics["negative_log_likelihood"] == pytest.approx(likelihood)
     assert statistics.calibration(logits, labels).count.sum() == 10
+
+
+def test_the_temperature_is_the_one_with_the_lowest_likelihood():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (4000, 10)).astype(np.float32)
+    p = np.exp(statistics.log_probabilities(logits))
+    labels = (p.cumsum(1) < rng.uniform(size=(4000, 1))).sum(1).clip(0, 9)  # drawn from them
+
+    def likelihood(logits, temperature):
+        metrics = statistics.classification_metrics(logits / temperature, labels)
+        return metrics["negative_log_likelihood"]
+
+    for scale in (0.4, 1, 2.5):
+        found = statistics.fit_temperature(logits * scale, labels)
+        assert found == pytest.approx(scale, rel=0.05)
+        scaled = (logits * scale).astype(np.float64)
+        best = likelihood(scaled, found)
+        assert best < min(likelihood(scaled, found * 1.001), likelihood(scaled, found / 1.001))
+
+
+def test_no_temperature_is_fitted_if_the_best_is_0_or_infinite():
+    logits = np.eye(10, dtype=np.float32)[[3, 4, 5]]
+    assert statistics.fit_temperature(logits, np.array([3, 4, 5])) == 1  # all correct
+    assert statistics.fit_temperature(logits, np.array([4, 5, 6])) == 1  # all wrong
+    assert statistics.fit_temperature(logits * np.nan, np.array([3, 4, 5])) == 1
+    mixed = statistics.fit_temperature(logits, np.array([3, 4, 6]))
+    assert np.exp(1 / mixed) / (np.exp(1 / mixed) + 9) == pytest.approx(2 / 3)  # by hand
+
+
+def test_the_doubtful_images_are_those_of_mnists_test_set_whatever_the_files(metrics, tmp_path):
+    images = doubtful.votes()
+    labels = read_idx("t10k-labels-idx1-ubyte")
+    assert len(images) == 15
+    for index, image in images.items():
+        assert image["given_label"] == labels[index] and image["votes"]["given"] < 3
+    found = metrics["doubtful"]
+    assert (found["examples"], found["examples_without"]) == (15, 9985)
+    assert found["correct_without"] - found["missed"] == metrics["correct"] - 15
+    assert found["accuracy_without"] == found["correct_without"] / 9985
+    folder = shutil.copytree(MNIST, tmp_path / "data", ignore=shutil.ignore_patterns("*.[mj]*"))
+    source = open_dataset("mnist", folder)
+    data, rows = source.describe(), source.rows("train[940:950]+test[940:950]+test[9729:]")
+    assert doubtful.places(data).tolist() == sorted(images)
+    assert doubtful.places(data, rows).tolist() == [10 + 7, 10 + 10]
+    assert not len(doubtful.places(data, [])) and not len(doubtful.places({}))
+    other = data | {"content_sha256": data["content_sha256"] | {"test": "another"}}
+    assert not len(doubtful.places(other))
+
+
+def test_the_accuracy_without_doubtful_images_is_printed(metrics, capsys):
+    found = metrics["doubtful"]
+    assert 4 <= found["missed"] <= 15
+    Console().evaluation(metrics)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "in doubt" in line)
+    assert line == (
+        f"accuracy {found['accuracy_without']!r} ({found['correct_without']:,} of 9,985) without "
+        f"the images whose label is in doubt, of which it misses {found['missed']} of 15"
+    )
+    alone = doubtful.summarize(np.array([False]), np.array([0]))
+    Console().evaluation(metrics | {"doubtful": alone})
+    assert "\nthe label of all images is in doubt\n" in capsys.readouterr().out
 
 
 def test_probabilities_of_large_logits_are_finite():

@@ -453,7 +453,8 @@ def test_an_ensemble_says_how_many_of_its_members_differ(loss, open_page, tmp_pa
     members = [random_network(MNIST, seed) for seed in (1, 2, 3)]
     variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one.variables for one in members))
     model = Ensemble(members[0].model, or_none=loss == "cross_entropy_or_none")
-    network = Network(mnist_cnn.experiment(loss=loss), variables, model, 0, (1, 2, 3), MNIST)
+    config, temperatures = mnist_cnn.experiment(loss=loss), (2.0, 0.7, 1.5, 3.0)
+    network = Network(config, variables, model, 0, (1, 2, 3), MNIST, temperatures)
     path = tmp_path / "page.html"
     path.write_bytes(FORMATS["html"](network))
     page = open_page(path)

@@ -1,5 +1,6 @@
 """The report of real runs, as a user sees it in a real browser."""
 
+import dataclasses
 import html
 import json
 import pathlib
@@ -9,12 +10,15 @@ import shutil
 import numpy as np
 import pytest
 from conftest import config_of, imported_by, metrics_of, read_idx, run
+from training_runs import train
 
 import mnist_cnn
 from mnist_cnn import report, statistics
 from mnist_cnn.analysis import (
     comparison,
     comparison_page,
+    cross_validation,
+    cross_validation_page,
     finished_runs,
     html_report,
     mosaics,
@@ -238,7 +242,7 @@ def test_changed_predictions_show_the_images_that_changed(trained):
     images = read_idx("t10k-images-idx3-ubyte")[:250, :, :, 0]
     changed = np.flatnonzero(first.correct(1) & ~other.correct(1))
     assert len(lost) == len(changed) > 0
-    for (image, title, note), index in zip(lost, changed, strict=True):
+    for (image, title, note, _), index in zip(lost, changed, strict=True):
         assert np.array_equal(image, images[index]) and note == "lost"
         assert title.startswith(f"{first.runs[0].predictions.labels[index]} predicted as ")
 
@@ -379,6 +383,71 @@ def without_plots(monkeypatch):
     empty = plots.Plot("", "", b"", b"")
     monkeypatch.setattr(plots, "draw_plot", lambda *_, height=0: empty)
     monkeypatch.setattr(mosaics, "draw_plot", lambda *_: empty)
+
+
+def test_images_whose_label_is_in_doubt_are_shown_apart(trained_base, trained, tmp_path):
+    run = finished_runs.read(trained_base)
+    assert len(run.doubtful) == 15
+    missed = np.flatnonzero(~run.correct[0])
+    without = np.delete(run.correct[0], run.doubtful)
+    (sentence,) = html_report.write([trained_base], tmp_path / "report.html")
+    assert sentence.endswith(
+        f" Without the 15 images whose label is in doubt: {100 * without.mean():.2f} %; of these, "
+        f"{len(set(missed) & set(run.doubtful))} are misclassified."
+    )
+    perfect, other = (run_settings.Setting("x", [one]) for one in (run, run))
+    object.__setattr__(perfect, "correct", lambda seed: np.ones(10_000, bool))
+    shown = mosaics.corrected_images(other, 1337, perfect, 1337, "gained")
+    marked = {int(index) for index, one in zip(missed, shown, strict=True) if one.doubtful}
+    assert marked == set(missed) & set(run.doubtful) and marked
+    assert all(("? predicted as" in one.above) == one.doubtful for one in shown)
+    meaning = "fewer than three of five people chose the label"
+    assert meaning in mosaics.image_grid("x", "y", shown).caption
+    assert meaning not in mosaics.image_grid("x", "y", [shown[0]._replace(doubtful=False)]).caption
+    (setting,) = settings_of(trained_base)
+    assert comparison_page._other_means(setting)[2] == f"{100 * without.mean():.2f} %"
+    other = finished_runs.read(trained[1e-3, 1])  # of 250 images of MNIST: another test set
+    assert not len(other.doubtful) and "in doubt" not in html_report._summary(other)
+
+
+def test_nll_and_ece_are_beside_each_accuracy_of_a_comparison(trained):
+    (setting,) = settings_of(trained[1e-3, 1])
+    run = setting.runs[0]
+    metrics = statistics.classification_metrics(run.predictions.logits[0], run.predictions.labels)
+    names = ("negative_log_likelihood", "expected_calibration_error")
+    assert comparison_page._other_means(setting) == [f"{metrics[name]:.4f}" for name in names]
+    page, _ = comparison_page.comparison_page(settings_of(trained[1e-3, 1], trained[1e-4, 1]))
+    assert "<th>test accuracy</th><th>NLL</th><th>ECE</th></tr>" in page
+
+
+def test_the_report_has_the_temperature_or_what_it_needs(trained_base, tiny_experiment, tmp_path):
+    without = finished_runs.read(trained_base)
+    assert html_report._temperature(without) == [
+        ["temperature", "none: fitting it needs a validation_split"]
+    ]
+    split = {"train_split": "train[:400]", "validation_split": "train[400:]", "num_seeds": 2}
+    result = train(tiny_experiment, tmp_path, **split, report=False)
+    run = finished_runs.read(tmp_path)
+    page, _ = html_report.run_page(run)
+    names = ("temperature", "negative_log_likelihood", "expected_calibration_error")
+    found = {name: np.mean(result["calibrated"][name]) for name in names}
+    assert f"<td>{found['temperature']:.4f}, fitted on train[400:]</td>" in page
+    assert f"<td>{found['negative_log_likelihood']:.4f} nats per image</td>" in page
+    assert f"<td>{found['expected_calibration_error']:.4f}</td>" in page
+    assert f"With the temperature: {found['expected_calibration_error']:.4f}" in page
+    logits, labels = run.calibrated
+    halves = zip(np.split(logits, 2), np.split(labels, 2), strict=True)
+    each = [statistics.calibration(*half).error for half in halves]
+    assert np.mean(each) == pytest.approx(found["expected_calibration_error"])
+    fold = dataclasses.replace(run, config=run.config | {"fold": "1/3"})
+    joined = cross_validation.join(run_settings.Setting("x", [fold]))
+    assert run.calibrated is not None and joined.calibrated is None  # not those of one fold
+    page, _ = cross_validation_page.cross_validation_page(run_settings.Setting("x", [fold]))
+    fitted = statistics.fit_temperature(*joined.pooled)
+    assert f"<th>temperature fitted on these images</th><td>{fitted:.4f}</td>" in page
+    edit(tmp_path / "result.json", calibrated={"temperature": [1.0, "x"]})
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        finished_runs.read(tmp_path)
 
 
 def test_several_settings_are_corrected_for_their_number(trained, tmp_path, monkeypatch):

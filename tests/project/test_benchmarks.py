@@ -7,9 +7,10 @@ from types import MappingProxyType
 import jax
 import numpy as np
 import pytest
+from conftest import read_idx
 from PIL import Image
 
-from benchmarks import accelerator, handwriting, machine, plot, render, scaling, training
+from benchmarks import accelerator, handwriting, machine, missed, plot, render, scaling, training
 from benchmarks.peer import PEERS, Peer, PeerProcess
 from mnist_cnn.data.spec import MNIST
 
@@ -174,3 +175,28 @@ def test_the_pictures_in_the_repository_have_labels():
     found = handwriting.sources(handwriting.PICTURES)
     assert sum(map(len, found.values())) > 400
     assert all(Path(picture.file).is_file() for part in found.values() for picture in part)
+
+
+def test_an_image_is_missed_if_most_networks_of_each_run_miss_it(
+    trained_base, tmp_path, monkeypatch
+):
+    wrong = {"a": [[5, 6, 7], [5, 6, 8], [5, 7, 9]], "b": [[5, 7, 947]]}
+    labels = read_idx("t10k-labels-idx1-ubyte").astype(int)
+
+    def answers_of(workdir, images):
+        answers = np.repeat(labels[None], len(wrong[workdir]), axis=0)
+        for row, indices in zip(answers, wrong[workdir], strict=True):
+            row[indices] = (row[indices] + 1) % 10
+        return {"experiment": workdir, "seeds": list(range(len(answers)))}, answers
+
+    found, answers = missed.answers_of(str(trained_base), None)
+    assert (found["experiment"], found["seeds"], answers.shape) == ("base", [1337], (1, 10_000))
+    monkeypatch.setattr(missed, "answers_of", answers_of)
+    record = missed.measure(["a", "b"])
+    assert [(one["index"], one["missed"]) for one in record["missed"]] == [(5, 4), (7, 3)]
+    assert record["missed"][0]["answer"] == (labels[5] + 1) % 10
+    assert [one["missed"] for one in record["networks"]] == [[3, 3, 3], [3]]
+    assert [one["missed"] for one in record["doubtful"] if one["index"] == 947] == [1]
+    assert missed.sentence(record).endswith("misses on average 0 (a) and 1 (b).")
+    missed.draw(record, tmp_path / "missed.png")
+    assert Image.open(tmp_path / "missed.png").format == "PNG"

@@ -13,9 +13,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from benchmarks import (
+    calibration,
     halving,
     handwriting,
     many_images,
+    missed,
     networks,
     packaged_network,
     page as page_benchmark,
@@ -377,3 +379,45 @@ def test_the_export_page_quotes_the_sizes_and_times_of_the_page_for_browsers():
         assert row in text
     assert f"besides {page_benchmark.finding(record):.2f} s to find the digit" in text
     assert record["networks"]["accuracy"]["bytes"] < 3_000_000
+
+
+def test_the_results_page_says_which_images_networks_miss():
+    record = benchmark_record("missed")
+    assert missed.sentence(record) in text_of("docs/results.md")
+    assert record["environment"]["git"]["dirty"] is False
+    command = shlex.join(record["environment"]["command"])
+    assert command in text_of("docs/results.md") and missed.PICTURE.exists()
+    base, *_, digits = record["networks"]
+    in_doubt, others = base["missed_in_doubt"][0], 10_000 - len(record["doubtful"])
+    correct = others - base["missed"][0] + in_doubt
+    quote = f"accuracy {correct / others!r} ({correct:,} of {others:,}) without the images whose "
+    quote += f"label is in doubt, of which it misses {in_doubt} of {len(record['doubtful'])}"
+    assert base["experiment"] == "base" and quote in text_of("docs/reports.md")
+    assert (digits["experiment"], digits["missed_in_doubt"]) == ("digits", [6])
+    assert all(image["missed"] >= image["answered"] > 0 for image in record["missed"])
+
+
+def test_the_page_of_reports_has_the_table_of_temperatures_which_cost_no_accuracy():
+    runs = benchmark_record("calibration")["runs"]
+    page = (ROOT / "docs" / "reports.md").read_text()
+    assert calibration.table(runs) in page
+    for run in runs:
+        assert run["environment"]["git"]["dirty"] is False
+        assert run["environment"]["command"] in map(
+            shlex.split, re.findall("^python.*", page, re.M)
+        )
+        result = run["result"]
+        before = np.mean(result["test"]["expected_calibration_error"])
+        after = np.mean(result["calibrated"]["expected_calibration_error"])
+        assert result["calibrated"]["split"] == "train[55000:]"
+        if result["experiment"] == "speedrun":
+            assert before > 0.14 and after < 0.003
+            mean = result["test_mean"]
+            accuracies = [
+                f"{100 * one['accuracy']:.2f} ± {100 * one['ci95']:.2f} %"
+                for one in (mean, RECORDS["speedrun"]["result"]["test_mean"])
+            ]
+            quote = "{} with 55,000 training images and {} with all".format(*accuracies)
+            assert quote in " ".join(page.split())
+            quote = f"from {100 * before:.2f} to {100 * after:.2f} %"
+            assert quote in " ".join(page.split()) and quote in text_of("README.md")

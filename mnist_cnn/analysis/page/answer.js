@@ -41,8 +41,8 @@ function makeReader(about, weights) {
     return [{form: fitted(image, about.image_shape), box, pieces: [0, 1]}];
   }
 
-  function answerOf(logits) {
-    const probabilities = softmax(logits, about.none);
+  function answerOf(logits, temperature = 1) {
+    const probabilities = softmax(logits.map(one => one / temperature), about.none);
     const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
     const none = 1 - probabilities.reduce((a, b) => a + b);
     const digit = none >= about.sure ? null : order[0];
@@ -53,7 +53,7 @@ function makeReader(about, weights) {
   function recognized(form) {
     const logits = network(form), [own, ...members] = Array.from(
       {length: logits.length / names.length},
-      (_, i) => answerOf(logits.slice(i * names.length, (i + 1) * names.length)));
+      (_, i) => answerOf(logits.slice(i * names.length, (i + 1) * names.length), about.temperatures[i]));
     return {...own, members: members.map(one => one.digit)};
   }
 

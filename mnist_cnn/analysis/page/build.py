@@ -45,6 +45,7 @@ def build(network: "Network", graph: Graph, metadata: Mapping[str, str]) -> byte
         "is_digits": spec.is_digits,
         "is_handwriting": spec.is_handwriting,
         "none": network.knows_none,
+        "temperatures": network.temperatures,
         "sure": SURE,
         "max_pixels": MAX_PIXELS,
         "graph": program,
