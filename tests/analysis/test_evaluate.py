@@ -92,6 +92,7 @@ def moved_to(run_directory, folder, workdir):
     return workdir
 
 
+@pytest.mark.slow
 def test_changed_data_is_refused(undisturbed, tiny_experiment, small_mnist, tmp_path):
     changed = with_another_pixel(small_mnist, tmp_path / "changed")
     moved = moved_to(undisturbed[0], changed, tmp_path / "run")

@@ -51,6 +51,7 @@ class Small(nn.Module):
         return layers.Dense(10)(x.reshape(x.shape[0], -1))
 
 
+@pytest.mark.slow
 def test_each_number_of_images_is_not_compiled_again():
     network = network_of(model=Linear(), eval_batch_size=8)
     images = read_idx("t10k-images-idx3-ubyte")[:200]

@@ -385,6 +385,7 @@ def without_plots(monkeypatch):
     monkeypatch.setattr(mosaics, "draw_plot", lambda *_: empty)
 
 
+@pytest.mark.slow
 def test_images_whose_label_is_in_doubt_are_shown_apart(trained_base, trained, tmp_path):
     run = finished_runs.read(trained_base)
     assert len(run.doubtful) == 15
@@ -420,6 +421,7 @@ def test_nll_and_ece_are_beside_each_accuracy_of_a_comparison(trained):
     assert "<th>test accuracy</th><th>NLL</th><th>ECE</th></tr>" in page
 
 
+@pytest.mark.slow
 def test_the_report_has_the_temperature_or_what_it_needs(trained_base, tiny_experiment, tmp_path):
     without = finished_runs.read(trained_base)
     assert html_report._temperature(without) == [

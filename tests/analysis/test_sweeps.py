@@ -127,6 +127,7 @@ def test_unfinished_sweep_has_no_network_and_a_report_of_what_is_there(sweep, tm
     report.write([begun], tmp_path / "x.html")
 
 
+@pytest.mark.slow
 def test_report_has_a_row_for_each_setting_and_the_curves_of_the_chosen_one(sweep, tmp_path):
     _, folder = sweep
     found = finished_runs.read(folder)

@@ -123,6 +123,7 @@ URL_FLAGS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_url_in_place_of_a_path_is_refused_at_once(tmp_path):
     """Nothing is made, in particular no folder that is named `gs:`."""
     base = ["--config", ROOT / "experiments" / "base.py"]

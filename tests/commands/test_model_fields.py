@@ -145,6 +145,7 @@ def with_hidden(config, hidden):
     return config
 
 
+@pytest.mark.slow
 def test_another_field_does_not_resume_the_run(two_runs):
     path, eight, _ = two_runs
     with pytest.raises(ConfigError, match=r"another configuration \(model.hidden: was 8, now 16\)"):

@@ -285,6 +285,7 @@ def write_csv(path, count, side=28):
     return images
 
 
+@pytest.mark.slow
 def test_csv_file_of_images_becomes_a_submission(network, trained_base, tmp_path):
     images = write_csv(tmp_path / "test.csv", 130)
     out, err = run(

@@ -331,6 +331,7 @@ def damages(content):
     return flipped, content[:middle], b"", content + b"\n"
 
 
+@pytest.mark.slow
 def test_damaged_prepared_folder_is_prepared_again_silently(manual, data_dir, capfd):
     dataset = data.open_dataset("mnist", manual)
     expected = {split: dataset.read(split)[0].tobytes() for split in ("train", "test")}

@@ -77,6 +77,7 @@ def environment_of(workdir):
     return json.loads((pathlib.Path(workdir) / "environment.json").read_text())
 
 
+@pytest.mark.slow
 @needs_two_cores
 @pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
 def test_run_killed_on_some_cores_and_resumed_on_others_ends_with_the_same_bits(

@@ -43,6 +43,7 @@ def documented_program():
     return program.split(names)
 
 
+@pytest.mark.slow
 def test_the_documented_program_restores_every_network_without_this_package(
     tiny_experiment, undisturbed, tmp_path
 ):

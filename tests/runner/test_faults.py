@@ -336,6 +336,7 @@ def small_disk(folder, size):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes", [(40_000, 400_000), pytest.param((4096, 200_000), marks=pytest.mark.slow)]
 )

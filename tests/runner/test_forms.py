@@ -261,7 +261,7 @@ def test_a_table_of_very_many_classes_has_the_worst(capsys):
     labels = np.arange(512) % 256
     logits = np.eye(256)[np.where(labels < 19, 255, labels)]
     metrics = {"dataset": "own", "split": "test", "seed": 1, "step": 2, "metrics": [], "loss": 1.0}
-    metrics |= {"accuracy": 0.5, "correct": 1, "examples": 512}
+    metrics |= {"accuracy": 0.5, "correct": 1, "examples": 512, "calibrated": None}
     metrics |= statistics.classification_metrics(logits, labels)
     metrics["classes"] = [{"class": f"c{n}"} | row for n, row in enumerate(metrics["classes"])]
     Console().evaluation(metrics)
@@ -270,6 +270,7 @@ def test_a_table_of_very_many_classes_has_the_worst(capsys):
     assert re.findall(r"\| +(c\d+) \|", out) == [f"c{n}" for n in range(20)]
 
 
+@pytest.mark.slow
 def test_augmentation_moves_all_channels_alike():
     images = jax.random.uniform(jax.random.key(0), (4, 16, 12, 3))
     matrix, offset = augment.draw(jax.random.key(1), {"rotation": 20.0, "zoom": 0.1, "shift": 2}, 4)

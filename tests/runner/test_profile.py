@@ -54,6 +54,7 @@ def test_trace_contains_steps_20_to_40_each_by_itself(profiled):
     assert re.search(r"^trace of steps 20 to 40: .*run/plugins/profile$", out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_trace_contains_the_operations_of_the_compiled_steps(profiled):
     names = {event.get("name", "").partition(".")[0] for event in events(profiled[0])}
     assert "while" in names and any("dot" in name for name in names)
@@ -114,6 +115,7 @@ def test_convolutions_of_a_gpu_are_counted(base_replicas, monkeypatch):
     assert by_hand < profile.count_work(base_replicas).flops < 1.01 * by_hand
 
 
+@pytest.mark.slow
 def test_device_that_does_not_report_its_work_is_no_failure(base_replicas, monkeypatch):
     program = types.SimpleNamespace(cost_analysis=lambda: None)
     monkeypatch.setattr(base_replicas, "training", program)

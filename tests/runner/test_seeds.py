@@ -192,6 +192,7 @@ def test_an_ensemble_is_evaluated_with_its_members_and_their_disagreement(
     ) in out
 
 
+@pytest.mark.slow
 def test_an_ensemble_that_knows_none_has_the_loss_of_the_result(tiny_experiment, tmp_path):
     result = train(tiny_experiment, tmp_path, num_seeds=2, loss="cross_entropy_or_none")
     config = config_of(tiny_experiment, num_seeds=2, loss="cross_entropy_or_none")

@@ -100,6 +100,7 @@ def test_training_that_is_not_finite_is_a_cross(tiny_experiment, capsys):
     assert "the loss or the parameters are not finite after 3 steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "fault", "name"),
     [

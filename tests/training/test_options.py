@@ -128,6 +128,7 @@ def test_exported_weights_return_with_their_batch_statistics(experiment, finishe
     assert np.abs(before).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_run_is_not_prolonged_if_its_schedule_depends_on_its_length(experiment, finished):
     config = config_of(experiment)
     config.num_steps = 50
@@ -248,6 +249,7 @@ def test_a_warm_up_longer_than_the_training_is_refused(experiment, tmp_path):
 # The loss, the optimizer and the average.
 
 
+@pytest.mark.slow
 def test_label_smoothing_is_that_of_szegedy_et_al():
     state = create_state(mnist_cnn.experiment(model=Normalized(), label_smoothing=0.3))
     logits, labels = jax.random.normal(jax.random.key(0), (7, 10)), jnp.arange(7)

@@ -32,6 +32,7 @@ def test_the_changes_are_a_function_of_the_key(hundred_images):
     assert (one != other).any((1, 2, 3)).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_an_empty_image_stays_empty_but_for_a_line(hundred_images):
     blank = jnp.zeros_like(hundred_images.images, jnp.float32)
     changed = change(jax.random.key(3), blank)
