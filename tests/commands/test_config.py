@@ -493,6 +493,7 @@ def test_wrong_usage_is_one_line(arguments):
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
 
 
+@pytest.mark.slow
 def test_every_command_is_refused_on_windows_in_one_line():
     """Also: none imports what Windows lacks before that."""
     program = (

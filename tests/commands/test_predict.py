@@ -157,6 +157,7 @@ def test_pictures_that_cannot_be_read_have_a_line_each(network, tmp_path, monkey
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_names_come_from_standard_input(trained_base, files):
     process = subprocess.run(
         [sys.executable, "-m", "mnist_cnn.predict", "--workdir", trained_base, "-", "--json"],
@@ -169,6 +170,7 @@ def test_names_come_from_standard_input(trained_base, files):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_network_input_is_shown_and_saved(trained_base, files, tmp_path):
     out, _ = run(
         "mnist_cnn.predict", "--workdir", trained_base, "--show", files[0], files[1],

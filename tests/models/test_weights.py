@@ -184,6 +184,7 @@ def test_the_first_of_equal_values_takes_the_gradient_of_a_max_pool_in_both():
     np.testing.assert_array_equal(ours(images), theirs(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data_format", FORMATS)
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_keras_files_are_read_without_keras(data_format, suffix, state, tmp_path):

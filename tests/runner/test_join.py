@@ -35,6 +35,7 @@ def apart(undisturbed, tiny_experiment, tmp_path_factory):
     return {1336: folder / "1336", 1337: undisturbed[0], 1338: folder / "1338"}
 
 
+@pytest.mark.slow
 def test_joined_runs_give_the_result_of_one_run(three_seeds, apart, tiny_experiment, tmp_path):
     joined = tmp_path / "joined"
     out, _ = run("mnist_cnn.join", *reversed(apart.values()), "--workdir", joined)

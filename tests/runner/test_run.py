@@ -208,7 +208,7 @@ def test_killed_run_ends_with_the_same_bits(undisturbed, tiny_experiment, tmp_pa
 @pytest.mark.parametrize(
     ("number", "status"),
     [
-        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param(signal.SIGXCPU, 152, marks=pytest.mark.slow),
     ],
