@@ -140,7 +140,11 @@ def _unroll(graph: Graph, params: Any, operands: list[Value]) -> list[Value]:
     length, programs = params[0]["length"], [own["jaxpr"] for own in params]
     if length != params[1]["length"]:
         raise refusal("a loop whose length is the number of images")
-    split = params[0]["num_consts"], params[0]["num_consts"] + params[0]["num_carry"]
+    if "num_consts" in params[0]:
+        numbers = [params[0]["num_consts"], params[0]["num_carry"]]
+    else:  # since jax 0.12
+        numbers = [len(part.vals) for part in params[0]["ft_in"].unpack()[:2]]
+    split = numbers[0], sum(numbers)
     constants, carry, sequences = (
         operands[: split[0]],
         operands[split[0] : split[1]],
