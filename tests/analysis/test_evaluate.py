@@ -103,6 +103,7 @@ def test_changed_data_is_refused(undisturbed, tiny_experiment, small_mnist, tmp_
     assert evaluate(moved, manual_dir=str(changed), config=config)["examples"] == 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["zipped", "renamed"])
 def test_same_images_in_other_files_are_the_runs_data(
     form, undisturbed, tiny_experiment, small_mnist, tmp_path

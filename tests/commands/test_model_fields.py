@@ -153,11 +153,13 @@ def test_another_field_does_not_resume_the_run(two_runs):
     assert mnist_cnn.run(with_hidden(config_of(path), 8), eight)["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_field_is_in_the_labels_of_a_comparison(two_runs):
     settings = run_settings.settings_of([finished_runs.read(path) for path in two_runs[1:]])
     assert [one.label for one in settings] == ["net, model.hidden=8", "net, model.hidden=16"]
 
 
+@pytest.mark.slow
 def test_run_from_before_the_record_of_fields_is_read_as_it_was(two_runs, tmp_path):
     path, eight, sixteen = two_runs
     for one in (eight, sixteen):
