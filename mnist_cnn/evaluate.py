@@ -19,6 +19,7 @@ def main(arguments: list[str]) -> int:
     if args.workdir is None or len(arguments) > 1:
         raise ConfigError("expected --workdir DIR and flags only; see --helpshort")
     command_line.silence_libraries()
+    from mnist_cnn.analysis import evaluation_text
     from mnist_cnn.analysis.evaluation import evaluate
     from mnist_cnn.runner.console import Console
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
     if args.json:
         print(json.dumps(metrics))
     else:
-        Console().evaluation(metrics)
+        evaluation_text.show(Console(), metrics)
     return 0
 
 

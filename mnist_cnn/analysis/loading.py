@@ -95,34 +95,11 @@ def load(
     variables = jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(variables))
     stacked = jax.tree.map(lambda leaf: leaf[rows] if axis else leaf[None], variables)
     seeds = [replicas[row].seed for row in rows]
-    temperatures = _temperatures(directory.read_result() or {}, seeds, steps)
-    network = _network(str(directory), config, stacked, model, seeds, steps, spec, temperatures)
-    accuracy = _test_accuracy(directory, network.seed) if step is None else None
-    return dataclasses.replace(network, test_accuracy=accuracy)
-
-
-def _test_accuracy(directory: RunDirectory, seed: int | tuple[int, ...]) -> float | None:
-    """The accuracy of the tested network with this seed, or of the ensemble; None before a test."""
     result = directory.read_result() or {}
-    seeds = result.get("seeds", [])
-    if isinstance(seed, tuple):
-        return result.get("ensemble", {}).get("accuracy") if list(seed) == seeds else None
-    return dict(zip(seeds, result.get("test", {}).get("accuracy", []), strict=False)).get(seed)
-
-
-def _temperatures(
-    result: Mapping[str, Any], seeds: Sequence[int], steps: Sequence[int]
-) -> tuple[float, ...]:
-    """`Network.temperatures` of a run's result.json, () unless it has tested these networks."""
-    if "calibrated" not in result:
-        return ()
-    found, tested = result["calibrated"], result["seeds"]
-    ends = result["best"]["step"] if "best" in result else [result["steps"]] * len(tested)
-    rows = [tested.index(seed) for seed in seeds]
-    if [ends[row] for row in rows] != list(steps):
-        return ()
-    each = tuple(found["temperature"][row] for row in rows)
-    return each if len(rows) == 1 else (found["ensemble"]["temperature"], *each)
+    temperatures = results.temperatures(result, seeds, steps)
+    network = _network(str(directory), config, stacked, model, seeds, steps, spec, temperatures)
+    accuracy = results.test_accuracy(result, network.seed) if step is None else None
+    return dataclasses.replace(network, test_accuracy=accuracy)
 
 
 def _network(

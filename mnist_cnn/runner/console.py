@@ -20,18 +20,12 @@ if TYPE_CHECKING:  # their modules import JAX and Flax
     from mnist_cnn.data.dataset import Dataset
     from mnist_cnn.models.summary import Layer
 
-_MAX_CLASSES, _WORST_CLASSES = 100, 20  # of an evaluation's table: the most, else the worst
 _PLAIN_INTERVAL = 5.0  # seconds between two progress lines without a terminal
 
-_WITH_TEMPERATURE = (
+WITH_TEMPERATURE = (
     "with the temperature {temperature:.4f}, fitted on {split}: negative log-likelihood "
     "{negative_log_likelihood:.4f}, expected calibration error {expected_calibration_error:.4f}"
 )
-_DOUBTFUL = (
-    "accuracy {accuracy_without!r} ({correct_without:,} of {examples_without:,}) without the "
-    "images whose label is in doubt, of which it misses {missed} of {examples}"
-)
-_ALL_DOUBTFUL = "the label of all images is in doubt"
 
 Row = tuple[str | float | None, ...]  # the cells of a table
 
@@ -142,7 +136,7 @@ class Console:
         columns = ("layer", "output shape", "parameters", "multiply-adds")
         if str(rows) not in self._printed_once:
             self._printed_once.add(str(rows))
-            self._table(f"{name}, one image", columns, [*rows, (), ("total", "", *totals)], left=2)
+            self.table(f"{name}, one image", columns, [*rows, (), ("total", "", *totals)], left=2)
 
     def plan(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Prints replicas and mesh, if there is more than one, and what the length ignores."""
@@ -240,7 +234,7 @@ class Console:
             steps = ", ".join(f"{step:,}" for step in best["step"])
             title += f"; tested is the best validation {best['metric']}, step {steps}"
         heads = ("seed", f"{tested} accuracy", f"{tested} loss", "correct")
-        self._table(title, (*heads, *(f"{tested} {name}" for name in others)), rows)
+        self.table(title, (*heads, *(f"{tested} {name}" for name in others)), rows)
         if len(seeds) > 1:
             note = f"(95 % confidence interval, Student's t, {len(seeds)} seeds)"
             if not (interval := _interval(mean, 3)):
@@ -253,7 +247,7 @@ class Console:
             kinds = ("temperature", "negative_log_likelihood", "expected_calibration_error")
             values = [np.array(found[name], float).mean() for name in kinds]  # None becomes NaN
             of_seeds = "mean of the seeds: " if len(seeds) > 1 else ""
-            text = _WITH_TEMPERATURE.format(
+            text = WITH_TEMPERATURE.format(
                 split=found["split"], **dict(zip(kinds, values, strict=True))
             )
             self.line(of_seeds + text)
@@ -291,74 +285,12 @@ class Console:
         seeds = len(sweep["seeds"])
         title = f"validation on {sweep['split']}, {seeds} seed{'s' * (seeds > 1)} each"
         names = (*sweep["settings"][0]["setting"], *("steps",) * of_runs, "accuracy", "loss", "")
-        self._table(title, names, rows)
+        self.table(title, names, rows)
         if of_runs:
             taken, grid = sweep["steps"], sweep["grid_steps"]
             self.line(f"{taken:,} steps of all networks, {taken / grid:.1%} of the grid's {grid:,}")
 
-    def evaluation(self, metrics: Mapping[str, Any]) -> None:
-        """Prints the metrics of `analysis.evaluation.evaluate`, with a row for each class.
-
-        Of many classes, those with the lowest recall.
-        """
-        shown, rows = metrics["classes"], []
-        if len(shown) > _MAX_CLASSES:
-            tested = [row for row in shown if row["recall"] is not None]
-            shown = sorted(tested, key=lambda row: row["recall"])[:_WORST_CLASSES]
-        for row in shown:
-            ratios = (row["precision"], row["recall"])
-            percentages = (None if ratio is None else f"{ratio:.2%}" for ratio in ratios)
-            name = printable(row["class"])
-            rows.append((name, *percentages, row["examples"], row["predicted"]))
-        network = results.network_label(metrics["seed"], metrics["step"])
-        title = f"{metrics['dataset']} {metrics['split']}, {network}"
-        self._table(title, ("class", "precision", "recall", "images", "predicted"), rows)
-        if len(metrics["classes"]) > _MAX_CLASSES:
-            self.line(
-                f"the {len(shown)} classes with the lowest recall, of {len(metrics['classes'])}; "
-                "--json has all"
-            )
-        for text in (
-            "accuracy {accuracy!r} ({correct:,} of {examples:,})",
-            "loss {loss!r}"
-            if metrics["loss"] is not None
-            else "loss: the experiment's own, for which give --config EXPERIMENT",
-            "negative log-likelihood {negative_log_likelihood:.4f}",
-            "expected calibration error {expected_calibration_error:.4f} (15 bins)",
-            *(f"{name} {{{name}!r}}" for name in metrics["metrics"]),
-        ):
-            self.line(text.format_map(metrics))
-        if found := metrics["calibrated"]:
-            self.line(_WITH_TEMPERATURE.format_map(found))
-        else:
-            self.line("no temperature is fitted; docs/reports.md#calibration says how")
-        if found := metrics.get("doubtful"):
-            self.line((_DOUBTFUL if found["examples_without"] else _ALL_DOUBTFUL).format_map(found))
-        if members := metrics.get("members"):
-            self._members(members, metrics)
-
-    def _members(self, members: Mapping[str, Any], ensemble: Mapping[str, Any]) -> None:
-        """Prints the metrics of the members of an ensemble, and its own."""
-
-        def row(name: object, one: Mapping[str, Any]) -> Row:
-            likelihood, error = one["negative_log_likelihood"], one["expected_calibration_error"]
-            return str(name), f"{one['accuracy']:.2%}", likelihood, error, one["correct"]
-
-        mean = {name: float(np.mean(values)) for name, values in members.items()} | {"correct": ""}
-        rows = [
-            row(seed, {name: values[index] for name, values in members.items()})
-            for index, seed in enumerate(members["seed"])
-        ]
-        rows += [(), row("mean", mean), row("ensemble", ensemble)]
-        heads = ("seed", "accuracy", "negative log-likelihood", "calibration error", "correct")
-        self._table("members", heads, rows)
-        disagreement = ensemble["disagreement"]
-        self.line(
-            f"the members disagree on {disagreement['images']:,} of {ensemble['examples']:,} "
-            f"images; two of them on {disagreement['pairs']:.2%} on average"
-        )
-
-    def _table(self, title: str, names: Sequence[str], rows: Sequence[Row], left: int = 0) -> None:
+    def table(self, title: str, names: Sequence[str], rows: Sequence[Row], left: int = 0) -> None:
         """Prints a table; an empty row is a line, and the first `left` columns are left-aligned."""
         style = box.SIMPLE_HEAD if self._console.is_terminal else box.ASCII2
         shown = table.Table(title=printable(title), box=style, title_justify="left")

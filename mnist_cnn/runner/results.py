@@ -116,6 +116,32 @@ def calibration_metrics(
     return {name: metrics[name] for name in names}
 
 
+def temperatures(
+    result: Mapping[str, Any], seeds: Sequence[int], steps: Sequence[int]
+) -> tuple[float, ...]:
+    """Those of the networks with these seeds after these steps: of their ensemble, then of each.
+
+    () if the run of this result.json has fitted none, or has tested networks of other steps.
+    """
+    if "calibrated" not in result:
+        return ()
+    found, tested = result["calibrated"], result["seeds"]
+    ends = result["best"]["step"] if "best" in result else [result["steps"]] * len(tested)
+    rows = [tested.index(seed) for seed in seeds]
+    if [ends[row] for row in rows] != list(steps):
+        return ()
+    each = tuple(found["temperature"][row] for row in rows)
+    return each if len(rows) == 1 else (found["ensemble"]["temperature"], *each)
+
+
+def test_accuracy(result: Mapping[str, Any], seed: int | tuple[int, ...]) -> float | None:
+    """The accuracy of the tested network with this seed, or of the ensemble; None before a test."""
+    seeds = result.get("seeds", [])
+    if isinstance(seed, tuple):
+        return result.get("ensemble", {}).get("accuracy") if list(seed) == seeds else None
+    return dict(zip(seeds, result.get("test", {}).get("accuracy", []), strict=False)).get(seed)
+
+
 def sweep_result(
     config: Mapping[str, Any], validation: Sequence[Metrics], finite: Sequence[bool]
 ) -> dict[str, Any]:

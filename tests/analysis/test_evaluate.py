@@ -19,6 +19,7 @@ from conftest import (
 )  # fmt: skip
 
 from mnist_cnn import statistics
+from mnist_cnn.analysis import evaluation_text
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.data import doubtful
 from mnist_cnn.data.dataset import open_dataset
@@ -49,7 +50,7 @@ def test_evaluate_gives_the_metrics_of_the_run_to_the_last_digit(trained_base, m
 
 
 def test_table_shows_the_metrics_of_the_json(metrics, capsys):
-    Console().evaluation(metrics)
+    evaluation_text.show(Console(), metrics)
     out = capsys.readouterr().out
     assert f"accuracy {metrics['accuracy']!r}" in out and f"loss {metrics['loss']!r}" in out
     assert "\nexpected calibration error" in out and "\\n" not in out
@@ -217,14 +218,14 @@ def test_the_doubtful_images_are_those_of_mnists_test_set_whatever_the_files(met
 def test_the_accuracy_without_doubtful_images_is_printed(metrics, capsys):
     found = metrics["doubtful"]
     assert 4 <= found["missed"] <= 15
-    Console().evaluation(metrics)
+    evaluation_text.show(Console(), metrics)
     line = next(line for line in capsys.readouterr().out.splitlines() if "in doubt" in line)
     assert line == (
         f"accuracy {found['accuracy_without']!r} ({found['correct_without']:,} of 9,985) without "
         f"the images whose label is in doubt, of which it misses {found['missed']} of 15"
     )
     alone = doubtful.summarize(np.array([False]), np.array([0]))
-    Console().evaluation(metrics | {"doubtful": alone})
+    evaluation_text.show(Console(), metrics | {"doubtful": alone})
     assert "\nthe label of all images is in doubt\n" in capsys.readouterr().out
 
 

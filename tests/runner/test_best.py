@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, config_of, metrics_of, run, same_end, start
 
 import mnist_cnn
+from mnist_cnn.analysis import evaluation_text
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.runner.checkpoint import sha256
@@ -134,7 +135,7 @@ def test_an_ensemble_has_the_best_of_each_seed_or_all_of_one_checkpoint(
         mnist_cnn.load(workdir, config, seed="all", step=best)
     metrics = evaluate(workdir, config=config, seed="all")
     assert metrics["correct"] == result["ensemble"]["correct"]
-    Console().evaluation(metrics)
+    evaluation_text.show(Console(), metrics)
     steps = "steps {}, {}".format(*result["best"]["step"])
     assert capsys.readouterr().out.startswith(
         f"mnist test, ensemble of seeds 1338 to 1339, {steps}\n"

@@ -9,7 +9,7 @@ from networks import Linear
 
 import mnist_cnn
 from mnist_cnn import statistics
-from mnist_cnn.analysis import export_formats
+from mnist_cnn.analysis import evaluation_text, export_formats
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.runner.console import Console
 
@@ -67,14 +67,14 @@ def test_evaluate_says_what_the_temperature_changes_and_what_a_run_without_one_n
     found = {name: result["calibrated"][name][1] for name in ("temperature", *NAMES)}
     assert metrics["calibrated"] == pytest.approx(found | {"split": "train[300:]"})
     assert metrics["expected_calibration_error"] == result["test"]["expected_calibration_error"][1]
-    Console().evaluation(metrics)
+    evaluation_text.show(Console(), metrics)
     Console().result(result, "x")
     text = f"with the temperature {found['temperature']:.4f}, fitted on train[300:]: negative log-"
     out = capsys.readouterr().out
     assert text in out and "mean of the seeds: with the temperature" in out
     other = evaluate(undisturbed[0], config=config_of(tiny_experiment))
     assert other["calibrated"] is None and "calibrated" not in result_of(undisturbed[0])
-    Console().evaluation(other)
+    evaluation_text.show(Console(), other)
     assert "no temperature is fitted; docs/reports.md#calibration" in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 import mnist_cnn
 from mnist_cnn import report, statistics
-from mnist_cnn.analysis import answers, export_formats
+from mnist_cnn.analysis import answers, evaluation_text, export_formats
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.data.spec import MNIST, DataSpec
 from mnist_cnn.errors import CheckpointError, ConfigError, DataError
@@ -101,7 +101,7 @@ def test_evaluation_names_the_classes_and_repeats_the_run(trained, capsys):
     assert metrics["accuracy"] == result["test"]["accuracy"][0]
     names = SPECS[name].class_names
     assert tuple(row["class"] for row in metrics["classes"]) == names
-    Console().evaluation(metrics)
+    evaluation_text.show(Console(), metrics)
     out = capsys.readouterr().out
     assert all(f"| {one[:20]}" in re.sub(r"\| +", "| ", out) for one in names)
 
@@ -264,7 +264,7 @@ def test_a_table_of_very_many_classes_has_the_worst(capsys):
     metrics |= {"accuracy": 0.5, "correct": 1, "examples": 512, "calibrated": None}
     metrics |= statistics.classification_metrics(logits, labels)
     metrics["classes"] = [{"class": f"c{n}"} | row for n, row in enumerate(metrics["classes"])]
-    Console().evaluation(metrics)
+    evaluation_text.show(Console(), metrics)
     out = capsys.readouterr().out
     assert "the 20 classes with the lowest recall, of 256" in out
     assert re.findall(r"\| +(c\d+) \|", out) == [f"c{n}" for n in range(20)]

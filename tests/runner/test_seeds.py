@@ -16,7 +16,7 @@ from training_runs import train
 
 import mnist_cnn
 from mnist_cnn import report, statistics
-from mnist_cnn.analysis import finished_runs, loading
+from mnist_cnn.analysis import evaluation_text, finished_runs, loading
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.runner import results
@@ -180,7 +180,7 @@ def test_an_ensemble_is_evaluated_with_its_members_and_their_disagreement(
     pairs = np.mean([(a != b).mean(), (a != c).mean(), (b != c).mean()])
     assert metrics["disagreement"] == {"images": images, "pairs": pytest.approx(pairs)}
     assert 0 < images < 250
-    Console().evaluation(metrics)
+    evaluation_text.show(Console(), metrics)
     out = capsys.readouterr().out
     assert out.startswith("mnist test, ensemble of seeds 1336 to 1338, step 40\n")
     cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in out.splitlines()]
@@ -232,7 +232,7 @@ def test_a_seed_that_is_not_finite_is_left_out_of_the_ensemble_and_named(
     each = [mnist_cnn.load(workdir, config, seed) for seed in (1336, 1338)]
     mean = np.mean([network.probabilities(images) for network in each], axis=0)
     np.testing.assert_allclose(ensemble.probabilities(images), mean, atol=1e-6)
-    Console().evaluation(evaluate(workdir, "test[:50]", config=config, seed="all"))
+    evaluation_text.show(Console(), evaluate(workdir, "test[:50]", config=config, seed="all"))
     assert capsys.readouterr().out.startswith("mnist test[:50], ensemble of seeds 1336, 1338, step")
     assert (load_with([1336], 42).seed, capsys.readouterr().err.count("\n")) == (1338, 1)
     with pytest.raises(CheckpointError, match="no ensemble, because all members have") as error:
