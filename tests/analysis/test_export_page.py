@@ -628,5 +628,5 @@ def test_the_wheel_contains_the_files_of_the_page():
     globs = setuptools["package-data"]["mnist_cnn"]
     packed = {path for glob in globs for path in package.glob(glob)}
     folder = pathlib.Path(build.__file__).parent
-    files = {path for path in folder.iterdir() if path.suffix not in (".py", "")}
-    assert len(files) == 5 and files <= packed
+    files = {path for path in folder.rglob("*") if path.suffix in (".js", ".html")}
+    assert len(files) == 11 and files <= packed

@@ -1,6 +1,6 @@
 """Writes a network into one HTML file that recognizes pictures in any browser, without a network.
 
-The page brings a picture to the network's form as `mnist_cnn.digits` does (picture.js), computes
+The page brings a picture to the network's form as `mnist_cnn.digits` does (digits/), computes
 the graph that `--format onnx` writes too (network.js), and answers as `predict` does (answer.js).
 """
 
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from mnist_cnn.analysis.network import Network
 
 _FOLDER = pathlib.Path(__file__).parent
-_ENGINE = ("picture.js", "network.js", "answer.js")  # also run outside of the page, in a worker
+# Functions have the names of those in the Python files, and compute the same steps in the same
+# order: tests/analysis/test_export_page.py compares their results.
+_DIGITS = ("libraries", "ink", "paper", "frames", "mnist_form", "lines", "fitted")
+# Also run outside of the page, in a worker.
+_ENGINE = (*(f"digits/{name}.js" for name in _DIGITS), "network.js", "answer.js")
 
 
 def build(network: "Network", graph: Graph, metadata: Mapping[str, str]) -> bytes:
