@@ -205,22 +205,27 @@ def _read(file: str, spec: DataSpec, single: bool) -> Answer:
 
 def _recognize(network: "Network", batch: list[Answer]) -> list[Answer]:
     """Adds the digits to the answers without an error."""
+    batch = [answer._replace(found=_offered(network, answer.found)) for answer in batch]
     digits = iter(_digits(network, [one for answer in batch for one in answer.found]))
     return [answer if answer.error else _completed(network, answer, digits) for answer in batch]
 
 
 def answer_to(name: str, network: "Network", found: Sequence[Found]) -> Answer:
     """The answer to what was found in a picture."""
-    return _completed(network, Answer(name, found=tuple(found)), iter(_digits(network, found)))
+    found = _offered(network, found)
+    return _completed(network, Answer(name, found=found), iter(_digits(network, found)))
+
+
+def _offered(network: "Network", found: Sequence[Found]) -> tuple[Found, ...]:
+    """What the network is asked about: not two pieces as one if it would answer two digits so."""
+    each = (one for one in found if network.knows_none or one.pieces[1] - one.pieces[0] == 1)
+    return tuple(each)
 
 
 def _completed(network: "Network", answer: Answer, digits: Iterator[Digit | None]) -> Answer:
     """The answer with the next digits, as many as were found; without what is no digit."""
     answer = answer._replace(step=network.step, spec=network.spec)
-    candidates = [(one, next(digits)) for one in answer.found]
-    if not network.knows_none:  # it would take two digits for one
-        candidates = [pair for pair in candidates if len(range(*pair[0].pieces)) == 1]
-    kept = _best_reading(candidates)
+    kept = _best_reading([(one, next(digits)) for one in answer.found])
     if not kept:
         error = "no digit found: what stands out from the paper is none"
         return answer._replace(error=error, no_digit=True)

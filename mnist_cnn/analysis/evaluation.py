@@ -122,15 +122,14 @@ def _of_members(
     """Metrics of each member of an ensemble, and how often their answers differ."""
     found = logits.argmax(-1)
     correct = (found == labels).sum(-1)
-    measured = [statistics.classification_metrics(one, labels) for one in logits]
+    measured = [results.calibration_metrics(one, labels) for one in logits]
     pairs = [(a != b).mean() for a, b in itertools.combinations(found, 2)]
-    names = ("negative_log_likelihood", "expected_calibration_error")
     return {
         "members": {
             "seed": list(seeds),
             "correct": correct.tolist(),
             "accuracy": (correct / len(labels)).tolist(),
-            **{name: [one[name] for one in measured] for name in names},
+            **{name: [one[name] for one in measured] for name in measured[0]},
         },
         "disagreement": {
             "images": int((found != found[0]).any(0).sum()),
