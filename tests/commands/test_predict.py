@@ -428,6 +428,7 @@ def test_pieces_of_ink_are_put_together_in_the_most_probable_way(left, both, rig
     answer = answer_to("a file", network, found)
     assert (answer.text or None, answer.no_digit) == (text, text is None)
     assert len(answer.found) == len(text or "   ")
+    network = Spelled([left, right])  # it is not asked about both
     network.knows_none = False  # then it does not know that two digits are none
     assert "4" not in answer_to("a file", network, found).text
     assert answer_to("a file", Spelled([]), []).no_digit  # no piece has strokes of one colour
