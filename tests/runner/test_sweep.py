@@ -487,17 +487,6 @@ def killed(tiny_experiment, workdir, place, count):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_of_runs_resumes_to_the_same_choice_and_bits(
-    halved, tiny_experiment, tmp_path
-):
-    # Writes of JSON in the first rung: 2 of the sweep, then 4 of each setting and the record.
-    assert killed(tiny_experiment, tmp_path, "json", 17) == -signal.SIGKILL
-    assert (tmp_path / "settings" / "003").exists() and not (tmp_path / "result.json").exists()
-    swept(tiny_experiment, tmp_path, HALVED)
-    assert end_of_sweep(tmp_path) == end_of_sweep(halved.workdir)
-
-
-@pytest.mark.slow
 def test_a_sweep_of_runs_killed_at_many_places_resumes_to_the_same_choice_and_bits(
     halved, tiny_experiment, tmp_path
 ):
@@ -548,11 +537,8 @@ def test_every_write_at_the_end_of_a_sweep_may_be_the_last(halved, tiny_experime
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patience", [None, 1])
-def test_the_pauses_of_halving_do_not_change_which_step_is_kept(
-    patience, tiny_experiment, tmp_path
-):
-    changes = HALVED | {"keep_best": "loss", "patience": patience, "eval_every": 9}
+def test_the_pauses_of_halving_do_not_change_which_step_is_kept(tiny_experiment, tmp_path):
+    changes = HALVED | {"keep_best": "loss", "patience": 1, "eval_every": 9}
     result = train(tiny_experiment, tmp_path / "sweep", **changes)
     setting = result["sweep"]["settings"][result["sweep"]["chosen"]]
     alone = changes | {"sweep": None, "sweep_method": "grid"} | setting["setting"]
