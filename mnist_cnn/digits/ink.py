@@ -100,7 +100,9 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
             other = compare(colours, at_border=False)
             ink = _ink(other[1], other[2])
             if ink is not None and np.count_nonzero(ink) <= 1.5 * np.count_nonzero(mask):
-                difference, distance, noise = other  # else a shadow would be ink
+                whole = (found.parts > 0) & ~found.touching[found.parts]
+                if np.count_nonzero(ink[whole]) >= 0.5 * np.count_nonzero(whole):
+                    difference, distance, noise = other  # else a shadow would be ink
         removed |= more
         around = grow(grow(removed, 2).T, 2).T & (more | ~mask)
         difference, distance = difference * ~around[..., None], distance * ~around

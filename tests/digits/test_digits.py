@@ -10,6 +10,7 @@ from conftest import read_idx
 from pictures import number
 from PIL import Image, ImageDraw, ImageFilter
 
+from benchmarks import render
 from mnist_cnn.digits import pictures
 from mnist_cnn.digits.ink import stroke_width
 from mnist_cnn.digits.lines import find_digits
@@ -238,6 +239,15 @@ def test_border_that_is_mostly_line_does_not_hide_the_digit(page, five):
     draw.line((0, 191, 300, 191), fill=60, width=18)
     draw.line((295, 0, 295, 120), fill=60, width=10)
     assert distance(mnist_form(page), five) < 16
+
+
+def test_shadow_in_a_printed_box_does_not_cut_the_digit():
+    six = read_idx("train-images-idx3-ubyte")[56863, ..., 0]
+    photo = render.photo(six, np.random.default_rng([1, 1863]))
+    assert photo.factors >= {"box", "shadow", "pencil", "wide pen"}
+    (found,) = find_digits(photo.image)
+    left, top, right, bottom = found.box
+    assert 75 <= right - left <= 90 and 110 <= bottom - top <= 130  # of 200 x 200 pixels
 
 
 def test_faint_stretch_of_a_stroke_is_kept():

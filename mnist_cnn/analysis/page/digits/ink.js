@@ -78,7 +78,11 @@ function findParts(picture) {
     if (page && !framed && 5 * noise > CONTRAST) {
       const other = compare(picture, false);
       const darker = ink(other.distance, other.noise, width, height);
-      if (darker && count(darker) <= 1.5 * count(mask)) ({difference, distance, noise} = other);
+      if (darker && count(darker) <= 1.5 * count(mask)) {  // else a shadow would be ink
+        const whole = found.parts.map(part => +(part > 0 && !found.touching[part]));
+        const kept = whole.map((one, i) => one && +(darker[i] > 0));
+        if (count(kept) >= 0.5 * count(whole)) ({difference, distance, noise} = other);
+      }
     }
     for (let i = 0; i < size; i++) removed[i] |= more[i];
     const around = grow(removed, width, height, 2, 2).map((one, i) => one & (more[i] | (1 - mask[i])));
