@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from mnist_cnn.training import augment
+
 Images = Float[Array, "B 28 28 1"]  # 0..1
 
 
@@ -29,13 +31,14 @@ def _widen(images: Images) -> Images:
 
 
 def restyle(key: Key[Array, ""], images: Images) -> Images:
-    """Other pens, papers and cameras: stroke width, faint parts, lines, resolution, contrast."""
-    keys = jax.random.split(key, 11)
+    """Other pens, papers and cameras: width, faint parts, gaps, lines, resolution, contrast."""
+    keys = jax.random.split(key, 13)
 
     def uniform(number: int, low: float, high: float, *shape: int) -> Array:
         size = (len(images), *(shape or (1, 1)), 1)
         return jax.random.uniform(keys[number], size, minval=low, maxval=high)
 
+    images = _stretched(keys[12], images)
     amount = uniform(0, -0.7, 1.8)  # below 0 thinner, above wider
     amount += jnp.maximum(uniform(10, -18, 2), 0)  # of one in ten a marker's
     wider, thinner = _widen(images), 1 - _widen(1 - images)
@@ -44,7 +47,7 @@ def restyle(key: Key[Array, ""], images: Images) -> Images:
         wider, before = _widen(wider), wider
         x += jnp.clip(amount - more, 0, 1) * (wider - before)
     patches = jax.image.resize(uniform(1, 0, 1, 5, 5), images.shape, "linear")
-    x = x * (1 - jnp.maximum(uniform(2, -1, 0.8), 0) * patches)
+    x = x * (1 - jnp.maximum(uniform(2, -1, 0.8), 0) * patches) * _gaps(keys[11], len(images))
     x = jnp.maximum(x, _remnants(keys[3], len(images)))
     forms = _resampling()
     form = forms[jax.random.randint(keys[4], (len(images),), 0, len(forms))]
@@ -68,6 +71,32 @@ def _box(images: Images) -> Images:
 
     ink = (images > 0.3 * images.max((1, 2, 3), keepdims=True)).astype(jnp.float32)
     return between(ink.max(2, keepdims=True), 1) * between(ink.max(1, keepdims=True), 2)
+
+
+def _stretched(key: Key[Array, ""], images: Images) -> Images:
+    """A fifth with wider digits, of up to 14 pixels, as scans that fill a square have."""
+    keys = jax.random.split(key, 2)
+    columns = images.sum((1, 3)) + 1e-6
+    columns, place = columns / columns.sum(1, keepdims=True), jnp.arange(28.0) - 13.5
+    mean = (columns * place).sum(1, keepdims=True)
+    width = jnp.sqrt(12 * (columns * (place - mean) ** 2).sum(1)).clip(2, 14)  # of a uniform bar
+    wider = width + (14 - width) * jax.random.uniform(keys[0], width.shape)
+    stretched = jax.random.bernoulli(keys[1], 0.2, width.shape)
+    shrink = jnp.where(stretched, width / wider, 1)
+    matrix = jnp.eye(2) * jnp.stack([jnp.ones_like(shrink), shrink], -1)[:, None]
+    return augment.warp(images, matrix, jnp.zeros((len(images), 2)))
+
+
+def _gaps(key: Key[Array, ""], count: int) -> Images:
+    """0 along a line across 20 % of the images, else 1: where a fine pen has left no ink."""
+    keys = jax.random.split(key, 4)
+    shape = (count, 1, 1, 1)
+    angle = jax.random.uniform(keys[0], shape, maxval=jnp.pi)
+    place = jax.random.uniform(keys[1], shape, minval=-8, maxval=8)  # from the centre
+    half = jax.random.uniform(keys[2], shape, minval=0.5, maxval=1.5)  # of its width
+    y, x = jnp.arange(28.0)[:, None, None] - 13.5, jnp.arange(28.0)[:, None] - 13.5
+    ink = jnp.abs(jnp.cos(angle) * x + jnp.sin(angle) * y - place) - half
+    return jnp.where(jax.random.bernoulli(keys[3], 0.2, shape), ink.clip(0, 1), 1)
 
 
 def _remnants(key: Key[Array, ""], count: int) -> Images:
