@@ -6,9 +6,9 @@ Result: 99.57 % test accuracy with seed 1337; docs/results.md has other people's
 Cost: 67 min on 2 cores of an AMD EPYC with other work on them.
 
 Digits and strokes get wider, thinner, softer and coarser at random, and strokes get gaps, as in
-photos and scans of other people's digits. To each batch of MNIST's images come 37 that are made: digits drawn
-in printed and European forms; and letters, scribbles, several digits, parts of digits and
-textures, which are no digits. "No digit" is an eleventh class whose logit is always 0, so the
+photos and scans of other people's digits. To each batch of MNIST's images come 37 that are made:
+digits drawn in printed and European forms; and letters, scribbles, several digits, parts of digits
+and textures, which are no digits. "No digit" is an eleventh class whose logit is always 0, so the
 probabilities are softmax([logits, 0]), and the accuracy is over ten classes as always.
 """
 
