@@ -2,7 +2,7 @@
 
     python -m mnist_cnn.main --config experiments/mlp.py
 
-Result: 2.93 percentage points less test accuracy than experiments/base.py, with seed 1337.
+Result: 3.01 percentage points less test accuracy than experiments/base.py, with seed 1337.
 Cost: 102 k multiply-adds per image; base has 13.9 M.
 """
 

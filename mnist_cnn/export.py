@@ -2,10 +2,11 @@
 
     python -m mnist_cnn.export [--workdir DIR] --format FORMAT [--output FILE] [--seed SEED|all]
 
-FORMAT is `stablehlo` (runs on CPU, GPU and TPU; needs JAX only), `onnx` (for ONNX runtimes),
-`safetensors` (the parameters by name) or `html` (a page that recognizes drawings and photos, for
-any browser). --seed=all is the ensemble of all seeds, in one file. Without --workdir it is the
-network that comes with the package; FILE is by default `network.FORMAT` in the current directory.
+FORMAT is `stablehlo` (runs on CPU, GPU and TPU; needs JAX and flatbuffers only), `onnx` (for ONNX
+runtimes), `safetensors` (the parameters by name) or `html` (a page that recognizes drawings and
+photos, for any browser). --seed=all is the ensemble of all seeds, in one file. Without --workdir it
+is the network that comes with the package; FILE is by default `network.FORMAT` in the current
+directory.
 Exit status: 0 done; 1 an error; 2 bad usage.
 """
 

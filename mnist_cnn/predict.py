@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("--page: expected --labels too, with what the pictures show")
     if labels is not None and (len(arguments) > 1 or args.json):
         raise ConfigError("--labels: expected neither pictures nor --json beside it")
+    if labels is not None and (args.save_inputs is not None or args.show):
+        raise ConfigError("--labels: expected neither --save_inputs nor --show; --page shows both")
     if labels is None and len(arguments) < 2:
         raise ConfigError("give pictures, a folder, or - for names on standard input")
     if any(argument.lower().endswith(submission.SUFFIXES) for argument in arguments[1:]):
@@ -100,8 +102,8 @@ def _submit(arguments: list[str]) -> int:
     args = flags.FLAGS
     if len(arguments) > 1:
         raise ConfigError(f"got {len(arguments)} files, expected one if it is a CSV file")
-    if args.save_inputs is not None or args.show:
-        raise ConfigError("--save_inputs and --show: expected pictures, not a CSV file")
+    if args.save_inputs is not None or args.show or args.single:
+        raise ConfigError("--save_inputs, --show, --single: expected pictures, not a CSV file")
     path = local_path(arguments[0], "a CSV file")
     output = pathlib.Path(args.output or "submission.csv")
     command_line.check_output(output)

@@ -146,7 +146,10 @@ def _check_form(spec: DataSpec, source: data.Dataset) -> None:
     """
     shapes = [" x ".join(map(str, one.image_shape)) for one in (source.spec, spec)]
     if shapes[0] != shapes[1]:
-        raise DataError(f"the images of {source.origin} are {shapes[0]}, the network's {shapes[1]}")
+        raise DataError(
+            f"the images of {source.origin} are {shapes[0]}, the network's {shapes[1]}; give data "
+            "of that form"
+        )
     names, expected = source.spec.class_names, spec.class_names
     numbers = tuple(map(str, range(max(len(names), len(expected)))))
     same = names == expected[: len(names)] or numbers[: len(names)] == names

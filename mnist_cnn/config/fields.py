@@ -81,13 +81,14 @@ _AUGMENT = "a function (key, images [B, H, W, C]) -> images"
 _METRICS = "functions (logits [B, K], labels [B]) -> [B] by name, such as {'top2': top2}"
 _STEP = "a function (state, batch, data_axis) -> (state, metrics)"
 
-# Names that are in use in metrics.jsonl and result.json.
 METRIC_NAME = r"[A-Za-z][A-Za-z0-9_]{0,29}"
 VARIANT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}"
-OWN_METRICS = (
+RESERVED_METRICS = (  # in use in metrics.jsonl, result.json and what `evaluate` prints
     *("step", "epoch", "split", "examples", "correct", "accuracy", "loss", "ci95", "metrics"),
     *("expected_calibration_error", "images_per_second", "learning_rate"),
-    *("gradient_norm", "update_norm", "parameter_norm"),
+    *("gradient_norm", "update_norm", "parameter_norm", "negative_log_likelihood", "classes"),
+    *("calibrated", "doubtful", "members", "disagreement", "seed", "setting"),
+    *("workdir", "dataset", "origin"),
 )
 
 FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a comment on each

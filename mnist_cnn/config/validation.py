@@ -10,7 +10,7 @@ from mnist_cnn.config.fields import (
     FIELDS,
     MAX_INT,
     METRIC_NAME,
-    OWN_METRICS,
+    RESERVED_METRICS,
     VARIABLE,
     VARIANT_NAME,
     check_value,
@@ -48,7 +48,7 @@ def validate(config: Mapping[str, Any]) -> None:
         raise illegal("num_seeds", config["num_seeds"], expected)
     _check_sweep(config)
     for name in config["metrics"] or {}:
-        if not re.fullmatch(METRIC_NAME, name) or name in OWN_METRICS:
+        if not re.fullmatch(METRIC_NAME, name) or name in RESERVED_METRICS:
             raise illegal("metrics", name, f"a new name of the form {METRIC_NAME}")
     kept = ("accuracy", "loss", *(config["metrics"] or {}))
     if config["keep_best"] not in (None, *kept):

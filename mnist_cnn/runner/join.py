@@ -34,6 +34,7 @@ class _Part:
     step: int
     tree: Tree  # each array [R, ...]
     seconds: dict[str, float]
+    other_sums: dict[str, list[float]]  # of an experiment's own metrics, [R] each
 
 
 def join(
@@ -44,9 +45,10 @@ def join(
     """Writes `workdir` from the newest good checkpoints of `workdirs`, completely or not at all.
 
     On processors of one kind a seed gives the same network, alone or among others. The experiment,
-    resumed in `workdir`, tests all networks. The runs may differ in `name`, `seed`, `num_seeds` and
-    `manual_dir`; they are at the same step, and their seeds are consecutive. `report` receives a
-    line for each damaged checkpoint, and a note if the experiment files of the runs differ.
+    resumed in `workdir`, tests all networks. The runs may differ in `name`, `seed`, `num_seeds`,
+    `manual_dir` and fields that change no parameters; they are at the same step, and their seeds
+    are consecutive. `report` receives a line for each damaged checkpoint, and a note if the
+    experiment files of the runs differ.
 
     Returns the configuration: that of the run with the lowest seed, except `num_seeds`. Raises
     CheckpointError if a run has no good checkpoint, the runs do not belong together, or `workdir`
@@ -89,7 +91,8 @@ def _read(workdir: str | os.PathLike[str], report: Callable[[str], None]) -> _Pa
         tree = jax.tree.map(lambda leaf: leaf[None], tree)
     environment = directory.read("environment.json") or {}
     seeds = [replica.seed for replica in config_lib.replicas(config)]
-    return _Part(directory, config, environment, seeds, step, tree, extra["seconds"])
+    sums = extra.get("metrics", {})
+    return _Part(directory, config, environment, seeds, step, tree, extra["seconds"], sums)
 
 
 def _check_same_experiment(part: _Part, first: _Part) -> None:
@@ -109,7 +112,11 @@ def _check_same_experiment(part: _Part, first: _Part) -> None:
     if part.step != first.step:
         raise CheckpointError(
             f"{first.directory} is at step {first.step:,}, {part.directory} at {part.step:,}; "
-            "resume the shorter run first"
+            + (
+                "with `patience` each run may end at a step of its own; train the seeds in one run"
+                if first.config["patience"] is not None
+                else "resume the shorter run first"
+            )
         )
 
 
@@ -119,8 +126,14 @@ def _write(parts: Sequence[_Part], directory: RunDirectory) -> dict[str, Any]:
     config = first.config | {"num_seeds": sum(len(part.seeds) for part in parts)}
     tree = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.tree for part in parts))
     seconds = {key: sum(part.seconds[key] for part in parts) for key in first.seconds}
+    extra = {"step": first.step, "seconds": seconds}
+    if names := set.intersection(*(set(part.other_sums) for part in parts)):
+        extra["metrics"] = {
+            name: [total for part in parts for total in part.other_sums[name]]
+            for name in sorted(names)
+        }
     with contextlib.closing(Checkpoints(directory.checkpoints, keep=1)) as checkpoints:
-        checkpoints.save(first.step, tree, {"step": first.step, "seconds": seconds})
+        checkpoints.save(first.step, tree, extra)
         checkpoints.wait()
     directory.write("config.json", config)
     for part in parts:

@@ -149,7 +149,7 @@ def prepare(
         )
 
     with logger.clock("data"):
-        images, labels = _read_training(config, dataset)
+        images, labels = read_training(config, dataset)
     num_examples = batches.num_examples(config, labels)
     total = batches.total_steps(config, num_examples)
     console.data(dataset, config, images, labels, num_examples)
@@ -157,7 +157,7 @@ def prepare(
     check_memory(config, mesh, batches.Split(images, labels), spec)
     # A checkpoint to resume from makes them irrelevant.
     begins = config["init_from"] and not has_checkpoint(directory.checkpoints)
-    init_variables = _init_variables(config, spec) if begins else None
+    init_variables = read_init_variables(config, spec) if begins else None
     if processes.is_primary():
         directory.lock()
     with logger.clock("compile"), compile_cache():
@@ -239,13 +239,13 @@ def check(config: Mapping[str, Any], devices: Sequence[Any], config_file: str | 
     checks.check_augmentation(config, dataset.spec)
     component_checks.check_components(config, config_file, dataset.spec)
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)
-    images, labels = _read_training(config, dataset)
+    images, labels = read_training(config, dataset)
     check_memory(config, mesh, batches.Split(images, labels), dataset.spec)
-    _init_variables(config, dataset.spec)
+    read_init_variables(config, dataset.spec)
     return batches.total_steps(config, batches.num_examples(config, labels))
 
 
-def _read_training(config: Mapping[str, Any], dataset: Dataset) -> Examples:
+def read_training(config: Mapping[str, Any], dataset: Dataset) -> Examples:
     """The images that are trained on, after the checks that need none of them."""
     checks.check_splits(dataset, config)
     check_data(
@@ -256,7 +256,7 @@ def _read_training(config: Mapping[str, Any], dataset: Dataset) -> Examples:
     return images, labels
 
 
-def _init_variables(config: Mapping[str, Any], spec: DataSpec) -> Variables | None:
+def read_init_variables(config: Mapping[str, Any], spec: DataSpec) -> Variables | None:
     """The variables of the file `init_from`, if there is one."""
     if config["init_from"] is None:
         return None

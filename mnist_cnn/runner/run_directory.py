@@ -1,7 +1,8 @@
 """The files of a run directory. No other file knows TensorBoard.
 
 config.json  environment.json  experiment-*.py  metrics.jsonl  events.out.tfevents.*  checkpoints/
-predictions.npz  result.json; of a sweep whose settings are runs also sweep.json  settings/
+predictions.npz  result.json  report.html  lock; with `profile` plugins/; of a sweep whose settings
+are runs also sweep.json  settings/
 """
 
 import contextlib

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from mnist_cnn import config as config_lib
-from mnist_cnn.data import folds
 from mnist_cnn.data.dataset import Dataset, open_dataset
 from mnist_cnn.errors import UserError
 from mnist_cnn.models.kernels.compiler import compiler_note
@@ -31,6 +30,7 @@ from mnist_cnn.runner.checkpoint import Checkpoints, sha256
 from mnist_cnn.runner.checks import check_augmentation
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.gradient_check import check_gradient
+from mnist_cnn.runner.preparation import read_init_variables, read_training
 from mnist_cnn.training.batches import Split, steps_per_epoch
 from mnist_cnn.training.metrics import summarize
 
@@ -73,6 +73,8 @@ def check(
             console.checked(part, True, f"{result} ({time.monotonic() - start:.1f} s)")
             if part == "data":
                 check_augmentation(config, opened().spec)
+                for one in settings[1:]:
+                    read_training(one, opened())
                 for one in settings:
                     notes += component_checks.check_components(one, config_file, opened().spec)
             if part == "compile":
@@ -90,7 +92,8 @@ def _try_parts(
     yield f"{used}; {note}" if note else used
 
     dataset = opened()
-    images, labels = folds.read_training(dataset, config)
+    images, labels = read_training(config, dataset)
+    read_init_variables(config, dataset.spec)
     yield f"{len(labels):,} training images of {dataset.name}, from {dataset.origin}"
 
     mesh = make_mesh(config, len(config_lib.replicas(config)), devices)

@@ -1,7 +1,7 @@
 """Random drawings of digits, letters and scribbles in the form of MNIST's images, on the device.
 
 A glyph is a text of strokes. Each stroke is a list of control points of a quadratic B-spline, each
-two digits from 0 to 8: x to the right and y down; a repeated point makes a corner.
+two digits: x to the right and y down, from 0 to 8 or 9; a repeated point makes a corner.
 """
 
 from typing import NamedTuple

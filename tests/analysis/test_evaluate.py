@@ -18,12 +18,14 @@ from conftest import (
     with_another_pixel,
 )  # fmt: skip
 
+import mnist_cnn
 from mnist_cnn import statistics
 from mnist_cnn.analysis import evaluation_text
 from mnist_cnn.analysis.evaluation import evaluate
+from mnist_cnn.config import fields, validate
 from mnist_cnn.data import doubtful
 from mnist_cnn.data.dataset import open_dataset
-from mnist_cnn.errors import CheckpointError, DataError
+from mnist_cnn.errors import CheckpointError, ConfigError, DataError
 from mnist_cnn.runner import results
 from mnist_cnn.runner.console import Console
 
@@ -47,6 +49,15 @@ def own_metrics(workdir):
 def test_evaluate_gives_the_metrics_of_the_run_to_the_last_digit(trained_base, metrics):
     assert metrics["examples"] == 10_000
     assert own_metrics(trained_base).items() <= metrics.items()
+
+
+def test_an_experiment_may_not_name_a_metric_as_these(metrics):
+    reserved = {*fields.RESERVED_METRICS, "confusion_matrix"}
+    assert metrics.keys() <= reserved, metrics.keys() - reserved
+    for name in ("seed", "negative_log_likelihood"):
+        config = {**mnist_cnn.experiment(metrics={name: lambda logits, labels: labels})}
+        with pytest.raises(ConfigError, match="a new name of the form"):
+            validate(config)
 
 
 def test_table_shows_the_metrics_of_the_json(metrics, capsys):

@@ -331,12 +331,15 @@ def test_csv_file_of_other_images_is_refused_in_one_line(network, trained_base, 
     text = "small.csv: 400 pixels an image, expected 784: the network was trained on .* 28 x 28 x 1"
     with pytest.raises(DataError, match=text):
         write_submission(network, tmp_path / "small.csv", tmp_path / "out.csv")
+    (tmp_path / "list.tsv").write_text("nine.png\t9\n")
     (tmp_path / "bad.csv").write_text(csv_text(np.zeros((2, 28, 28), int)).replace("0\n", "x\n"))
     with pytest.raises(DataError, match=r"bad\.csv, line 2: got 'x', expected a whole number"):
         write_submission(network, tmp_path / "bad.csv", tmp_path / "out.csv")
     refused = {
         (tmp_path / "small.csv", "nine.png"): (2, "got 2 files, expected one if it is a CSV"),
         ("test.csv", "--save_inputs=x"): (2, "expected pictures, not a CSV file"),
+        ("test.csv", "--single"): (2, "expected pictures, not a CSV file"),
+        ("--labels", tmp_path / "list.tsv", "--show"): (2, "--labels: expected neither"),
         ("nine.png", "--output=x.csv"): (2, "--output: expected a CSV file of images"),
         ("test.csv", f"--output={tmp_path}"): (1, "got a directory, expected the name of a file"),
         ("nowhere.csv",): (1, "nowhere.csv: No such file"),

@@ -94,6 +94,21 @@ def test_runs_that_do_not_belong_together_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
+@pytest.mark.slow
+def test_joined_runs_go_on_with_the_sums_of_the_experiments_metrics(tiny_experiment, tmp_path):
+    def certain(logits, labels):
+        return (logits.max(-1) > 1).astype(logits.dtype)
+
+    changes = {"seed": 1, "metrics": {"certain": certain}}
+    for seed in (1, 2):
+        train(tiny_experiment, tmp_path / str(seed), **changes | {"seed": seed})
+        shutil.rmtree(tmp_path / str(seed) / "checkpoints" / "40")  # 30 is left, after line 28
+    join([tmp_path / "1", tmp_path / "2"], tmp_path / "joined")
+    for name in ("joined", "together"):
+        train(tiny_experiment, tmp_path / name, **changes, num_seeds=2)
+    assert metrics_of(tmp_path / "joined") == metrics_of(tmp_path / "together")
+
+
 def test_join_needs_good_checkpoints_and_overwrites_nothing(
     undisturbed, three_seeds, tmp_path, capsys
 ):

@@ -94,6 +94,22 @@ def test_failure_of_each_part_is_found(broken, part, text, tiny_experiment, monk
     assert cross.split()[1] == part and text in cross
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"batch_size": 501}, "config.batch_size: got 501, expected an integer from 1 to 500"),
+        ({"labels_per_class": 400}, "config.labels_per_class: got 400"),
+        ({"init_from": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"validation_split": "train[400:]"}, "validation_split"),
+    ],
+)
+def test_what_a_run_would_refuse_is_a_cross(changes, text, tiny_experiment, capsys):
+    assert smoke.check(config_of(tiny_experiment, **changes)) is False
+    *good, cross = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in good] == ["device"]
+    assert cross.split()[1] == "data" and text in cross
+
+
 def test_training_that_is_not_finite_is_a_cross(tiny_experiment, capsys):
     config = config_of(tiny_experiment, loss=lambda logits, _: logits[:, 0] * jnp.nan)
     assert smoke.check(config) is False
