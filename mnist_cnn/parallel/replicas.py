@@ -59,7 +59,7 @@ class Replicas:
         All begin with `init_variables`, or, if these are None, with those drawn from their seed.
         """
         self._config, self._mesh, self._device = config, mesh, mesh.devices.flat[0]
-        self._members = config_lib.replicas(config)
+        self._replicas = config_lib.replicas(config)
         self.num_examples = batches.num_examples(config, labels)
         self._total_steps = batches.total_steps(config, self.num_examples)
         self.components = build_components(config, self._total_steps, spec)
@@ -83,7 +83,7 @@ class Replicas:
         self._epoch_order = program(self._order_of_device, inputs, ORDER)
         smallest = mesh.shape[REPLICA]
         chosen = config["replicas_at_once"]
-        self._compile(chosen or (smallest if on_cpu(mesh) else len(self._members)))
+        self._compile(chosen or (smallest if on_cpu(mesh) else len(self._replicas)))
         while not (chosen or self.plan.group_size <= smallest or self._fits()):
             self._compile(self.plan.group_size // 2)
         # Groups that are not computed leave an accelerator's memory to the one that is.
@@ -98,7 +98,7 @@ class Replicas:
 
         The program is made from shapes: no group is in memory before its size is known to fit.
         """
-        self.plan = make_plan(len(self._members), size, multiple=self._mesh.shape[REPLICA])
+        self.plan = make_plan(len(self._replicas), size, multiple=self._mesh.shape[REPLICA])
         lowered = training_program(self._mesh).lower(*self._argument_shapes(self._mesh))
         self.training = lowered.compile(compiler_options=compiler_options(self._device.platform))
 
@@ -128,11 +128,11 @@ class Replicas:
 
     def _initial_arguments(self, replicas: tuple[int, ...]) -> tuple[Any, Any]:
         """The seeds uint32 [G] and hyperparameters [G] of a group."""
-        members = [self._members[replica] for replica in replicas]
+        chosen = [self._replicas[replica] for replica in replicas]
         total = self._total_steps
-        hyper = [build_hyperparameters(self._config, member.setting, total) for member in members]
+        hyper = [build_hyperparameters(self._config, replica.setting, total) for replica in chosen]
         stacked = {name: np.array([one[name] for one in hyper]) for name in hyper[0]}
-        seeds = np.array([member.seed for member in members], np.uint32)
+        seeds = np.array([replica.seed for replica in chosen], np.uint32)
         return seeds, stacked
 
     def _new_group(self, replicas: tuple[int, ...]) -> _Group:

@@ -172,8 +172,8 @@ def _take_steps(this: Run, trace: profile.Trace) -> tuple[int, Best | None, Repl
     """The training loop: some steps in one call, then what is due after them."""
     config, step, best = this.config, this.first_step, this.best
     ended = best is not None and best.is_over(config["patience"])
-    members = range(this.replicas.plan.total)
-    images_per_step = config["batch_size"] * len(members)
+    replicas = range(this.replicas.plan.total)
+    images_per_step = config["batch_size"] * len(replicas)
     validated: ReplicaMetrics = []
     logged, logged_seconds, call_size = step, this.logger.seconds()["train"], 1
     while step < this.end and not ended:
@@ -196,7 +196,7 @@ def _take_steps(this: Run, trace: profile.Trace) -> tuple[int, Best | None, Repl
         due, pauses = this.is_due(step, config["eval_every"]), step == this.pause
         validates = due or pauses
         if this.validate is not None and validates:
-            validated = this.validate(members)[0]
+            validated = this.validate(replicas)[0]
             if best is not None and due:
                 best = after_validation(best, step, config["keep_best"], validated, this.replicas)
                 ended = best.is_over(config["patience"])
@@ -231,41 +231,41 @@ def _call_size(steps_per_second: float) -> int:
 
 def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) -> dict[str, Any]:
     """Tests the networks (of a sweep, those of the best setting) and writes the result."""
-    config, members = this.config, range(this.replicas.plan.total)
+    config, replicas = this.config, range(this.replicas.plan.total)
     swept, kept_best = {}, {}
     if best is not None:
         this.replicas.set_variables(best.variables)
         validated = []  # that of the last step
     if config["sweep"]:
         assert this.validate is not None  # `config.validate` requires it
-        validated = validated or this.validate(members)[0]  # this process may have taken no step
+        validated = validated or this.validate(replicas)[0]  # this process may have taken no step
         swept = {"sweep": results.sweep_result(config, validated, this.replicas.finite().tolist())}
-        members = members[config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])]
+        replicas = replicas[config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])]
     assert this.test is not None
-    metrics, logits, labels, images = this.test(members)
+    metrics, logits, labels, images = this.test(replicas)
     calibrated = {}
     # Held-out images all show a class, so they say nothing of the probability that one shows none.
     or_none = config["loss"] == "cross_entropy_or_none"
     if this.validate is not None and not or_none:
-        _, held_out, held_out_labels, _ = this.validate(members)
+        _, held_out, held_out_labels, _ = this.validate(replicas)
         fitted = results.calibrated(
             config["validation_split"], held_out, held_out_labels, logits, labels
         )
         calibrated = {"calibrated": fitted}
-    networks = this.replicas.variables(members)
+    networks = this.replicas.variables(replicas)
     if this.checkpoints is None:
         return {}
     this.stop.check()
     tested = results.stack_metrics(metrics)
     if best is not None:
         chosen = {"split": config["validation_split"], "metric": config["keep_best"]}
-        kept_best = {"best": chosen | {"step": best.step[list(members)].tolist()}}
+        kept_best = {"best": chosen | {"step": best.step[list(replicas)].tolist()}}
     this.log(step, config_lib.tested_name(config), tested)
     this.checkpoints.wait()
     this.checkpoints.close()
-    ensemble = results.ensemble_metrics(logits, labels, or_none) if len(members) > 1 else None
+    ensemble = results.ensemble_metrics(logits, labels, or_none) if len(replicas) > 1 else None
     found = {
-        "seeds": [config_lib.replicas(config)[member].seed for member in members],
+        "seeds": [config_lib.replicas(config)[replica].seed for replica in replicas],
         **({"fold": config["fold"]} if config["fold"] else {}),
         "training_images": this.replicas.num_examples,
         "test": tested,

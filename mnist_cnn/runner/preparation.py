@@ -277,10 +277,10 @@ def _evaluator(
             images, labels = read_examples()
             return replicas.lay_out(images, labels), images, labels
 
-    def evaluate(members: Sequence[int]) -> Evaluation:
+    def evaluate(chosen: Sequence[int]) -> Evaluation:
         laid_out, images, labels = read()
         with logger.clock("evaluate"):
-            logits, losses = score(laid_out, members)
+            logits, losses = score(laid_out, chosen)
             networks = zip(logits, losses, strict=True)
             metrics = [summarize(*one, labels, replicas.components.metrics) for one in networks]
         return metrics, logits, labels, images
