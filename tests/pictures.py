@@ -6,6 +6,14 @@ import sys
 import numpy as np
 from PIL import Image
 
+from mnist_cnn.digits.lines import find_digits
+
+
+def mnist_form(image):
+    """The most prominent digit of a picture as a network sees it, uint8 [28, 28]."""
+    (found,) = find_digits(image, single=True)
+    return found.form
+
 
 def picture(digit, seed):
     """A picture of one digit (uint8 [28, 28]): the bytes of a JPEG or PNG file, and its suffix.
@@ -74,7 +82,6 @@ def main():
     from conftest import read_idx
 
     from mnist_cnn.digits import pictures
-    from mnist_cnn.digits.mnist_form import mnist_form
 
     sheet = Image.new("RGB", (12 * 72 + 8, 72 + 64 + 16), "white")
     for column, digit in enumerate(read_idx("t10k-images-idx3-ubyte")[:12, ..., 0]):

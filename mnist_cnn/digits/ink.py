@@ -55,15 +55,6 @@ def colours(image: Image.Image, side: int = 320) -> Float32[np.ndarray, "H W C"]
     return values[..., :1] if (values == values[..., :1]).all() else values  # grey is faster
 
 
-def coverage(colours: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w"]:
-    """How much of each pixel is ink, 0 to 1, cropped to the digit.
-
-    Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
-    """
-    page = find_parts(colours)
-    return strokes(page, figure(page))
-
-
 def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     """Separates ink from paper, without frames, lines and scraps at the border.
 

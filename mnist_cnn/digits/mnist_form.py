@@ -12,16 +12,6 @@ from scipy import ndimage
 from mnist_cnn.digits import ink
 
 
-def mnist_form(image: Image.Image) -> UInt8[np.ndarray, "28 28"]:
-    """The digit of a picture of any size, mode and colours; MNIST's own images keep every pixel.
-
-    Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
-    """
-    colours = ink.colours(image)
-    own = mnists_own(colours)
-    return fit(ink.coverage(colours)) if own is None else own
-
-
 def mnists_own(colours: Float32[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "28 28"] | None:
     """The pixels of a picture that has MNIST's form already, perhaps black on white; or None."""
     for values in (colours, 255 - colours):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, config_of, imported_by, read_idx, run, start
 from own_images import csv_text
-from pictures import number, picture
+from pictures import mnist_form, number, picture
 from PIL import Image
 
 import mnist_cnn
@@ -25,7 +25,6 @@ from mnist_cnn.analysis.answers import BATCH_SIZE, SURE, answer_to, answers, lis
 from mnist_cnn.analysis.submission import write_submission
 from mnist_cnn.data.spec import MNIST
 from mnist_cnn.digits.lines import Found
-from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.digits.pictures import read
 from mnist_cnn.errors import CheckpointError, ConfigError, DataError
 from mnist_cnn.runner.blocks import blocks

@@ -7,14 +7,13 @@ import zlib
 import numpy as np
 import pytest
 from conftest import read_idx
-from pictures import number
+from pictures import mnist_form, number
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks import render
 from mnist_cnn.digits import pictures
 from mnist_cnn.digits.ink import stroke_width
 from mnist_cnn.digits.lines import find_digits
-from mnist_cnn.digits.mnist_form import mnist_form
 from mnist_cnn.errors import PictureError
 
 
