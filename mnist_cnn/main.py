@@ -22,7 +22,7 @@ flags.DEFINE_boolean(
     "distributed", False, "Run as one process of a job on a TPU pod or under Slurm."
 )
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of the job.")
-flags.DEFINE_integer("num_processes", None, "The number of processes of the job.")
+flags.DEFINE_integer("num_processes", None, "The number of processes of the job.", lower_bound=1)
 flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from mnist_cnn.analysis.to_onnx.graph import Graph
 from mnist_cnn.errors import UserError
+from mnist_cnn.models.kernels import rewrite
 
 COUNTS = (3, 5)  # the numbers of images of the two traces
 
@@ -165,7 +166,5 @@ def without(axes: Sequence[int], dropped: set[int]) -> tuple[int, ...]:
 
 
 def bind(equation: Any, operands: list[Any], params: Any) -> list[Any]:
-    bound = equation.primitive.get_bind_params(params)
-    functions, options = bound if isinstance(bound, tuple) else ((), bound)
-    results = equation.primitive.bind(*functions, *operands, **options)
+    results = rewrite.bind(equation, operands, params)
     return results if equation.primitive.multiple_results else [results]

@@ -6,7 +6,7 @@ are outside of loops and branches. So a module that is written with `flax.linen`
 as it is, and so does everything on other platforms.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,22 +72,27 @@ def _evaluate(program: core.Jaxpr, constants: Any, inputs: Any) -> list[Any]:
     return [read(variable) for variable in program.outvars]
 
 
+def bind(equation: Any, operands: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+    """What an equation's operation returns with these parameters in the place of its own."""
+    bound = equation.primitive.get_bind_params(parameters)
+    functions, options = bound if isinstance(bound, tuple) else ((), bound)  # older JAX: a tuple
+    return equation.primitive.bind(*functions, *operands, **options)
+
+
 def _operation(equation: Any, operands: list[Any]) -> Any:
     """The results of one operation."""
     name, parameters = equation.primitive.name, equation.params
     if name in _INLINED:
         return _evaluate(parameters["jaxpr"].jaxpr, parameters["jaxpr"].consts, operands)
 
-    def bind(*operands: Any) -> Any:
-        bound = equation.primitive.get_bind_params(parameters)
-        functions, options = bound if isinstance(bound, tuple) else ((), bound)
-        return equation.primitive.bind(*functions, *operands, **options)
+    def plain(*operands: Any) -> Any:
+        return bind(equation, operands, parameters)
 
     form = _FORMS[name](equation) if name in _FORMS else None
     if form is None:
-        results = bind(*operands)
+        results = plain(*operands)
     else:
-        results = lax.platform_dependent(*operands, cpu=in_float32(form), default=bind)
+        results = lax.platform_dependent(*operands, cpu=in_float32(form), default=plain)
     return results if equation.primitive.multiple_results else [results]
 
 
