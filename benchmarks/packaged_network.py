@@ -9,6 +9,7 @@ handwriting.json; it is written to mnist_cnn/digits/MODEL_CARD.md, and into the 
 import argparse
 import json
 import pathlib
+import runpy
 from typing import Any
 
 from mnist_cnn.analysis import export_formats, packaged
@@ -16,6 +17,7 @@ from mnist_cnn.analysis.answers import SURE
 from mnist_cnn.analysis.loading import load
 
 RESULTS = pathlib.Path(__file__).with_name("results")
+EXPERIMENT = RESULTS.parents[1] / "experiments" / "digits.py"
 CARD = packaged.FILE.with_name("MODEL_CARD.md")
 TEXT = """\
 # The network that comes with the package
@@ -25,17 +27,17 @@ picture. Besides the ten digits it knows "no digit".
 
 - **Network**: `compact` ([`models/compact.py`](../models/compact.py)), 177,386 parameters, 0.7 MB.
 - **Data**: MNIST's 60,000 training images (Yann LeCun and Corinna Cortes, CC BY-SA 3.0), and in
-  each step 35 made images to 100 of MNIST: 10 digits drawn in printed and European forms, 25 that
-  are no digits (letters and signs, scribbles, two digits, parts of digits, textures). No photo or
-  scan of others' handwriting.
-- **Recipe**: [`experiments/digits.py`](../../experiments/digits.py): 24 epochs, Adam with a cosine
-  schedule, averaged weights, random affine changes and changes of style (stroke width up to that
-  of a marker, faint parts, remnants of lines, blur, coarse pixels, cut edges, contrast); the loss
-  has an eleventh class "no digit", whose logit is 0. Seed {seed}, {steps:,} steps, params SHA-256
-  `{sha256}`.
+  each step {made} made images to {batch_size} of MNIST: {drawn} digits drawn in printed and European
+  forms, {others} that are no digits (letters and signs, scribbles, two digits, parts of digits,
+  textures). No photo or scan of others' handwriting.
+- **Recipe**: [`experiments/digits.py`](../../experiments/digits.py): {num_epochs} epochs, Adam with
+  a cosine schedule, averaged weights, random affine changes and changes of style (digits as wide as
+  scans make them, stroke width up to that of a marker, faint parts, gaps, remnants of lines, blur,
+  coarse pixels, cut edges, contrast); the loss has an eleventh class "no digit", whose logit is 0.
+  Seed {seed}, {steps:,} steps, params SHA-256 `{sha256}`.
 - **MNIST's test images**, read once after the last step: {accuracy:.2%}, NLL {loss:.4f} (with the
   class "no digit").
-- **Chosen** on MNIST's training images and on the pictures below, with seven trainings: figures on
+- **Chosen** on MNIST's training images and on the pictures below, with ten trainings: results on
   these pictures are not of untouched data.
 - **Limits**: the letters I, O and S are answered as 1, 0 and 5. Digits of very few pixels (8 x 8),
   1s with a long flag, and 1s that are much wider than a pen are often unsure. Digits must be
@@ -61,7 +63,14 @@ def table(measured: dict[str, Any]) -> str:
 
 def card(result: dict[str, Any], measured: dict[str, Any]) -> str:
     """The text of the card."""
+    experiment = runpy.run_path(str(EXPERIMENT))
+    config, made = experiment["get_config"](), experiment["MADE"]
     return TEXT.format(
+        made=sum(made.values()),
+        drawn=made["digits"],
+        others=sum(made.values()) - made["digits"],
+        batch_size=config["batch_size"],
+        num_epochs=config["num_epochs"],
         seed=result["seeds"][0],
         steps=result["steps"],
         sha256=result["params_sha256"][0],
