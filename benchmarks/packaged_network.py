@@ -25,11 +25,12 @@ TEXT = """\
 It reads handwritten digits: 28 x 28 pixels, ink on paper, as MNIST's, to which `predict` brings a
 picture. Besides the ten digits it knows "no digit".
 
-- **Network**: `compact` ([`models/compact.py`](../models/compact.py)), 177,386 parameters, 0.7 MB.
+- **Network**: `compact_views` ([`models/compact.py`](../models/compact.py)), 177,386 parameters,
+  0.7 MB; it looks at each image three times.
 - **Data**: MNIST's 60,000 training images (Yann LeCun and Corinna Cortes, CC BY-SA 3.0), and in
-  each step {made} made images to {batch_size} of MNIST: {drawn} digits drawn in printed and European
-  forms, {others} that are no digits (letters and signs, scribbles, two digits, parts of digits,
-  textures). No photo or scan of others' handwriting.
+  each step {made} made images to {batch_size} of MNIST: {drawn} digits drawn in printed and
+  European forms, {others} that are no digits (letters and signs, scribbles, two digits, parts of
+  digits, textures). No photo or scan of others' handwriting.
 - **Recipe**: [`experiments/digits.py`](../../experiments/digits.py): {num_epochs} epochs, Adam with
   a cosine schedule, averaged weights, random affine changes and changes of style (digits as wide as
   scans make them, stroke width up to that of a marker, faint parts, gaps, remnants of lines, blur,

@@ -117,7 +117,7 @@ def train_step(state, batch, data_axis=None):
 def get_config():
     return m.experiment(
         name="digits",
-        model="compact",
+        model="compact_views",
         loss="cross_entropy_or_none",
         train_step=train_step,
         augment=restyle,

@@ -104,7 +104,7 @@ FIELDS: dict[str, Field] = {  # experiments/base.py has the same list, with a co
     "validation_split": Field(str, None, optional=True, shared=True),
     "labels_per_class": Field(int, None, min=1, max=MAX_INT, optional=True),
     "fold": Field(str, None, pattern="[1-9][0-9]*/[1-9][0-9]*", optional=True, shared=True),
-    "model": Field(str, "cnn", choices=("cnn", "compact"), or_object=_MODEL),
+    "model": Field(str, "cnn", choices=("cnn", "compact", "compact_views"), or_object=_MODEL),
     "init_from": Field(str, None, optional=True),
     "loss": Field(
         str, "cross_entropy", choices=("cross_entropy", "cross_entropy_or_none"), or_object=_LOSS

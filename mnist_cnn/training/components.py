@@ -15,7 +15,7 @@ from mnist_cnn import config as config_lib
 from mnist_cnn.data.spec import MNIST, NETWORK_FIELDS, DataSpec
 from mnist_cnn.errors import ConfigError, shorten
 from mnist_cnn.models.cnn import CNN
-from mnist_cnn.models.compact import Compact
+from mnist_cnn.models.compact import Compact, CompactViews
 from mnist_cnn.training.batches import HostOrDeviceArray
 
 Hyperparameters = dict[str, Float[HostOrDeviceArray, ""]]
@@ -49,7 +49,11 @@ def adam(hyper: Hyperparameters) -> optax.GradientTransformation:
 
 
 # num_classes, dtype -> the model
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "compact": Compact}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": CNN,
+    "compact": Compact,
+    "compact_views": CompactViews,
+}
 _cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 

@@ -51,7 +51,7 @@ def test_base_py_lists_every_field_with_its_default():
         ("--config.dataset=mnits", "expected mnist, fashion_mnist or kmnist"),
         (
             "--config.model=resnet",
-            "expected cnn or compact, or in an experiment file a flax.linen module",
+            "expected cnn, compact or compact_views, or in an experiment file a flax.linen module",
         ),
         ("--config.num_steps=0", "expected an integer from 1 to 2,147,483,647, or None"),
         ("--config.keep=1", "expected an integer from 2 to"),
