@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Bool
+from scipy import ndimage
 
 
 def lines(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
@@ -49,6 +50,35 @@ def inclined(mask: Bool[np.ndarray, "H W"], share: float) -> Bool[np.ndarray, "H
             chosen = (covered | np.roll(covered, 1) | np.roll(covered, -1))[offset]
             lines[y[chosen], x[chosen]] = True
     return lines & ~_upright(mask, round(0.08 * height) + 1) if lines.any() else lines
+
+
+def ruled(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Thin straight lines that go on to both sides of all other ink, of which a digit is part."""
+    found = np.zeros_like(mask)
+    for turn in (np.asarray, np.transpose):  # horizontal lines, then vertical ones
+        rest = turn(mask & ~found)
+        height, width = rest.shape
+        thin = rest & ~_upright(rest, round(0.08 * height) + 1)
+        if np.count_nonzero(thin.any(axis=0)) < 0.5 * width:  # most pictures: saves time
+            continue
+        line = inclined(rest, 0.65)
+        if not line.any():
+            continue
+        parts, _ = ndimage.label(rest & ~line, np.ones((3, 3), bool))
+        areas = np.bincount(parts.ravel())[1:]
+        boxes = [
+            box
+            for box, area in zip(ndimage.find_objects(parts), areas, strict=True)
+            if area >= 0.05 * areas.max()
+        ]
+        extents = [side.stop - side.start for box in boxes for side in box]
+        if max(extents, default=0) < 0.2 * min(height, width):
+            continue
+        columns = np.flatnonzero(line.any(axis=0))
+        left, right = min(x.start for _, x in boxes), max(x.stop for _, x in boxes)
+        if columns[0] < left - 0.1 * width and columns[-1] >= right + 0.1 * width:
+            found |= turn(line)
+    return found
 
 
 def _upright(mask: Bool[np.ndarray, "H W"], length: int) -> Bool[np.ndarray, "H W"]:

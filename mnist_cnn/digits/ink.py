@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Shaped
 from PIL import Image
 from scipy import ndimage
 
-from mnist_cnn.digits.frames import grow, inclined, lines
+from mnist_cnn.digits.frames import grow, inclined, lines, ruled
 from mnist_cnn.digits.paper import compare, without_edge
 from mnist_cnn.digits.pictures import in_8_bits
 from mnist_cnn.errors import PictureError
@@ -66,7 +66,8 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     if parts is not None and np.count_nonzero(parts) > 0.7 * parts.size:
         parts = None
     page = found = None if parts is None else _page(difference, noise, parts)
-    if page and not page.touching.any():
+    under = None if parts is None else ruled(parts > 0)
+    if page and not page.touching.any() and not under.any():
         return page
     if parts is None:  # the border shows no paper, or a frame alone
         difference, distance, noise = compare(colours, at_border=False)
@@ -79,7 +80,7 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
         line = lines(mask | removed) & mask
         if page and not framed:
             share = 0.7 if _has_size_of_digit(page, True) else 0.95  # a digit may go to the sides
-            line |= inclined(mask, share) | inclined(mask.T, share).T
+            line |= inclined(mask, share) | inclined(mask.T, share).T | under
         if line.any():
             parts, _ = ndimage.label(mask & ~line, _CONNECTED)
         if line.any() or not found or framed:
