@@ -285,8 +285,10 @@ def various(count):
             broken[30 + int(rng.integers(9)) : 90, left : left + 7] = 0
         yield Image.fromarray(broken)
         yield Image.fromarray((215 - broken // 4 * rng.random(broken.shape)).astype(np.uint8))
-    six = read_idx("train-images-idx3-ubyte")[56863, ..., 0]
-    yield photo(six, np.random.default_rng([1, 1863])).image  # its paper is compared again
+    train = read_idx("train-images-idx3-ubyte")[..., 0]
+    yield photo(train[56863], np.random.default_rng([1, 1863])).image  # compared with paper again
+    for index in (1311, 1725):  # on lines that go on beyond the digit
+        yield photo(train[index], np.random.default_rng([2, index])).image
     paths = sorted(HANDWRITING.glob("*/*.[pj][np]g"))
     for path in random.Random(count).sample(paths, 15 * count):
         yield decode(io.BytesIO(path.read_bytes()))

@@ -249,6 +249,16 @@ def test_shadow_in_a_printed_box_does_not_cut_the_digit():
     assert 75 <= right - left <= 90 and 110 <= bottom - top <= 130  # of 200 x 200 pixels
 
 
+@pytest.mark.parametrize("index", [1311, 1725, 1930, 2328])
+def test_line_that_a_digit_touches_is_removed_though_it_fades(index):
+    digit = read_idx("train-images-idx3-ubyte")[index, ..., 0]
+    photo = render.photo(digit, np.random.default_rng([2, index]))
+    assert "ruled" in photo.factors
+    found = find_digits(photo.image, single=True)[0]
+    left, _, right, _ = found.box
+    assert right - left < 120  # of 200 pixels; the lines are at least 130 long
+
+
 def test_faint_stretch_of_a_stroke_is_kept():
     values = np.full((120, 120), 255, np.uint8)
     values[20:100, 55:65] = 60

@@ -63,6 +63,42 @@ function inclined(mask, width, height, share) {
   return found.map((one, i) => one & (1 - crossing[i]));
 }
 
+/** Thin straight lines that go on to both sides of all other ink, of which a digit is part. */
+function ruled(mask, width, height) {
+  const found = new Uint8Array(mask.length);
+  for (const turned of [false, true]) {  // horizontal lines, then vertical ones
+    const [w, h] = turned ? [height, width] : [width, height];
+    const left = mask.map((one, i) => one & (1 - found[i]));
+    const rest = turned ? transpose(left, width, height) : left;
+    const crossing = upright(rest, w, h, round(0.08 * h) + 1), columns = new Uint8Array(w);
+    rest.forEach((one, i) => { if (one && !crossing[i]) columns[i % w] = 1; });
+    if (count(columns) < 0.5 * w) continue;
+    const line = inclined(rest, w, h, 0.65), boxes = [];
+    if (!some(line)) continue;
+    label(rest.map((one, i) => one & (1 - line[i])), w, h).labels.forEach((part, i) => {
+      if (!part) return;
+      const x = i % w, y = Math.floor(i / w);
+      const box = boxes[part] ??= {area: 0, left: x, right: x, top: y, bottom: y};
+      box.area++;
+      [box.left, box.right] = [Math.min(box.left, x), Math.max(box.right, x)];
+      [box.top, box.bottom] = [Math.min(box.top, y), Math.max(box.bottom, y)];
+    });
+    const parts = boxes.filter(box => box), most = Math.max(0, ...parts.map(box => box.area));
+    const large = parts.filter(box => box.area >= 0.05 * most);
+    const extents = large.flatMap(box => [box.right - box.left + 1, box.bottom - box.top + 1]);
+    if (Math.max(0, ...extents) < 0.2 * Math.min(w, h)) continue;
+    const places = [];
+    line.forEach((one, i) => { if (one) places.push(i % w); });
+    const first = places.reduce((a, b) => Math.min(a, b)), last = places.reduce((a, b) => Math.max(a, b));
+    const start = Math.min(...large.map(box => box.left));
+    const stop = Math.max(...large.map(box => box.right)) + 1;
+    if (first < start - 0.1 * w && last >= stop + 0.1 * w) {
+      (turned ? transpose(line, w, h) : line).forEach((one, i) => { found[i] |= one; });
+    }
+  }
+  return found;
+}
+
 /** The vertical runs of at least this length. */
 function upright(mask, width, height, length) {
   const runs = new Uint8Array(mask.length);
