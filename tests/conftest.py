@@ -162,6 +162,12 @@ def trained_base(tmp_path_factory):
     return folder / "trained_base"
 
 
+def pytest_collection_modifyitems(items):
+    """One worker trains the base network while the others have something else to do."""
+    users = list(dict.fromkeys(i.path for i in items if "trained_base" in i.fixturenames))
+    items.sort(key=lambda item: item.path in users and (-1 if item.path == users[0] else 1))
+
+
 @pytest.fixture(scope="module")  # the event loop of playwright disturbs other modules
 def browser(tmp_path_factory):
     """A real browser that sends no requests by itself; `browser.new_page()`."""

@@ -54,11 +54,8 @@ class CompactViews(Compact):
         if train:
             return self.one_view(images, train)
         count = len(images)
-        zero = jnp.zeros(count)
-        views = [
-            warp(images, matrix(zero + degrees, zero[:, None], zero), jnp.zeros((count, 2)))
-            for degrees in (0.0, 6.0, -6.0)
-        ]
+        one, two = jnp.zeros(count), jnp.zeros((count, 2))
+        views = [warp(images, matrix(one + degrees, two, one), two) for degrees in (0.0, 6.0, -6.0)]
         logits = self.one_view(jnp.concatenate(views), train)
         log_p = jax.nn.log_softmax(jnp.pad(logits, ((0, 0), (0, 1))))
         mean = jax.nn.logsumexp(log_p.reshape(3, count, -1), axis=0)

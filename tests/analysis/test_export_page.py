@@ -613,6 +613,7 @@ def test_boxes_are_drawn_around_the_digits(scale, open_page, digits_page, tmp_pa
             assert min(abs(column - place) for column in columns) <= 5 * max(1, width / 250)
 
 
+@pytest.mark.slow
 def test_the_page_says_which_network_it_has(trained_base, open_page, tmp_path):
     path = tmp_path / "page.html"
     out, _ = run("mnist_cnn.export", "--workdir", trained_base, "--format=html", "--output", path)

@@ -68,6 +68,7 @@ def test_each_number_of_images_is_not_compiled_again():
     assert compiled == []
 
 
+@pytest.mark.slow
 def test_a_network_that_knows_none_answers_with_its_probability():
     images = read_idx("t10k-images-idx3-ubyte")[:70]
     network = network_of(model=Linear(), loss="cross_entropy_or_none")

@@ -113,6 +113,7 @@ def test_run_ends_with_its_report_and_imports_matplotlib_only_for_it(tiny_experi
     assert not (tmp_path / "other" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_failed_report_changes_neither_result_nor_status(
     tiny_experiment, tmp_path, capsys, monkeypatch
 ):

@@ -218,6 +218,7 @@ def test_long_list_of_files_is_read_as_it_is_answered(network, files):
     assert taken <= 2 * BATCH_SIZE
 
 
+@pytest.mark.slow
 def test_mnists_own_images_are_answered_exactly_as_by_the_network(network, tmp_path):
     images = read_idx("t10k-images-idx3-ubyte")[:1000]
     names = [str(tmp_path / f"{index}.png") for index in range(1000)]
@@ -507,6 +508,7 @@ def labelled(tmp_path, files):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_labelled_folder_is_scored_with_the_wrong_answers(trained_base, labelled):
     page = labelled / "page.html"
     out, err = run(

@@ -35,6 +35,7 @@ def test_a_call_with_another_shape_or_dtype_than_annotated_fails(function, argum
         function(*arguments)
 
 
+@pytest.mark.slow
 def test_the_fields_of_states_batches_and_metrics_are_as_annotated():
     split = Split(jnp.zeros((64, 28, 28, 1), jnp.uint8), jnp.zeros(64, jnp.int32))
     state = create_state(mnist_cnn.experiment(ema=0.9, model=Linear()))

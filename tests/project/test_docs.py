@@ -84,6 +84,7 @@ for module, *arguments in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_every_command_of_the_package_is_accepted_by_its_flag_parser():
     commands = [words[2:] for words in COMMANDS.values() if "mnist_cnn." in words[2]]
     assert len(commands) > 30

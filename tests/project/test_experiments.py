@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 
 from mnist_cnn.models import summary
-from mnist_cnn.training import batches
+from mnist_cnn.models.compact import Compact
+from mnist_cnn.training import augment, batches
 from mnist_cnn.training.components import build_model
 from mnist_cnn.training.state import create_state
 from mnist_cnn.training.step import train_step
@@ -94,6 +95,30 @@ def digits():
 def test_the_network_of_digits_fits_into_a_megabyte(digits):
     layers = summary.summarize(build_model(digits.get_config()))
     assert sum(layer.parameters for layer in layers) * 4 < 0.75e6
+
+
+@pytest.mark.slow
+def test_the_network_of_digits_answers_by_the_mean_probability_of_three_views(
+    digits, hundred_images
+):
+    images, key = hundred_images.images[:4] / 255.0, jax.random.key(0)
+    model, one = build_model(digits.get_config()), Compact()
+    variables = model.init(key, images)
+    seen = []  # "none" included
+    for degrees in (0.0, 6.0, -6.0):
+        changes = (jnp.full(4, degrees), jnp.zeros((4, 2)), jnp.zeros(4))
+        view = augment.warp(images, augment.matrix(*changes), jnp.zeros((4, 2)))
+        seen.append(jax.nn.softmax(jnp.pad(one.apply(variables, view), ((0, 0), (0, 1)))))
+    assert not np.allclose(seen[0], seen[1]) and not np.allclose(seen[1], seen[2])
+    answer = jax.nn.softmax(jnp.pad(model.apply(variables, images), ((0, 0), (0, 1))))
+    np.testing.assert_allclose(answer, np.mean(seen, 0), atol=1e-6)
+    options = {"train": True, "rngs": {"dropout": key}, "mutable": ["batch_stats"]}
+    for ours, theirs in zip(
+        jax.tree.leaves(model.apply(variables, images, **options)),
+        jax.tree.leaves(one.apply(variables, images, **options)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.slow

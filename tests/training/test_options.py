@@ -151,6 +151,7 @@ def test_a_module_may_require_the_argument_train(batch):
     assert forward(state.model, state.variables, batch.images).shape == (32, 10)
 
 
+@pytest.mark.slow
 def test_batch_normalization_uses_the_batch_in_training_and_the_averages_in_evaluation(batch):
     state = create_state(mnist_cnn.experiment(model=Normalized(), learning_rate=1e-9))
     kernel = state.params["Dense_0"]["kernel"]
@@ -177,6 +178,7 @@ def test_dropout_depends_on_seed_and_step_alone(batch):
     assert loss(3, 5, 0.0) == loss(4, 6, 0.0)
 
 
+@pytest.mark.slow
 def test_augmentation_depends_on_seed_and_step_alone_and_differs_for_each_image(batch):
     state = create_state(mnist_cnn.experiment(model=Normalized(), rotation=10.0))
     same = jnp.broadcast_to(scale(batch.images[:1]), batch.images.shape)

@@ -55,6 +55,7 @@ def test_a_fifth_of_the_digits_is_as_wide_as_in_scans_that_fill_a_square(hundred
     assert (after / before).mean() > 1.3
 
 
+@pytest.mark.slow
 def test_a_gap_is_a_straight_line_without_ink():
     gaps = restyle._gaps(jax.random.key(0), 500)
     cut = gaps.min((1, 2, 3)) < 1
