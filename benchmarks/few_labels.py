@@ -15,16 +15,18 @@ from benchmarks import record
 from mnist_cnn.parallel import threads
 from mnist_cnn.parallel.devices import find_devices
 
+KEPT = ("seeds", "training_images", "steps", "test", "test_mean", "params_sha256")
 LABELS, SEEDS, STEPS = (10, 100, 1000, None), 5, 500
 
 
 def result_of(labels_per_class: int | None) -> dict[str, Any]:
-    """The result.json of the seeds on that number of images of each class; None: on all."""
+    """Of result.json of the seeds on that number of images of each class; None: on all."""
     config = mnist_cnn.experiment(
         labels_per_class=labels_per_class, num_seeds=SEEDS, num_steps=STEPS, report=False
     )
     with tempfile.TemporaryDirectory() as folder:
-        return mnist_cnn.run(config, f"{folder}/run", quiet=True)
+        result = mnist_cnn.run(config, f"{folder}/run", quiet=True)
+    return {key: result[key] for key in KEPT}
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:

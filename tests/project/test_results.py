@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from benchmarks import (
     calibration,
+    few_labels,
     halving,
     handwriting,
     many_images,
@@ -356,6 +357,16 @@ def test_the_documents_show_what_the_commands_printed():
     assert sentence in " ".join(
         (ROOT / "docs" / "reports.md").read_text().replace("\n>", " ").split()
     )
+    (points,) = re.findall(r"base: .([\d.]+) percentage points", sentence)
+    assert f"Result: {points} percentage points less" in text_of("experiments/mlp.py")
+    run = record["outputs"]["main --config experiments/base.py --workdir runs/base"]
+    (seconds,) = re.findall(r"^seconds: total ([\d.]+)", "\n".join(run), re.MULTILINE)
+    assert f"Cost: {float(seconds):.0f} s on 2 cores" in text_of("experiments/base.py")
+
+
+def test_the_page_of_few_labels_has_the_table_of_its_record():
+    page = (ROOT / "docs" / "few-labels-and-folds.md").read_text()
+    assert few_labels.table(benchmark_record("few_labels")["results"]) in page and "@@" not in page
 
 
 def test_the_card_of_the_packaged_network_has_its_measured_figures():
