@@ -40,8 +40,8 @@ picture. Besides the ten digits it knows "no digit".
   class "no digit").
 - **Chosen** on MNIST's training images and on the pictures below, with ten trainings: results on
   these pictures are not of untouched data.
-- **Limits**: the letters I, O and S are answered as 1, 0 and 5. Digits of very few pixels (8 x 8),
-  1s with a long flag, and 1s that are much wider than a pen are often unsure. Digits must be
+- **Limits**: the letters I, O and S are answered as 1, 0 and 5. Digits of very few pixels (8 x 8)
+  and 1s with a long flag are often unsure. Digits must be
   upright (within 12 degrees) and must not touch each other.
 
 Other people's handwriting, measured by `python -m benchmarks.handwriting` ({processor}, {cores}

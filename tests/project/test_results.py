@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import shlex
 
 import numpy as np
@@ -376,6 +377,8 @@ def test_the_card_of_the_packaged_network_has_its_measured_figures():
     with safe_open(packaged.FILE, framework="numpy") as file:
         metadata = file.metadata()
     assert metadata["model_card"] == card and metadata["params_sha256"] in card
+    made = runpy.run_path(str(packaged_network.EXPERIMENT))["MADE"]
+    assert f"each step {sum(made.values())} made images" in " ".join(card.split())
     assert measured["network"]["name"] == json.loads(metadata["config"])["name"] == "digits"
 
 
