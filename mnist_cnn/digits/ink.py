@@ -66,7 +66,7 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     if parts is not None and np.count_nonzero(parts) > 0.7 * parts.size:
         parts = None
     page = found = None if parts is None else _page(difference, noise, parts)
-    under = None if parts is None else ruled(parts > 0)
+    under = np.zeros(distance.shape, bool) if parts is None else ruled(parts > 0)
     if page and not page.touching.any() and not under.any():
         return page
     if parts is None:  # the border shows no paper, or a frame alone
