@@ -13,7 +13,7 @@ import runpy
 from typing import Any
 
 from mnist_cnn.analysis import export_formats, packaged
-from mnist_cnn.analysis.answers import SURE
+from mnist_cnn.analysis.answers import NO_DIGIT, SURE
 from mnist_cnn.analysis.loading import load
 
 RESULTS = pathlib.Path(__file__).with_name("results")
@@ -45,7 +45,7 @@ picture. Besides the ten digits it knows "no digit".
   upright (within 12 degrees) and must not touch each other.
 
 Other people's handwriting, measured by `python -m benchmarks.handwriting` ({processor}, {cores}
-cores); an answer is sure from a probability of {sure:.0%}:
+cores); an answer is sure from a probability of {sure:.0%}, and "no digit" from {no_digit:.0%}:
 
 {table}
 """
@@ -80,6 +80,7 @@ def card(result: dict[str, Any], measured: dict[str, Any]) -> str:
         processor=measured["environment"]["processor"],
         cores=measured["environment"]["cpu_count"],
         sure=SURE,
+        no_digit=NO_DIGIT,
         table=table(measured),
     )
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64  # the only shape that is compiled
 
 
-# The least probability of a sure answer, and of "no digit", chosen on other people's handwriting:
+# The least probabilities of a sure answer and of "no digit", chosen on other people's handwriting:
 # the card of the packaged network says how many are sure, and how many of these are wrong.
 SURE = 0.8
+NO_DIGIT = 0.9
 _STRAY = 0.25  # how probable it is that a piece of ink beside others is none of a digit
 
 
@@ -42,7 +43,7 @@ class Member(NamedTuple):
 
     @classmethod
     def of(cls, seed: int, probabilities: Float64[np.ndarray, "K"]) -> "Member":
-        if (none := 1 - float(probabilities.sum())) >= SURE:
+        if (none := 1 - float(probabilities.sum())) >= NO_DIGIT:
             return cls(seed, None, none)
         return cls(seed, int(probabilities.argmax()), float(probabilities.max()))
 
@@ -261,7 +262,7 @@ def _digits(network: "Network", found: Sequence[Found]) -> list[Digit | None]:
         for index in range(len(found))
     ]
     return [
-        None if no_digit >= SURE else Digit(one.box, row, members)
+        None if no_digit >= NO_DIGIT else Digit(one.box, row, members)
         for one, row, no_digit, members in zip(found, rows, none, of_members, strict=True)
     ]
 

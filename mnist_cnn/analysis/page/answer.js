@@ -45,7 +45,7 @@ function makeReader(about, weights) {
     const probabilities = softmax(logits.map(one => one / temperature), about.none);
     const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
     const none = 1 - probabilities.reduce((a, b) => a + b);
-    const digit = none >= about.sure ? null : order[0];
+    const digit = none >= about.noDigit ? null : order[0];
     return {probabilities, digit, probability: probabilities[order[0]], runnerUp: order[1]};
   }
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_cnn.analysis.answers import SURE
+from mnist_cnn.analysis.answers import NO_DIGIT, SURE
 from mnist_cnn.analysis.theme import DARK, LIGHT
 from mnist_cnn.analysis.to_onnx.graph import Graph
 from mnist_cnn.config import tested_name
@@ -51,6 +51,7 @@ def build(network: "Network", graph: Graph, metadata: Mapping[str, str]) -> byte
         "none": network.knows_none,
         "temperatures": network.temperatures,
         "sure": SURE,
+        "noDigit": NO_DIGIT,
         "max_pixels": MAX_PIXELS,
         "graph": program,
         "metadata": metadata,
