@@ -4,6 +4,8 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
+CONNECTED = np.ones((3, 3), bool)  # which neighbours of a pixel are of its part: diagonal ones too
+
 
 def lines(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """Straight lines that come in from a side of the picture and go along another near its border.
@@ -64,7 +66,7 @@ def ruled(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
         line = inclined(rest, 0.65)
         if not line.any():
             continue
-        parts, _ = ndimage.label(rest & ~line, np.ones((3, 3), bool))
+        parts, _ = ndimage.label(rest & ~line, CONNECTED)
         areas = np.bincount(parts.ravel())[1:]
         boxes = [
             box

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Shaped
 from PIL import Image
 from scipy import ndimage
 
-from mnist_cnn.digits.frames import grow, inclined, lines, ruled
+from mnist_cnn.digits.frames import CONNECTED, grow, inclined, lines, ruled
 from mnist_cnn.digits.paper import compare, without_edge
 from mnist_cnn.digits.pictures import in_8_bits
 from mnist_cnn.errors import PictureError
@@ -16,7 +16,6 @@ from mnist_cnn.errors import PictureError
 Box = tuple[slice, slice]  # rows and columns
 
 _CONTRAST = 24  # of 255: the least difference between ink and paper
-_CONNECTED = np.ones((3, 3), bool)  # diagonally too
 
 
 class Page(NamedTuple):
@@ -66,8 +65,8 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     if parts is not None and np.count_nonzero(parts) > 0.7 * parts.size:
         parts = None
     page = found = None if parts is None else _page(difference, noise, parts)
-    under = np.zeros(distance.shape, bool) if parts is None else ruled(parts > 0)
-    if page and not page.touching.any() and not under.any():
+    beyond = np.zeros(distance.shape, bool) if parts is None else ruled(parts > 0)
+    if page and not page.touching.any() and not beyond.any():
         return page
     if parts is None:  # the border shows no paper, or a frame alone
         difference, distance, noise = compare(colours, at_border=False)
@@ -80,9 +79,9 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
         line = lines(mask | removed) & mask
         if page and not framed:
             share = 0.7 if _has_size_of_digit(page, True) else 0.95  # a digit may go to the sides
-            line |= inclined(mask, share) | inclined(mask.T, share).T | under
+            line |= inclined(mask, share) | inclined(mask.T, share).T | beyond
         if line.any():
-            parts, _ = ndimage.label(mask & ~line, _CONNECTED)
+            parts, _ = ndimage.label(mask & ~line, CONNECTED)
         if line.any() or not found or framed:
             found = _page(difference, noise, parts, framed)
         more = line | found.scraps[found.parts]
@@ -230,7 +229,7 @@ def _ink(distance: Float32[np.ndarray, "H W"], noise: float) -> Int32[np.ndarray
         return None
     high = 0.45 * darkest
     low = min(high, max(0.25 * darkest, 4 * noise, 8))
-    labels, count = ndimage.label(distance > low, _CONNECTED)
+    labels, count = ndimage.label(distance > low, CONNECTED)
     dark = np.zeros(count + 1, bool)
     dark[labels[distance > high]] = True
     return (np.cumsum(dark, dtype=np.int32) * dark)[labels]

@@ -55,8 +55,8 @@ class CompactViews(Compact):
             return self.one_view(images, train)
         count = len(images)
         one, two = jnp.zeros(count), jnp.zeros((count, 2))
-        views = [warp(images, matrix(one + degrees, two, one), two) for degrees in (0.0, 6.0, -6.0)]
-        logits = self.one_view(jnp.concatenate(views), train)
+        rotated = [warp(images, matrix(one + degrees, two, one), two) for degrees in (6.0, -6.0)]
+        logits = self.one_view(jnp.concatenate([images, *rotated]), train)
         log_p = jax.nn.log_softmax(jnp.pad(logits, ((0, 0), (0, 1))))
         mean = jax.nn.logsumexp(log_p.reshape(3, count, -1), axis=0)
         return mean[:, :-1] - mean[:, -1:]

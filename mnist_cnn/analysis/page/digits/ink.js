@@ -53,8 +53,8 @@ function findParts(picture) {
   if (parts && count(parts) > 0.7 * size) parts = null;
   const page = parts && makePage(picture, difference, noise, parts, false);
   let found = page;
-  const under = parts && ruled(Uint8Array.from(parts, part => part > 0), width, height);
-  if (page && !some(page.touching) && !some(under)) return page;
+  const beyond = parts && ruled(Uint8Array.from(parts, part => part > 0), width, height);
+  if (page && !some(page.touching) && !some(beyond)) return page;
   if (!parts) {  // the border shows no paper, or a frame alone
     ({difference, distance, noise} = compare(picture, false));
     parts = ink(distance, noise, width, height);
@@ -69,7 +69,7 @@ function findParts(picture) {
       const across = inclined(mask, width, height, share);
       const turned = inclined(transpose(mask, width, height), height, width, share);
       const down = transpose(turned, height, width);
-      for (let i = 0; i < size; i++) line[i] |= across[i] | down[i] | under[i];
+      for (let i = 0; i < size; i++) line[i] |= across[i] | down[i] | beyond[i];
     }
     const hasLine = some(line);
     if (hasLine) parts = label(mask.map((one, i) => one & (1 - line[i])), width, height).labels;
