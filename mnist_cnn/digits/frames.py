@@ -83,6 +83,16 @@ def ruled(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return found
 
 
+def is_crossing(part: Bool[np.ndarray, "H W"]) -> bool:
+    """Whether a part is where thin lines along the picture's sides cross or meet."""
+    length = max(max(part.shape) // 5, 5 * int(part.sum()) // sum(part.shape), 6)
+    if min(part.shape) < 2 * length:
+        return False
+    down, across = _upright(part, length), _upright(part.T, length).T
+    either, least = down | across, min(int(down.sum()), int(across.sum()))
+    return int(either.sum()) >= 0.9 * int(part.sum()) and least >= 0.25 * int(part.sum())
+
+
 def _upright(mask: Bool[np.ndarray, "H W"], length: int) -> Bool[np.ndarray, "H W"]:
     """The vertical runs of at least this length."""
     steps = [min(2**power, length - 2**power) for power in range((length - 1).bit_length())]

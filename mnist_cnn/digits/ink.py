@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float32, Float64, Int32, Shaped
 from PIL import Image
 from scipy import ndimage
 
-from mnist_cnn.digits.frames import CONNECTED, grow, inclined, lines, ruled
-from mnist_cnn.digits.paper import compare, without_edge
+from mnist_cnn.digits.frames import CONNECTED, grow, inclined, is_crossing, lines, ruled
+from mnist_cnn.digits.paper import EVEN, compare, compare_in_shadow, without_edge
 from mnist_cnn.digits.pictures import in_8_bits
 from mnist_cnn.errors import PictureError
 
@@ -61,6 +61,7 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     Raises a `PictureError` if nothing stands out from the paper as a stroke of ink does.
     """
     difference, distance, noise = compare(colours, at_border=True)
+    is_even = noise < EVEN
     parts = _ink(distance, noise)
     if parts is not None and np.count_nonzero(parts) > 0.7 * parts.size:
         parts = None
@@ -71,6 +72,14 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     if parts is None:  # the border shows no paper, or a frame alone
         difference, distance, noise = compare(colours, at_border=False)
         parts = _ink(distance, noise)
+    if not is_even and parts is not None and _has_shadow(parts):
+        other = compare_in_shadow(colours)
+        ink = _ink(other[1], other[2])
+        if ink is not None and not _has_shadow(ink):
+            lit = _page(other[0], other[2], ink)
+            if _has_size_of_digit(lit, inside=True):
+                difference, distance, noise = other
+                parts, page, found, beyond = ink, lit, lit, ruled(ink > 0)
     removed = np.zeros(distance.shape, bool)
     for _ in range(3):
         if parts is None:
@@ -103,6 +112,24 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     if page and not (parts is not None and _has_size_of_digit(found)):
         return page  # it was no frame
     return found
+
+
+def _has_shadow(parts: Int32[np.ndarray, "H W"]) -> bool:
+    """Whether something much wider than a pen comes in from the border."""
+    if min(parts.shape) < 100:  # strokes are as wide as the edge of a shadow
+        return False
+    mask = _touching(parts)[parts]
+    if np.count_nonzero(mask) < 0.04 * mask.size:  # most pictures: saves time
+        return False
+    return bool(ndimage.minimum_filter(mask, min(mask.shape) // 16 * 2 + 1).any())
+
+
+def _touching(parts: Int32[np.ndarray, "H W"]) -> Bool[np.ndarray, "P"]:
+    """Whether each part touches the border."""
+    touching = np.zeros(int(parts.max()) + 1, bool)
+    touching[np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])] = True
+    touching[0] = False
+    return touching
 
 
 def strokes(page: Page, digit: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
@@ -189,12 +216,19 @@ def stroke_width(digit: Shaped[np.ndarray, "H W"]) -> float:
 
 
 def hairlines(page: Page) -> Bool[np.ndarray, "P"]:
-    """Parts that are much thinner than the pen of the largest part: pieces of printed lines."""
+    """Parts that are much thinner than the pen of the largest part: pieces of printed lines.
+
+    Crossings and corners of lines along the picture's sides are wider in all, so they may be of
+    nearly the pen's width.
+    """
     largest = int(page.areas.argmax())
-    rows, columns = page.boxes[largest - 1]
-    pen = stroke_width(page.parts[rows, columns] == largest)
-    lengths = np.array([0] + [max(sides(box)) for box in page.boxes])
-    return page.areas < 0.35 * pen * lengths
+    pen = stroke_width(page.parts[page.boxes[largest - 1]] == largest)
+    extents = np.array([(0, 0)] + [sides(box) for box in page.boxes])
+    crossings = page.areas < 0.55 * pen * extents.sum(axis=1)
+    for number in np.flatnonzero(crossings[1:]).tolist():
+        crossings[number + 1] = is_crossing(page.parts[page.boxes[number]] == number + 1)
+    share = 0.45 if crossings[1:].any() else 0.35  # without crossings it may be a thin 1
+    return crossings | (page.areas < share * pen * extents.max(axis=1))
 
 
 def is_inside(page: Page) -> Bool[np.ndarray, "P"]:
@@ -244,13 +278,11 @@ def _page(
     areas = np.bincount(parts.ravel()).astype(float)
     areas[0] = 0
     inside = np.bincount(without_edge(parts, 0.14).ravel(), minlength=len(areas))
-    touching = np.zeros(len(areas), bool)
-    touching[np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])] = True
-    touching[0] = False
     at_border = 1 - inside / np.maximum(areas, 1)
     return Page(
-        difference, noise, parts, ndimage.find_objects(parts), areas, at_border, touching, framed
-    )
+        difference, noise, parts, ndimage.find_objects(parts), areas, at_border, _touching(parts),
+        framed,
+    )  # fmt: skip
 
 
 def _sharpen(ink: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:

@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
+from scipy import ndimage
 
 from mnist_cnn.errors import PictureError
+
+EVEN = 1.5  # of 255: a border that deviates less is one colour, without shadows
 
 
 def compare(
@@ -39,20 +42,40 @@ def compare(
         spread = inside_sorted[-1 - len(inside) // 50] - inside_sorted[len(inside) // 50]
         usual = np.abs(inside - flat) <= np.maximum(4, 0.25 * spread)
         around = anywhere = region[usual.all(axis=-1)]
-    if at_border and noise < 1.5:
+    if at_border and noise < EVEN:
         difference = colours - flat
     else:
         surface = _fit(values, width, height, around, anywhere)
         difference = colours - surface
         if at_border:
             noise = _deviation(difference.reshape(-1, channels)[region])
-    if channels == 1:
+    return difference, _distance(difference), noise
+
+
+def compare_in_shadow(
+    colours: Float32[np.ndarray, "H W C"],
+) -> tuple[Float32[np.ndarray, "H W C"], Float32[np.ndarray, "H W"], float]:
+    """As `compare`, for dark ink on paper with the edges of shadows.
+
+    The paper's colour is what remains if all that is narrower than a quarter of the picture is
+    filled with what is around it (a morphological closing).
+    """
+    size = min(colours.shape[:2]) // 8 * 2 + 1
+    difference = colours - ndimage.grey_closing(colours, (size, size, 1))
+    some = difference.reshape(-1, colours.shape[2])[:: max(1, difference[..., 0].size // 4000)]
+    flat = _median(some)
+    return difference - flat, _distance(difference - flat), _deviation(some - flat)
+
+
+def _distance(difference: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
+    """The length of the differences, without specks."""
+    if difference.shape[2] == 1:
         distance = np.abs(difference[..., 0])
     else:
-        distance = np.sqrt(np.square(difference) @ np.ones(channels, np.float32))
+        distance = np.sqrt(np.square(difference) @ np.ones(difference.shape[2], np.float32))
     if max(distance.shape) >= 100:  # removes specks; at this size strokes are wider than they are
         distance = _median_filter(distance.clip(0, 255).astype(np.uint8)).astype(np.float32)
-    return difference, distance, noise
+    return distance
 
 
 def _fit(

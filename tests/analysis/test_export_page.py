@@ -287,7 +287,8 @@ def various(count):
         yield Image.fromarray((215 - broken // 4 * rng.random(broken.shape)).astype(np.uint8))
     train = read_idx("train-images-idx3-ubyte")[..., 0]
     yield photo(train[56863], np.random.default_rng([1, 1863])).image  # compared with paper again
-    for index in (1311, 1725):  # on lines that go on beyond the digit
+    # On lines that go on beyond the digit, beside crossings of lines, in the edge of a shadow.
+    for index in (1311, 1725, 2479, 682, 1706):
         yield photo(train[index], np.random.default_rng([2, index])).image
     paths = sorted(HANDWRITING.glob("*/*.[pj][np]g"))
     for path in random.Random(count).sample(paths, 15 * count):

@@ -11,6 +11,7 @@ from pictures import mnist_form, number
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks import render
+from benchmarks.handwriting import PICTURES
 from mnist_cnn.digits import pictures
 from mnist_cnn.digits.ink import stroke_width
 from mnist_cnn.digits.lines import find_digits
@@ -257,6 +258,32 @@ def test_line_that_a_digit_touches_is_removed_though_it_fades(index):
     found = find_digits(photo.image, single=True)[0]
     left, _, right, _ = found.box
     assert right - left < 120  # of 200 pixels; the lines are at least 130 long
+
+
+SHADOWS = {
+    682: (54, 60, 117, 155), 1649: (68, 31, 155, 122), 1706: (89, 96, 144, 160),
+    2352: (47, 64, 137, 131),
+}  # fmt: skip
+CROSSINGS = {525: (73, 65, 131, 140), 2479: (34, 76, 92, 150), 2904: (120, 70, 164, 155)}
+
+
+@pytest.mark.parametrize("index", [*SHADOWS, *CROSSINGS])
+def test_edge_of_a_shadow_and_crossings_of_lines_are_not_read(index):
+    digit = read_idx("train-images-idx3-ubyte")[index, ..., 0]
+    photo = render.photo(digit, np.random.default_rng([2, index]))
+    assert ("shadow" if index in SHADOWS else "box") in photo.factors
+    expected = (SHADOWS | CROSSINGS)[index]  # found right by eye
+    (found,) = find_digits(photo.image, single=True)
+    assert np.abs(np.subtract(found.box, expected)).max() <= 3
+    (whole, *_) = sorted(find_digits(photo.image), key=lambda one: -len(range(*one.pieces)))
+    assert np.abs(np.subtract(whole.box, expected)).max() <= 3
+
+
+@pytest.mark.parametrize("name", ["0855-0", "0892-2", "0899-8", "0938-5"])
+def test_wide_digit_that_touches_the_border_is_no_shadow(name):
+    (found,) = find_digits(Image.open(PICTURES / "sklearn_digits" / f"{name}.png"))
+    left, top, right, bottom = found.box
+    assert (top, bottom) == (0, 120) and right - left >= 70  # the whole picture's height
 
 
 def test_faint_stretch_of_a_stroke_is_kept():

@@ -99,6 +99,19 @@ function ruled(mask, width, height) {
   return found;
 }
 
+/** Whether a part is where thin lines along the picture's sides cross or meet. */
+function isCrossing({width, height, values}) {
+  const part = Uint8Array.from(values), all = count(part);
+  const thick = Math.floor(5 * all / (width + height));
+  const length = Math.max(Math.floor(Math.max(width, height) / 5), thick, 6);
+  if (Math.min(width, height) < 2 * length) return false;
+  const down = upright(part, width, height, length);
+  const across = transpose(
+    upright(transpose(part, width, height), height, width, length), height, width);
+  return count(down.map((one, i) => one | across[i])) >= 0.9 * all
+    && Math.min(count(down), count(across)) >= 0.25 * all;
+}
+
 /** The vertical runs of at least this length. */
 function upright(mask, width, height, length) {
   const runs = new Uint8Array(mask.length);

@@ -49,15 +49,28 @@ function medianOf(values) {
 function findParts(picture) {
   const {width, height} = picture, size = width * height;
   let {difference, distance, noise} = compare(picture, true);
+  const isEven = noise < EVEN;
   let parts = ink(distance, noise, width, height);
   if (parts && count(parts) > 0.7 * size) parts = null;
-  const page = parts && makePage(picture, difference, noise, parts, false);
+  let page = parts && makePage(picture, difference, noise, parts, false);
   let found = page;
-  const beyond = parts && ruled(Uint8Array.from(parts, part => part > 0), width, height);
+  let beyond = parts && ruled(Uint8Array.from(parts, part => part > 0), width, height);
   if (page && !some(page.touching) && !some(beyond)) return page;
   if (!parts) {  // the border shows no paper, or a frame alone
     ({difference, distance, noise} = compare(picture, false));
     parts = ink(distance, noise, width, height);
+  }
+  if (!isEven && parts && hasShadow(parts, width, height)) {
+    const other = compareInShadow(picture);
+    const darker = ink(other.distance, other.noise, width, height);
+    if (darker && !hasShadow(darker, width, height)) {
+      const lit = makePage(picture, other.difference, other.noise, darker, false);
+      if (hasSizeOfDigit(lit, true)) {
+        ({difference, distance, noise} = other);
+        [parts, page, found] = [darker, lit, lit];
+        beyond = ruled(Uint8Array.from(darker, part => part > 0), width, height);
+      }
+    }
   }
   const removed = new Uint8Array(size);
   for (let turn = 0; turn < 3 && parts; turn++) {
@@ -94,6 +107,26 @@ function findParts(picture) {
   }
   if (!found) throw new PictureError("no digit found: nothing stands out from the paper");
   return page && !(parts && hasSizeOfDigit(found)) ? page : found;
+}
+
+/** Whether something much wider than a pen comes in from the border. */
+function hasShadow(parts, width, height) {
+  if (Math.min(width, height) < 100) return false;
+  const touching = touchingParts(parts, width, height);
+  const mask = Uint8Array.from(parts, part => touching[part]);
+  if (count(mask) < 0.04 * mask.length) return false;
+  const reach = Math.floor(Math.min(width, height) / 16);
+  return some(filterSquares({width, height, channels: 1, values: mask}, reach, Math.min));
+}
+
+/** Whether each part touches the border. */
+function touchingParts(parts, width, height) {
+  const touching = new Uint8Array(parts.reduce((a, b) => Math.max(a, b), 0) + 1);
+  parts.forEach((part, i) => {
+    const y = Math.floor(i / width), x = i % width;
+    if (part && (y === 0 || x === 0 || y === height - 1 || x === width - 1)) touching[part] = 1;
+  });
+  return touching;
 }
 
 /** How much of each pixel is the ink of the digit: `width`, `height`, `values`; cropped. */
@@ -222,10 +255,17 @@ function strokeWidth({width, height, values}) {
 function hairlines(page) {
   let largest = 0;
   for (let n = 0; n < page.areas.length; n++) if (page.areas[n] > page.areas[largest]) largest = n;
-  const mask = Float32Array.from(page.parts, part => part === largest ? 1 : 0);
-  const pen = strokeWidth(crop({width: page.width, values: mask}, page.boxes[largest - 1]));
-  return page.areas.map((area, n) =>
-    n && area < 0.35 * pen * Math.max(...sides(page.boxes[n - 1])) ? 1 : 0);
+  const maskIn = n => crop({
+    width: page.width, values: Float32Array.from(page.parts, part => part === n ? 1 : 0),
+  }, page.boxes[n - 1]);
+  const pen = strokeWidth(maskIn(largest)), extents = n => sides(page.boxes[n - 1]);
+  const crossings = page.areas.map((area, n) => {
+    const [height, width] = n ? extents(n) : [0, 0];
+    return area < 0.55 * pen * (height + width) && isCrossing(maskIn(n)) ? 1 : 0;
+  });
+  const share = some(crossings) ? 0.45 : 0.35;  // without crossings it may be a thin 1
+  return crossings.map((one, n) =>
+    one || (n && page.areas[n] < share * pen * Math.max(...extents(n))) ? 1 : 0);
 }
 
 /** Whether each part is mostly off the border. */
@@ -266,14 +306,13 @@ function areasInside(parts, width, height, share, length) {
 
 function makePage({width, height, channels}, difference, noise, parts, framed) {
   const number = parts.reduce((a, b) => Math.max(a, b), 0);
-  const areas = new Float64Array(number + 1), touching = new Uint8Array(number + 1);
+  const areas = new Float64Array(number + 1), touching = touchingParts(parts, width, height);
   const boxes = Array.from({length: number}, () => ({top: Infinity, bottom: 0, left: Infinity, right: 0}));
   parts.forEach((part, i) => {
     if (!part) return;
     const y = Math.floor(i / width), x = i % width;
     areas[part]++;
     widen(boxes[part - 1], y, x);
-    if (y === 0 || x === 0 || y === height - 1 || x === width - 1) touching[part] = 1;
   });
   const inside = areasInside(parts, width, height, 0.14, number + 1);
   const scraps = touching.map((one, n) => one && 1 - inside[n] / Math.max(areas[n], 1) > 0.5 ? 1 : 0);

@@ -145,6 +145,20 @@ function gaussian({width, height, values}, sigma) {
   return values;
 }
 
+/** SciPy's `maximum_filter` or `minimum_filter`: `choose` among what is at most `reach` away. */
+function filterSquares({width, height, channels, values}, reach, choose) {
+  const row = width * channels;
+  for (const [n, stride] of [[height, row], [width, channels]]) {
+    values = values.map((value, i) => {
+      const place = Math.floor(i / stride) % n, first = i - Math.min(place, reach) * stride;
+      const last = i + Math.min(n - 1 - place, reach) * stride;
+      for (let j = first; j <= last; j += stride) value = choose(value, values[j]);
+      return value;
+    });
+  }
+  return values;
+}
+
 /** The median of 3x3 pixels, as bytes. */
 function medianFilter(values, width, height) {
   const bytes = Uint8Array.from(values, value => Math.floor(clip(value, 0, 255)));

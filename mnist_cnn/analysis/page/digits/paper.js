@@ -1,5 +1,7 @@
 // digits/paper.py in JavaScript.
 
+const EVEN = 1.5;
+
 /** The difference from the paper's colour, its length, and the paper's standard deviation. */
 function compare({width, height, channels, values}, atBorder) {
   const size = width * height, step = Math.max(1, round(Math.sqrt(size / 1000)));
@@ -36,15 +38,36 @@ function compare({width, height, channels, values}, atBorder) {
     around = anywhere = region.filter(i => each.every(c => Math.abs(value(i, c) - flat[c]) <= near[c]));
   }
   const difference = new Float32Array(values.length);
-  if (atBorder && noise < 1.5) {
+  if (atBorder && noise < EVEN) {
     for (let i = 0; i < values.length; i++) difference[i] = values[i] - flat[i % channels];
   } else {
     const surface = fit(values, width, height, channels, around, anywhere);
     for (let i = 0; i < values.length; i++) difference[i] = values[i] - surface[i];
     if (atBorder) noise = deviation(each.map(c => region.map(i => difference[i * channels + c])));
   }
-  let distance = new Float32Array(size);
-  for (let i = 0; i < size; i++) {
+  return {difference, distance: distanceOf({width, height, channels}, difference), noise};
+}
+
+/** As `compare`, for dark ink on paper with the edges of shadows. */
+function compareInShadow(picture) {
+  const {width, height, channels, values} = picture;
+  const reach = Math.floor(Math.min(width, height) / 8);  // what is narrower than twice this is filled
+  const paper = filterSquares(
+    {...picture, values: filterSquares(picture, reach, Math.max)}, reach, Math.min);
+  const difference = values.map((value, i) => value - paper[i]);
+  const step = Math.max(1, Math.floor(width * height / 4000));
+  const some = Array.from({length: channels}, (_, c) => difference.filter(
+    (_, i) => i % channels === c && Math.floor(i / channels) % step === 0));
+  const flat = some.map(upperMedian);
+  for (let i = 0; i < difference.length; i++) difference[i] -= flat[i % channels];
+  const noise = deviation(some.map((one, c) => one.map(value => value - flat[c])));
+  return {difference, distance: distanceOf(picture, difference), noise};
+}
+
+/** The length of the differences, without specks. */
+function distanceOf({width, height, channels}, difference) {
+  const distance = new Float32Array(width * height);
+  for (let i = 0; i < distance.length; i++) {
     if (channels === 1) distance[i] = Math.abs(difference[i]);
     else {
       let total = 0;
@@ -52,8 +75,7 @@ function compare({width, height, channels, values}, atBorder) {
       distance[i] = Math.sqrt(total);
     }
   }
-  if (Math.max(width, height) >= 100) distance = medianFilter(distance, width, height);
-  return {difference, distance, noise};
+  return Math.max(width, height) >= 100 ? medianFilter(distance, width, height) : distance;
 }
 
 /** The quadratic function of x and y closest to most of the pixels with these indices. */
