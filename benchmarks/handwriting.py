@@ -1,9 +1,9 @@
 """How well other people's handwriting is read: their own pictures, and rendered photos.
 
-    python -m benchmarks.handwriting [--workdir=RUN] [--data=DIR] [--before=RECORD] [--all]
+    python -m benchmarks.handwriting [--workdir=RUN] [--data=DIR] [--before=RECORD]
 
 The network of RUN answers, as `predict` does, the pictures in the folders of DIR, and photos that
-`render.py` makes of MNIST's test digits: 2,000 of them, or all; and 500 numbers of 2 to 5 digits.
+`render.py` makes of MNIST's 10,000 test digits, and 500 numbers of 2 to 5 digits.
 Each folder of DIR is a source; its `labels.tsv` has a file and its label a line: a digit, a number,
 or `none`. The command prints a table, and writes handwriting.json and handwriting.png. With the
 record of an earlier measurement it shows both.
@@ -36,8 +36,7 @@ PICTURES = pathlib.Path(__file__).with_name("handwriting_pictures")
 NONE = "none"  # the label of a picture without a digit
 PRINTED = ("sudoku_news", "sudoku_print_loose")  # sources that nobody wrote by hand
 PEOPLE, PHOTOS, ROWS = "all handwriting", "rendered photos", "rendered numbers"
-NUMBERS = 500
-COUNTS = {False: 2_000, True: 10_000}  # photos without and with --all
+DIGITS, NUMBERS = 10_000, 500  # as many are rendered
 
 
 class Picture(NamedTuple):
@@ -77,10 +76,10 @@ def _has_answer(label: str) -> bool:
     return label == NONE or label.isdigit()
 
 
-def photos(folder: str, split: str, count: int) -> Iterator[Picture]:
-    """Renders the first `count` digits of a part of MNIST into a folder."""
+def photos(folder: str, split: str) -> Iterator[Picture]:
+    """Renders the first digits of a part of MNIST into a folder."""
     images, labels = open_dataset("mnist").read(split)
-    for index, (image, label) in enumerate(zip(images[:count], labels, strict=False)):
+    for index, (image, label) in enumerate(zip(images[:DIGITS], labels, strict=False)):
         photo = render.photo(image[..., 0], np.random.default_rng([0, index]))
         file = os.path.join(folder, f"{index}.bmp")  # JPEG's losses are in it already
         photo.image.save(file)
@@ -118,9 +117,7 @@ def measure(network: Network, pictures: Iterable[Picture]) -> dict[str, Tally]:
     return found
 
 
-def measure_all(
-    network: Network, of_sources: dict[str, list[Picture]], count: int
-) -> dict[str, Any]:
+def measure_all(network: Network, of_sources: dict[str, list[Picture]]) -> dict[str, Any]:
     """What the record has: the tally of each source, and of the photos by factor."""
     result = {name: measure(network, pictures)[""] for name, pictures in of_sources.items()}
     by_hand = [
@@ -130,7 +127,7 @@ def measure_all(
     ]
     result[PEOPLE] = sum(by_hand, Tally())
     with tempfile.TemporaryDirectory() as folder:
-        factors = measure(network, photos(folder, "test", count))
+        factors = measure(network, photos(folder, "test"))
         result[ROWS] = measure(network, numbers(folder, "test", NUMBERS))[""]
     result[PHOTOS] = factors.pop("")
     order = (*render.FACTORS, *render.LINES, *render.PENS, *render.INKS)
@@ -204,17 +201,15 @@ def main() -> None:
     parser.add_argument("--workdir", default="digits", help="the run directory of the network")
     parser.add_argument("--data", type=pathlib.Path, default=PICTURES, help="folders of pictures")
     parser.add_argument("--before", type=pathlib.Path, help="an earlier handwriting.json")
-    parser.add_argument("--all", action="store_true", help="all 10,000 photos instead of 2,000")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "benchmarks"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     before = json.loads(arguments.before.read_text()) if arguments.before else None
     pictures = sources(arguments.data)
     network = mnist_cnn.load(arguments.workdir)
-    command = ["python", "-m", "benchmarks.handwriting", *(["--all"] if arguments.all else [])]
-    environment = describe_environment(jax.devices(), command)
+    environment = describe_environment(jax.devices(), ["python", "-m", "benchmarks.handwriting"])
     trained = {"name": network.config["name"], "step": network.step, "seed": network.seed}
-    found = measure_all(network, pictures, COUNTS[arguments.all])
+    found = measure_all(network, pictures)
     result = {"environment": environment, "network": trained, **found}
     rich.console.Console(width=110, soft_wrap=True).print(table(result, before))
     draw(result, before, arguments.output / "handwriting.png")

@@ -26,9 +26,10 @@ OFFSETS = {
     "5 of accuracy": ((2, 7), "right"),
     "ensemble": ((-2, -15), "right"),
     "10 of ensemble": ((-7, -3), "right"),
+    "digits": ((-8, -9), "right"),
     "Deotte": ((8, -8), "left"),
     "An et al., M3": ((8, -3), "left"),
-    "An et al., M5": ((-2, -15), "right"),
+    "An et al., M5": ((8, -15), "left"),
     "Doucet": ((8, -4), "left"),
     "10 of Doucet": ((7, -3), "left"),
 }

@@ -36,13 +36,15 @@ def cost(experiment: str, steps: int) -> Cost:
     """The cost of one network of an experiment file after `steps` steps.
 
     A training step counts as three forward passes: the gradients of a layer's inputs and kernel
-    take as many multiply-adds each as its forward pass.
+    take as many multiply-adds each as its forward pass. Steps of digits.py are on MADE images, too.
     """
-    config = runpy.run_path(str(ROOT / experiment))["get_config"]()
+    contents = runpy.run_path(str(ROOT / experiment))
+    config = contents["get_config"]()
     model = build_components(config)[0]
     tested, trained = (summary.summarize(model, train=train) for train in (False, True))
     epoch = batches.steps_per_epoch(60_000, config["batch_size"])
     images = steps // epoch * 60_000 + steps % epoch * config["batch_size"]
+    images += steps * sum(contents.get("MADE", {}).values())
     return Cost(
         sum(layer.parameters for layer in tested),
         sum(layer.multiply_adds for layer in tested),

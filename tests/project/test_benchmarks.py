@@ -136,7 +136,7 @@ def test_the_pictures_of_others_are_counted_by_source(
             Image.fromarray(digit).resize((84, 84)).save(data / source / f"{index}.png")
     Image.new("L", (84, 84), 255).save(data / "nondigits" / "1.png")  # blank
     monkeypatch.setattr("mnist_cnn.load", lambda workdir: Guess())
-    monkeypatch.setattr(handwriting, "COUNTS", {False: 6, True: 8})
+    monkeypatch.setattr(handwriting, "DIGITS", 6)
     monkeypatch.setattr(handwriting, "NUMBERS", 4)
     command = ["handwriting", f"--data={data}", f"--output={tmp_path}"]
     monkeypatch.setattr("sys.argv", command)
@@ -154,10 +154,10 @@ def test_the_pictures_of_others_are_counted_by_source(
     assert record["factors"]["pencil"]["pictures"] < 6
     before = tmp_path / "before.json"
     (tmp_path / "handwriting.json").rename(before)
-    monkeypatch.setattr("sys.argv", [*command, f"--before={before}", "--all"])
+    monkeypatch.setattr("sys.argv", [*command, f"--before={before}"])
     handwriting.main()
-    record = json.loads((tmp_path / "handwriting.json").read_text())
-    assert record["sources"][handwriting.PHOTOS]["pictures"] == 8
+    again = json.loads((tmp_path / "handwriting.json").read_text())
+    assert again["sources"] == record["sources"]
     out = capsys.readouterr().out
     assert "correct before" in out and "50.0 %" in out
     with Image.open(tmp_path / "handwriting.png") as drawn:
