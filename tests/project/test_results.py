@@ -112,7 +112,9 @@ def test_the_picture_of_handwriting_and_its_text_are_those_of_the_records(tmp_pa
         f"answers {photos['correct'] / photos['pictures']:.1%} of the photos correctly and "
         f"{sure:.1%} surely ({photos['sure_but_wrong'] / photos['sure']:.1%} of these wrong)"
     ).replace("%", " %") in text_of("docs/results.md")
-    assert f"({100 * old['correct'] / old['pictures']:.1f} %)" in text_of("docs/results.md")
+    share = 100 * old["correct"] / old["pictures"]
+    quote = f"({share:.1f} % of the first {old['pictures']:,} photos)"
+    assert quote in text_of("docs/results.md")
 
 
 def test_what_others_have_reached_is_computed_from_their_logs():
