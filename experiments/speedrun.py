@@ -2,7 +2,7 @@
 
     python -m mnist_cnn.main --config experiments/speedrun.py
 
-Result: 99.06 ± 0.02 % test accuracy, mean of 30 seeds (--config.num_seeds=30).
+Result: 99.07 ± 0.02 % test accuracy, mean of 30 seeds (--config.num_seeds=30).
 Cost: one seed takes 4.2 s on 2 cores of an AMD EPYC, or 2.8 s with a full compile cache.
 
 A small network on images of a quarter of the size with four channels, trained for 0.64 of an
