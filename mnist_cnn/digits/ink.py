@@ -218,8 +218,8 @@ def stroke_width(digit: Shaped[np.ndarray, "H W"]) -> float:
 def hairlines(page: Page) -> Bool[np.ndarray, "P"]:
     """Parts that are much thinner than the pen of the largest part: pieces of printed lines.
 
-    Crossings and corners of lines along the picture's sides are wider in all, so they may be of
-    nearly the pen's width.
+    Where lines cross or meet, the part is compared by both its sides, and may be about half as wide
+    as the pen.
     """
     largest = int(page.areas.argmax())
     pen = stroke_width(page.parts[page.boxes[largest - 1]] == largest)

@@ -64,7 +64,8 @@ def compare_in_shadow(
     difference = colours - ndimage.grey_closing(colours, (size, size, 1))
     some = difference.reshape(-1, colours.shape[2])[:: max(1, difference[..., 0].size // 4000)]
     flat = _median(some)
-    return difference - flat, _distance(difference - flat), _deviation(some - flat)
+    difference = difference - flat
+    return difference, _distance(difference), _deviation(some - flat)
 
 
 def _distance(difference: Float32[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
