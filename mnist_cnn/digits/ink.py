@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mnist_cnn.digits.frames import CONNECTED, grow, inclined, is_crossing, lines, ruled
-from mnist_cnn.digits.paper import EVEN, compare, compare_in_shadow, without_edge
+from mnist_cnn.digits.paper import EVEN, Compared, compare, compare_in_shadow, without_edge
 from mnist_cnn.digits.pictures import in_8_bits
 from mnist_cnn.errors import PictureError
 
@@ -72,14 +72,10 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     if parts is None:  # the border shows no paper, or a frame alone
         difference, distance, noise = compare(colours, at_border=False)
         parts = _ink(distance, noise)
-    if not is_even and parts is not None and _has_shadow(parts):
-        other = compare_in_shadow(colours)
-        ink = _ink(other[1], other[2])
-        if ink is not None and not _has_shadow(ink):
-            lit = _page(other[0], other[2], ink)
-            if _has_size_of_digit(lit, inside=True):
-                difference, distance, noise = other
-                parts, page, found, beyond = ink, lit, lit, ruled(ink > 0)
+    in_shadow = not is_even and parts is not None and _has_shadow(parts)
+    if in_shadow and (lit := _without_shadow(colours)):
+        (difference, distance, noise), page = lit
+        parts, found, beyond = page.parts, page, ruled(page.parts > 0)
     removed = np.zeros(distance.shape, bool)
     for _ in range(3):
         if parts is None:
@@ -112,6 +108,17 @@ def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
     if page and not (parts is not None and _has_size_of_digit(found)):
         return page  # it was no frame
     return found
+
+
+def _without_shadow(colours: Float32[np.ndarray, "H W C"]) -> tuple[Compared, Page] | None:
+    """The comparison with paper in shadow, if it shows a figure of a digit's size and no shadow."""
+    compared = compare_in_shadow(colours)
+    difference, distance, noise = compared
+    parts = _ink(distance, noise)
+    if parts is None or _has_shadow(parts):
+        return None
+    page = _page(difference, noise, parts)
+    return (compared, page) if _has_size_of_digit(page, inside=True) else None
 
 
 def _has_shadow(parts: Int32[np.ndarray, "H W"]) -> bool:

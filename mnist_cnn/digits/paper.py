@@ -8,13 +8,14 @@ from scipy import ndimage
 
 from mnist_cnn.errors import PictureError
 
+# The difference from the paper's colour, its length, and the paper's standard deviation.
+Compared = tuple[Float32[np.ndarray, "H W C"], Float32[np.ndarray, "H W"], float]
+
 EVEN = 1.5  # of 255: a border that deviates less is one colour, without shadows
 
 
-def compare(
-    colours: Float32[np.ndarray, "H W C"], at_border: bool
-) -> tuple[Float32[np.ndarray, "H W C"], Float32[np.ndarray, "H W"], float]:
-    """The difference from the paper's colour, its length, and the paper's standard deviation.
+def compare(colours: Float32[np.ndarray, "H W C"], at_border: bool) -> Compared:
+    """Compares each pixel with the paper.
 
     The paper is what most of the picture's border shows, or else most of its inside.  If the light
     is uneven, its colour is a quadratic function of x and y, fitted to that region and then to all
@@ -52,9 +53,7 @@ def compare(
     return difference, _distance(difference), noise
 
 
-def compare_in_shadow(
-    colours: Float32[np.ndarray, "H W C"],
-) -> tuple[Float32[np.ndarray, "H W C"], Float32[np.ndarray, "H W"], float]:
+def compare_in_shadow(colours: Float32[np.ndarray, "H W C"]) -> Compared:
     """As `compare`, for dark ink on paper with the edges of shadows.
 
     The paper's colour is what remains if all that is narrower than a quarter of the picture is

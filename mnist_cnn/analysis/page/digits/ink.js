@@ -60,17 +60,12 @@ function findParts(picture) {
     ({difference, distance, noise} = compare(picture, false));
     parts = ink(distance, noise, width, height);
   }
-  if (!isEven && parts && hasShadow(parts, width, height)) {
-    const other = compareInShadow(picture);
-    const darker = ink(other.distance, other.noise, width, height);
-    if (darker && !hasShadow(darker, width, height)) {
-      const lit = makePage(picture, other.difference, other.noise, darker, false);
-      if (hasSizeOfDigit(lit, true)) {
-        ({difference, distance, noise} = other);
-        [parts, page, found] = [darker, lit, lit];
-        beyond = ruled(Uint8Array.from(darker, part => part > 0), width, height);
-      }
-    }
+  const inShadow = !isEven && parts && hasShadow(parts, width, height);
+  const lit = inShadow && withoutShadow(picture);
+  if (lit) {
+    ({difference, distance, noise} = lit.compared);
+    [page, found, parts] = [lit.page, lit.page, lit.page.parts];
+    beyond = ruled(Uint8Array.from(parts, part => part > 0), width, height);
   }
   const removed = new Uint8Array(size);
   for (let turn = 0; turn < 3 && parts; turn++) {
@@ -107,6 +102,15 @@ function findParts(picture) {
   }
   if (!found) throw new PictureError("no digit found: nothing stands out from the paper");
   return page && !(parts && hasSizeOfDigit(found)) ? page : found;
+}
+
+/** The comparison with paper in shadow, if it shows a figure of a digit's size and no shadow. */
+function withoutShadow(picture) {
+  const {width, height} = picture, compared = compareInShadow(picture);
+  const parts = ink(compared.distance, compared.noise, width, height);
+  if (!parts || hasShadow(parts, width, height)) return null;
+  const page = makePage(picture, compared.difference, compared.noise, parts, false);
+  return hasSizeOfDigit(page, true) ? {compared, page} : null;
 }
 
 /** Whether something much wider than a pen comes in from the border. */
