@@ -6,8 +6,9 @@ One epoch of Adam on all 60,000 training images.
 Result: 98.52 % test accuracy with seed 1337; experiments/seeds.py has the mean of 30 seeds.
 Cost: 31 s on 2 cores of an AMD EPYC.
 
-Every field can be given on the command line, as in --config.learning_rate=3e-4. Another experiment
-is a file that states what differs: mnist_cnn.experiment(name="mine", num_epochs=5).
+Every field but metrics, augment and train_step, which take functions, can be given on the command
+line, as in --config.learning_rate=3e-4. Another experiment is a file that states what differs:
+mnist_cnn.experiment(name="mine", num_epochs=5).
 """
 
 import mnist_cnn
@@ -32,7 +33,7 @@ def get_config():
         #
         # Network, loss and optimizer: a name, or in an experiment file your own object
         # (--config.model.FIELD=VALUE sets a field of your own module)
-        model="cnn",  # or compact, or a linen module or nnx class: [B, H, W, C] -> logits [B, K]
+        model="cnn",  # or compact, compact_views, a linen module or an nnx class: images -> logits
         init_from=None,  # initial weights: a .safetensors, .keras or .weights.h5 (Keras) file
         loss="cross_entropy",  # or cross_entropy_or_none, with a class "none" whose logit is 0,
         # or a function (logits [B, K], labels [B]) -> losses [B]
@@ -80,7 +81,7 @@ def get_config():
         report=True,  # write report.html at the end
         #
         # The number of threads that sums are split over on a CPU, which decides their last bits
-        num_threads=None,  # None: 2, or that of NPROC, on every machine; more use more cores
+        num_threads=None,  # None: NPROC if it is set, else 2; a larger number uses more cores
         #
         # Devices; None uses all of them, for replicas first, then for parts of each batch
         mesh=None,  # "2x4": 2 groups of devices for replicas x 4 devices for a batch

@@ -1,11 +1,12 @@
 """A sweep of seven learning rates with three seeds each, judged on held-out training images.
 
-    python -m mnist_cnn.main --config experiments/learning_rate_sweep.py
+    python -m mnist_cnn.main --config experiments/learning_rate_sweep.py --config.num_steps=300
+
+Cost: 4 min on 2 cores of an AMD EPYC; without num_steps each network trains for a whole epoch.
 
 The test images are read for the chosen rate only. `sweep` takes any of
 `mnist_cnn.config.VARIABLE`, and `model.FIELD` for a field of an experiment's own module; several of
 them span a grid.
-Cost: with --config.num_steps=300 4 min on 2 cores of an AMD EPYC.
 """
 
 import mnist_cnn

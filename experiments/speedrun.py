@@ -8,7 +8,8 @@ Cost: one seed takes 4.2 s on 2 cores of an AMD EPYC, or 2.8 s with a full compi
 A small network on images of a quarter of the size with four channels, trained for 0.64 of an
 epoch. Its first layer is a fixed bank of Gabor filters. This saves half of a step: the gradients
 of convolution and pooling where the images are large. Everything was chosen on the last 5,000
-training images, with trainings on the first 55,000.
+training images, with trainings on the first 55,000. For another length change STEPS, which the
+optimizer's schedule reads, instead of num_steps.
 """
 
 import jax

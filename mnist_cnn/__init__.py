@@ -101,7 +101,7 @@ def load(
 
     `workdir` may also be a file of `export --format safetensors`, or "digits", the network that
     comes with the package.
-    `config` is needed only if the experiment brings its own model; `seed` chooses among the
+    `config` is needed only if the experiment has its own model; `seed` chooses among the
     networks of a run that trained several, by default the first, and "all" is their ensemble: the
     mean of their probabilities. `step` is that of a checkpoint; by default the network is the one
     that was tested.

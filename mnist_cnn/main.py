@@ -37,8 +37,8 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     config_lib.validate(args.config)
     if args.config.smoke and (args.workdir or args.distributed or args.coordinator):
         raise ConfigError(
-            "config.smoke: the check is for this machine alone and leaves nothing behind; give it "
-            "neither --workdir nor a job"
+            "config.smoke: the check is for this machine alone and keeps no files; leave out "
+            "--workdir, --distributed and --coordinator"
         )
     coordinator, number, process_id = job = args.coordinator, args.num_processes, args.process_id
     if job == (None, None, None):

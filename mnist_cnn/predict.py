@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     if any(argument.lower().endswith(submission.SUFFIXES) for argument in arguments[1:]):
         return _submit(arguments[1:])
     if args.output is not None:
-        raise ConfigError("--output: expected a CSV file of images; pictures are answered here")
+        raise ConfigError("--output: expected a CSV file of images; other answers are printed")
     command_line.silence_libraries()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends the command silently
     # Discards what C libraries such as libtiff write to file 2; `sys.stderr` still works.

@@ -47,7 +47,7 @@ def load(
     Of a sweep it is that of the chosen setting; if the run keeps the best, that is it. With `step`
     it is the network as it was at that checkpoint, which must be kept.
 
-    `config` is needed if the experiment brings its own model, because nothing in a run directory is
+    `config` is needed if the experiment has its own model, because nothing in a run directory is
     executed; nothing but its objects is used, with the fields that the run's model has. It may be
     that of the whole sweep. Of several seeds, the first by default; "all" is the ensemble of all,
     without those whose parameters are not finite, which are named on standard error. Of one seed

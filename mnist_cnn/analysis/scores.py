@@ -115,7 +115,7 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
             continue  # the names of the columns
         labels[str(path.parent / cells[0].strip())] = cells[1].strip()
     if not labels:
-        raise ConfigError(f"--labels {path}: it is empty, expected a line FILE<TAB>LABEL a picture")
+        raise ConfigError(f"--labels {path}: it is empty, expected FILE<TAB>LABEL for each picture")
     return labels
 
 

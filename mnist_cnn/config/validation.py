@@ -68,8 +68,8 @@ def validate(config: Mapping[str, Any]) -> None:
         value, user = sweep.get(key, config[key]), field.used_by  # a swept value is a list
         if user and value != field.default and not isinstance(config[user], str):
             raise ConfigError(
-                f"config.{key}: got {value!r}, but the experiment brings its own {user}, which "
-                "does not read it; set it in the experiment file"
+                f"config.{key}: got {value!r}, but the experiment has its own {user}, which does "
+                "not read this field; set it in the experiment file"
             )
     if not has_one_program(config):
         for setting in settings(config):

@@ -50,7 +50,7 @@ def fetch(name: str, cache: Path) -> list[Path]:
         def _download(self, resource: Any) -> Any:  # called for files that are not cached
             if not _reachable(urllib.parse.urlsplit(resource.url)):
                 url = urllib.parse.urljoin(resource.url, ".")
-                raise DataError(f"{name} is not here, and there is no network to {url}: {advice}")
+                raise DataError(f"{name} is not here, and {url} cannot be reached: {advice}")
             return super()._download(resource)
 
     try:

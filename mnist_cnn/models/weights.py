@@ -89,7 +89,8 @@ def read_variables(
     except OSError as error:
         raise ConfigError(f"{place}: cannot be read ({error.strerror or error})") from None
     except ImportError as error:
-        raise ConfigError(f"{place}: {import_problem(error, 'install it')}") from None
+        reason = import_problem(error, "pip install 'mnist_cnn[export]'")
+        raise ConfigError(f"{place}: {reason}") from None
     except Exception as error:  # h5py, safetensors, zipfile and JSON each raise their own
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise ConfigError(f"{place}: not a valid {suffix} file ({reason})") from None

@@ -18,6 +18,7 @@ from mnist_cnn.data.spec import NETWORK_FIELDS
 from mnist_cnn.errors import one_line
 
 _OF_LENGTH = "(total_steps)"  # ends the name of what depends on the length of the training
+_OF_VALIDATION = ("eval_every", "eval_batch_size")  # decide which network is the best one
 
 
 def describe(value: Any) -> Any:
@@ -66,14 +67,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     of_length = new["schedule"] == "cosine" or any(
         str(new[k]).endswith(_OF_LENGTH) for k in OBJECTS
     )
-    free = FREE_ON_RESUME + (() if of_length else LENGTH)
+    depends = {}
+    if of_length:
+        depends |= dict.fromkeys(LENGTH, "the schedule or the optimizer depends on the length")
+    if new["keep_best"]:
+        depends |= dict.fromkeys(_OF_VALIDATION, "keep_best depends on it")
+    free = {*FREE_ON_RESUME, *LENGTH} - depends.keys()
     # A field that `old` lacks is newer than the run and counts as its default.
     before = {**DEFAULTS, **old}
     changed = [key for key in FIELDS if not is_same(key, before[key], new[key])]
-    reason = ", and the schedule or the optimizer depends on the length"
     return [
         (k == "model" and _changed_fields(old, new))
-        or f"{k}: {_contrast(before[k], new[k])}{reason if k in LENGTH else ''}"
+        or f"{k}: {_contrast(before[k], new[k])}{f', and {depends[k]}' if k in depends else ''}"
         for k in changed
         if k not in free
     ]

@@ -199,7 +199,7 @@ def test_compute_dtype_is_refused_for_a_custom_module(tiny_experiment):
     _, err = run(
         "mnist_cnn.main", "--config", tiny_experiment, "--config.compute_dtype=bfloat16", status=2
     )
-    assert "config.compute_dtype: got 'bfloat16', but the experiment brings its own model" in err
+    assert "config.compute_dtype: got 'bfloat16', but the experiment has its own model" in err
     assert err.count("\n") == 1
 
 

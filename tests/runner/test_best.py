@@ -173,6 +173,16 @@ def test_what_does_not_fit_together_is_refused(changes, said, experiment, tmp_pa
     assert said in str(error.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("field", ["eval_every", "eval_batch_size"])
+def test_a_run_resumes_with_the_validations_of_which_it_keeps_the_best(
+    field, experiment, stopped_early
+):
+    changed = config_of(experiment, **{field: 20})
+    with pytest.raises(ConfigError, match=f"{field}: was .*, now 20, and keep_best depends on it"):
+        mnist_cnn.run(changed, stopped_early[0], quiet=True)
+    assert mnist_cnn.load(stopped_early[0], changed).step == stopped_early[1]["best"]["step"][0]
+
+
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_choice_and_bits(experiment, stopped_early, tmp_path):
     command = ("mnist_cnn.main", "--config", experiment, "--workdir", tmp_path / "run")

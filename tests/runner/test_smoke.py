@@ -154,7 +154,7 @@ def test_check_takes_no_workdir_and_is_not_a_run(tiny_experiment, tmp_path):
     command = ("mnist_cnn.main", "--config", tiny_experiment, "--config.smoke=True")
     for process in [start(*command, option) for option in ("--workdir=x", "--distributed")]:
         _, err = finish(process, status=2)
-        assert "leaves nothing behind; give it neither --workdir nor a job" in err
+        assert "keeps no files; leave out --workdir, --distributed and" in err
     with pytest.raises(ConfigError, match=r"runner\.smoke\.check"):
         mnist_cnn.run(mnist_cnn.experiment(smoke=True), tmp_path / "run")
     assert not (tmp_path / "run").exists()
