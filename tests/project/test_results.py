@@ -232,7 +232,7 @@ def test_the_gpu_page_quotes_the_rates_and_runs_on_a_gpu():
         row = [f"{1000 * round(np.median(part[title]) / 1000):,.0f}" for part in rates]
         assert f"| {names.get(title, title)} | {' | '.join(row)} |" in page
     theirs, ours = (record["pooling_images_per_second"][name] for name in ("XLA's", "ours"))
-    ratio = theirs["16 together, batch 32"] / theirs["alone, batch 32"]
+    ratio = ours["16 together, batch 32"] / ours["alone, batch 32"]
     assert f"at {ratio:.1f} times the rate of one alone" in page
     for count in ("alone", "16 together"):
         quote = [f"{part[f'{count}, batch 32'] / 1000:.0f},000" for part in (ours, theirs)]
