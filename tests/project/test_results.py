@@ -2,6 +2,7 @@
 
 import ast
 import json
+import pathlib
 import re
 import runpy
 import shlex
@@ -29,6 +30,7 @@ from benchmarks import (
     results_table,
     threads,
     training,
+    views,
 )
 from benchmarks.peer import PRECISIONS
 from mnist_cnn.analysis import packaged
@@ -180,6 +182,17 @@ def test_the_results_page_quotes_single_networks_and_ensembles():
     )
     hours = result["seconds"]["total"] / 3600
     assert f"{work / 1e12:.0f} T multiply-adds and {hours:.1f} hours" in page
+
+
+def test_the_results_page_says_what_views_of_the_test_images_change():
+    record, page = benchmark_record("views"), text_of("docs/results.md")
+    assert shlex.join(record["environment"]["command"]) in page
+    for run in record["runs"]:
+        result = RECORDS[pathlib.Path(run["experiment"]).stem]["result"]
+        assert run["seeds"] == result["seeds"] and run["examples"] == result["test"]["examples"]
+        assert run["all views"]["correct"] == result["test"]["correct"]
+        assert run["all views"]["ensemble"] == result["ensemble"]["correct"]
+        assert views.sentence(run) in page
 
 
 def test_halving_found_the_setting_of_the_grid_in_a_quarter_of_its_steps_as_the_page_says():
