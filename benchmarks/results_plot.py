@@ -22,9 +22,9 @@ OURS, THEIRS = "#0072b2", "#6b7480"
 DEOTTE = ("Deotte", 99.641, 3 * 15.2e6 * 60_000 * 30)
 # The offset and the alignment of a label; by default it is below its point, to the right.
 OFFSETS = {
-    "accuracy": ((-8, 2), "right"),
-    "5 of accuracy": ((2, 7), "right"),
-    "ensemble": ((-2, -15), "right"),
+    "accuracy": ((-8, 4), "right"),
+    "5 of accuracy": ((6, 14), "right"),
+    "ensemble": ((-19, -13), "right"),
     "10 of ensemble": ((-7, -3), "right"),
     "digits": ((-8, -9), "right"),
     "Deotte": ((8, -8), "left"),

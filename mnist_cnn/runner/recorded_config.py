@@ -67,7 +67,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     of_length = new["schedule"] == "cosine" or any(
         str(new[k]).endswith(_OF_LENGTH) for k in OBJECTS
     )
-    depends = {}
+    depends: dict[str, str] = {}
     if of_length:
         depends |= dict.fromkeys(LENGTH, "the schedule or the optimizer depends on the length")
     if new["keep_best"]:
