@@ -255,8 +255,8 @@ def test_wrong_sweep_is_refused(sweep):
     ("fields", "said"),
     [
         ({"sweep": {"b1": [0.5, 0.9]}}, "expected a validation_split as well"),
-        ({"optimizer": optax.sgd, "b1": 0.5}, "config.b1: got 0.5, but the experiment brings its"),
-        ({"loss": len, "label_smoothing": 0.1}, "own loss, which does not read it"),
+        ({"optimizer": optax.sgd, "b1": 0.5}, "config.b1: got 0.5, but the experiment has its"),
+        ({"loss": len, "label_smoothing": 0.1}, "own loss, which does not read this field"),
         ({"seed": 2**31 - 3, "num_seeds": 4}, "the last would be 2,147,483,648"),
         ({"variants": {"a": {}}}, "config.variants: expected a validation_split as well"),
         ({"sweep_method": "halving"}, "got 'halving', expected a sweep or variants as well"),
