@@ -62,7 +62,7 @@ def sentence(found: dict[str, Any]) -> str:
         together = 100 * found[form]["ensemble"] / found["examples"]
         mean = f"{accuracies.mean():.3f} ± {mean_interval(accuracies):.3f} %"
         parts.append(f"{mean} (all together {together:.2f} %)")
-    return f"with one view {parts[0]}, with eleven {parts[1]}"
+    return f"with one view {parts[0]}, with all {parts[1]}"
 
 
 def main() -> None:

@@ -228,7 +228,7 @@ def _completed(network: "Network", answer: Answer, digits: Iterator[Digit | None
     answer = answer._replace(step=network.step, spec=network.spec)
     kept = _best_reading([(one, next(digits)) for one in answer.found])
     if not kept:
-        error = "no digit found: the marks on the paper are none"
+        error = "no digit found: the marks on the paper do not look like one"
         return answer._replace(error=error, no_digit=True)
     found, read = zip(*kept, strict=True)
     return answer._replace(found=found, digits=read)

@@ -232,7 +232,7 @@ class Console:
         tested = config_lib.tested_name(result)
         if best := result.get("best"):
             steps = ", ".join(f"{step:,}" for step in best["step"])
-            title += f"; tested: the best validation {best['metric']}, of step {steps}"
+            title += f"; tested: best validation {best['metric']}, step {steps}"
         heads = ("seed", f"{tested} accuracy", f"{tested} loss", "correct")
         self.table(title, (*heads, *(f"{tested} {name}" for name in others)), rows)
         if len(seeds) > 1:

@@ -72,7 +72,7 @@ function makeReader(about, weights) {
       .map(one => ({...one, ...recognized(one.form)})));
     if (!digits.length) {
       const seen = found.length === 1 ? found : [];
-      return {error: "no digit found: the marks on the paper are none", seen};
+      return {error: "no digit found: the marks on the paper do not look like one", seen};
     }
     const text = digits.map(one => names[one.digit]).join("");
     const probability = digits.reduce((total, one) => total * one.probability, 1);
