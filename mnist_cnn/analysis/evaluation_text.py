@@ -7,7 +7,8 @@ import numpy as np
 
 from mnist_cnn.errors import printable
 from mnist_cnn.runner import results
-from mnist_cnn.runner.console import WITH_TEMPERATURE, Console, Row
+from mnist_cnn.runner.console import Console, Row
+from mnist_cnn.runner.result_text import WITH_TEMPERATURE
 
 _MAX_CLASSES, _WORST_CLASSES = 100, 20  # of the table: the most, else the worst
 _DOUBTFUL = (

@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from mnist_cnn.digits.frames import CONNECTED, grow, inclined, is_crossing, lines, ruled
 from mnist_cnn.digits.paper import EVEN, Compared, compare, compare_in_shadow, without_edge
-from mnist_cnn.digits.pictures import in_8_bits
 from mnist_cnn.errors import PictureError
 
 Box = tuple[slice, slice]  # rows and columns
@@ -34,24 +33,6 @@ class Page(NamedTuple):
     def scraps(self) -> Bool[np.ndarray, "P"]:
         """Parts that touch the border and stay near it: a frame, a table's edge, other writing."""
         return self.touching & (self.at_border > 0.5)
-
-
-def colours(image: Image.Image, side: int = 320) -> Float32[np.ndarray, "H W C"]:
-    """The picture's grey (C = 1) or RGB values, 0 to 255, opaque and at the working size.
-
-    That is about `side` x `side` pixels; smaller pictures stay as they are.
-    """
-    if image.mode[0] in "IF":  # 16 or 32 bits
-        image = in_8_bits(image)
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-    elif image.mode != "L":
-        image = image.convert("RGB")
-    factor = math.ceil(math.sqrt(image.width * image.height) / side)
-    values = np.atleast_3d(np.asarray(image.reduce(factor), np.float32))
-    if image.mode == "RGBA":
-        values = _blend(values)
-    return values[..., :1] if (values == values[..., :1]).all() else values  # grey is faster
 
 
 def find_parts(colours: Float32[np.ndarray, "H W C"]) -> Page:
@@ -242,17 +223,6 @@ def is_inside(page: Page) -> Bool[np.ndarray, "P"]:
     """Whether each part is mostly off the border, where remains of a frame are."""
     inside = np.bincount(without_edge(page.parts, 0.24).ravel(), minlength=len(page.areas))
     return inside > 0.4 * page.areas
-
-
-def _blend(values: Float32[np.ndarray, "H W 4"]) -> Float32[np.ndarray, "H W 3"]:
-    """Fills transparent parts with the paper's colour."""
-    colours, opacity = values[..., :3], values[..., 3:] / 255
-    visible = colours[opacity[..., 0] > 0.5]
-    if len(visible) > opacity.size / 2:
-        behind = np.median(visible, axis=0)
-    else:  # the paper is transparent: black or white, whichever differs more from the ink
-        behind = np.full(3, 255.0 if len(visible) == 0 or visible.mean() < 128 else 0.0)
-    return (colours * opacity + behind * (1 - opacity)).astype(np.float32)
 
 
 def _ink(distance: Float32[np.ndarray, "H W"], noise: float) -> Int32[np.ndarray, "H W"] | None:

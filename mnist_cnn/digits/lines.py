@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from mnist_cnn.digits import ink, mnist_form
+from mnist_cnn.digits import ink, mnist_form, pictures
 from mnist_cnn.digits.ink import Box, Page, sides
 from mnist_cnn.errors import PictureError
 
@@ -37,7 +37,7 @@ def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
     digits that touch are one piece.  Raises a `PictureError` if nothing stands out from the paper
     as a stroke of ink does.
     """
-    colours = ink.colours(image)
+    colours = pictures.colours(image)
     own = mnist_form.mnists_own(colours)
     if own is not None:
         return [Found(own, _in_file(image, colours, ink.bounds(own)))]
@@ -46,7 +46,7 @@ def find_digits(image: Image.Image, single: bool = False) -> list[Found]:
     if len(groups) > 1:
         height = float(np.median([sides(box)[0] for box, _ in groups]))
         if height < 24 and max(colours.shape) < max(image.size):  # look more closely
-            colours = ink.colours(image, min(1280, round(320 * 24 / height)))
+            colours = pictures.colours(image, min(1280, round(320 * 24 / height)))
             page = ink.find_parts(colours)
             groups = _groups(page)
     if len(groups) <= 1:

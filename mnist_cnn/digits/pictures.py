@@ -1,4 +1,4 @@
-"""Picture files -> PIL images; anything else is refused with a `PictureError`."""
+"""Picture files -> PIL images and their colours; others are refused with a `PictureError`."""
 
 import io
 import math
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_cnn.errors import ConfigError, PictureError, import_problem
@@ -90,6 +90,24 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values / 2 ** (bits - 8)).astype(np.uint8))
 
 
+def colours(image: Image.Image, side: int = 320) -> Float32[np.ndarray, "H W C"]:
+    """The picture's grey (C = 1) or RGB values, 0 to 255, opaque and at the working size.
+
+    That is about `side` x `side` pixels; smaller pictures stay as they are.
+    """
+    if image.mode[0] in "IF":  # 16 or 32 bits
+        image = in_8_bits(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode != "L":
+        image = image.convert("RGB")
+    factor = math.ceil(math.sqrt(image.width * image.height) / side)
+    values = np.atleast_3d(np.asarray(image.reduce(factor), np.float32))
+    if image.mode == "RGBA":
+        values = _blend(values)
+    return values[..., :1] if (values == values[..., :1]).all() else values  # grey is faster
+
+
 def opaque(image: Image.Image) -> Image.Image:
     """The picture with white in place of what is transparent, and 8 of 16 bits, however dark."""
     if image.mode.startswith("I;16"):
@@ -98,6 +116,17 @@ def opaque(image: Image.Image) -> Image.Image:
         return image
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA"))
+
+
+def _blend(values: Float32[np.ndarray, "H W 4"]) -> Float32[np.ndarray, "H W 3"]:
+    """Fills transparent parts with the paper's colour."""
+    colours, opacity = values[..., :3], values[..., 3:] / 255
+    visible = colours[opacity[..., 0] > 0.5]
+    if len(visible) > opacity.size / 2:
+        behind = np.median(visible, axis=0)
+    else:  # the paper is transparent: black or white, whichever differs more from the ink
+        behind = np.full(3, 255.0 if len(visible) == 0 or visible.mean() < 128 else 0.0)
+    return (colours * opacity + behind * (1 - opacity)).astype(np.float32)
 
 
 def save(image: UInt8[np.ndarray, "H W *C"], path: str | Path) -> None:

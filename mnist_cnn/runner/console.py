@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich import box, console, progress, table, text as rich_text
 
-from mnist_cnn import config as config_lib, statistics
+from mnist_cnn import config as config_lib
 from mnist_cnn.errors import printable
 from mnist_cnn.runner import results
 from mnist_cnn.runner.blocks import ASCII_SHADES, SHADES, blocks
@@ -21,11 +21,6 @@ if TYPE_CHECKING:  # their modules import JAX and Flax
     from mnist_cnn.models.summary import Layer
 
 _PLAIN_INTERVAL = 5.0  # seconds between two progress lines without a terminal
-
-WITH_TEMPERATURE = (
-    "with the temperature {temperature:.4f}, fitted on {split}: negative log-likelihood "
-    "{negative_log_likelihood:.4f}, expected calibration error {expected_calibration_error:.4f}"
-)
 
 Row = tuple[str | float | None, ...]  # the cells of a table
 
@@ -204,59 +199,6 @@ class Console:
             f"{steps}"
         )
 
-    def result(self, result: Mapping[str, Any], path: str) -> None:
-        """Prints the content of result.json and the path of the run directory."""
-        test, mean, seeds = result["test"], result["test_mean"], result["seeds"]
-        if "sweep" in result:
-            self.sweep(result["sweep"])
-
-        def row(
-            name: object, accuracy: float, loss: float | None, correct: int, *others: Any
-        ) -> Row:
-            of_all = f"{correct:,} of {test['examples']:,}"
-            return str(name), f"{accuracy:.2%}", loss, of_all, *others
-
-        names, others = ("accuracy", "loss", "correct"), results.other_names(test)
-        columns = [test[name] for name in (*names, *others)]
-        rows = [row(*values) for values in zip(seeds, *columns, strict=True)]
-        if len(seeds) > 1:
-            means = [mean["metrics"][name]["mean"] for name in others]
-            rows += [
-                (),
-                ("mean", f"{mean['accuracy']:.3%}", mean["loss"], "", *means),
-                row(
-                    "ensemble", *(result["ensemble"][name] for name in names), *("" for _ in others)
-                ),
-            ]
-        title = f"{result['experiment']}, {result['steps']:,} steps"
-        tested = config_lib.tested_name(result)
-        if best := result.get("best"):
-            steps = ", ".join(f"{step:,}" for step in best["step"])
-            title += f"; tested: best validation {best['metric']}, step {steps}"
-        heads = ("seed", f"{tested} accuracy", f"{tested} loss", "correct")
-        self.table(title, (*heads, *(f"{tested} {name}" for name in others)), rows)
-        if len(seeds) > 1:
-            note = f"(95 % confidence interval, Student's t, {len(seeds)} seeds)"
-            if not (interval := _interval(mean, 3)):
-                note = f"({len(seeds)} seeds are too few for a 95 % confidence interval)"
-            self.line(f"mean {tested} accuracy {100 * mean['accuracy']:.3f}{interval} % {note}")
-            for name, found in mean.get("metrics", {}).items():
-                half = "" if found["ci95"] is None else f" +- {found['ci95']:.4f}"
-                self.line(f"mean {tested} {name} {_cell(found['mean'])}{half}")
-        if found := result.get("calibrated"):
-            kinds = ("temperature", "negative_log_likelihood", "expected_calibration_error")
-            values = [np.array(found[name], float).mean() for name in kinds]  # None becomes NaN
-            of_seeds = "mean of the seeds: " if len(seeds) > 1 else ""
-            text = WITH_TEMPERATURE.format(
-                split=found["split"], **dict(zip(kinds, values, strict=True))
-            )
-            self.line(of_seeds + text)
-        seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
-        self.line(f"seconds: {seconds}")
-        if len(seeds) == 1:
-            self.line(f"parameters: sha256 {result['params_sha256'][0]}")
-        self.line(f"run directory: {path}")
-
     def memory(self, peaks: Sequence[tuple[int, int]]) -> None:
         """Prints the largest (peak use, size) of the devices, in bytes; nothing if unknown."""
         if peaks:
@@ -269,27 +211,6 @@ class Console:
         mark = rich_text.Text(marks[passed], "green" if passed else "red")
         self._console.print(mark, f"{name:<9} {printable(text)}")
 
-    def sweep(self, sweep: Mapping[str, Any]) -> None:
-        """Prints the validation metrics of every setting, and which one was chosen."""
-        rows, of_runs = [], "grid_steps" in sweep  # each setting is a run and has its own length
-        for index, entry in enumerate(sweep["settings"]):
-            steps: Row = (entry["steps"],) if of_runs else ()
-            result: Row = (entry["status"], "", "")
-            if mean := entry.get("validation_mean"):
-                chosen = "chosen" if index == sweep["chosen"] else ""
-                interval = _interval(mean, 2)
-                accuracy = f"{mean['accuracy']:.2%}" + (f"{interval}%" if interval else "")
-                result = (accuracy, mean["loss"], chosen)
-            values = map(results.value_text, entry["setting"].values())
-            rows.append((*values, *steps, *result))
-        seeds = len(sweep["seeds"])
-        title = f"validation on {sweep['split']}, {seeds} seed{'s' * (seeds > 1)} each"
-        names = (*sweep["settings"][0]["setting"], *("steps",) * of_runs, "accuracy", "loss", "")
-        self.table(title, names, rows)
-        if of_runs:
-            taken, grid = sweep["steps"], sweep["grid_steps"]
-            self.line(f"{taken:,} steps of all networks, {taken / grid:.1%} of the grid's {grid:,}")
-
     def table(self, title: str, names: Sequence[str], rows: Sequence[Row], left: int = 0) -> None:
         """Prints a table; an empty row is a line, and the first `left` columns are left-aligned."""
         style = box.SIMPLE_HEAD if self._console.is_terminal else box.ASCII2
@@ -297,7 +218,7 @@ class Console:
         for index, name in enumerate(names):
             shown.add_column(name, justify="left" if index < left else "right")
         for row in rows:
-            shown.add_row(*map(_cell, row)) if row else shown.add_section()
+            shown.add_row(*map(cell, row)) if row else shown.add_section()
         self._console.print(shown)
 
 
@@ -309,15 +230,8 @@ def _mean_of_finite(metrics: Mapping[str, np.ndarray]) -> tuple[float, float, in
     return loss, accuracy, int(finite.sum())
 
 
-def _interval(mean: Mapping[str, Any], digits: int) -> str:
-    """The 95 % confidence interval of a mean accuracy: " +- 0.12", "" if the seeds are too few."""
-    accuracy, half = mean["accuracy"], mean["ci95"]
-    if half is None or not statistics.is_possible(accuracy - half, accuracy + half):
-        return ""
-    return f" +- {100 * half:.{digits}f}"
-
-
-def _cell(value: str | float | None) -> str:
+def cell(value: str | float | None) -> str:
+    """The text of a cell of a table."""
     if value is None:
         return "-"
     if isinstance(value, str):

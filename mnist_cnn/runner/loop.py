@@ -16,9 +16,16 @@ from mnist_cnn.errors import ConfigError, UserError
 from mnist_cnn.parallel import processes, threads
 from mnist_cnn.parallel.devices import find_devices, other_threads, own_settings
 from mnist_cnn.parallel.mesh import peak_memory
-from mnist_cnn.runner import checks, experiment_file, predictions, profile, results, sweep
+from mnist_cnn.runner import (
+    checks,
+    experiment_file,
+    outcome,
+    profile,
+    result_text,
+    results,
+    sweep,
+)
 from mnist_cnn.runner.best import Best, after_validation
-from mnist_cnn.runner.checkpoint import sha256
 from mnist_cnn.runner.console import Console
 from mnist_cnn.runner.environment import describe_environment
 from mnist_cnn.runner.preparation import Diverged, ReplicaMetrics, Run, prepare
@@ -93,7 +100,7 @@ def run(
             source = experiment_file.read(config, config_file)
             for note in experiment_file.changed_notes(directory, environment, source):
                 console.line(note)
-            console.result(result, str(directory))
+            result_text.show(console, result, str(directory))
             if write_report and not (directory.path / "report.html").exists():  # killed before it
                 _report(config, directory, console, write_report)
             return result
@@ -112,7 +119,7 @@ def run(
             environment = describe_environment(devices, command) | {"num_threads": num_threads}
             source = experiment_file.read(config, config_file)
             result = sweep.run(config, directory, console, environment, source, carry_out, on_log)
-        console.result(result, str(directory))
+        result_text.show(console, result, str(directory))
         console.memory(peak_memory())
         if write_report:
             _report(config, directory, console, write_report)
@@ -136,7 +143,7 @@ def _check_threads(num_threads: int) -> None:
 
 def _carry_out(this: Run) -> dict[str, Any]:
     """Trains and tests, or validates at the step where the run pauses; returns result.json."""
-    end = _finish if this.pause is None else _pause
+    end = outcome.finish if this.pause is None else outcome.pause
     try:
         with this.stop.stops(str(this.directory)):
             return processes.broadcast(end(this, *_train(this)))
@@ -227,77 +234,6 @@ def _call_size(steps_per_second: float) -> int:
     """The number of steps of the next call."""
     several = min(_SEVERAL_STEPS, int(steps_per_second * _LONG_CALL_SECONDS))
     return max(1, several, int(steps_per_second * _CALL_SECONDS))
-
-
-def _finish(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) -> dict[str, Any]:
-    """Tests the networks (of a sweep, those of the best setting) and writes the result."""
-    config, replicas = this.config, range(this.replicas.plan.total)
-    swept, kept_best = {}, {}
-    if best is not None:
-        this.replicas.set_variables(best.variables)
-        validated = []  # that of the last step
-    if config["sweep"]:
-        assert this.validate is not None  # `config.validate` requires it
-        validated = validated or this.validate(replicas)[0]  # this process may have taken no step
-        swept = {"sweep": results.sweep_result(config, validated, this.replicas.finite().tolist())}
-        replicas = replicas[config_lib.setting_rows(config["num_seeds"], swept["sweep"]["chosen"])]
-    assert this.test is not None
-    metrics, logits, labels, images = this.test(replicas)
-    calibrated = {}
-    # Held-out images all show a class, so they say nothing of the probability that one shows none.
-    or_none = config["loss"] == "cross_entropy_or_none"
-    if this.validate is not None and not or_none:
-        _, held_out, held_out_labels, _ = this.validate(replicas)
-        fitted = results.calibrated(
-            config["validation_split"], held_out, held_out_labels, logits, labels
-        )
-        calibrated = {"calibrated": fitted}
-    networks = this.replicas.variables(replicas)
-    if this.checkpoints is None:
-        return {}
-    this.stop.check()
-    tested = results.stack_metrics(metrics)
-    if best is not None:
-        chosen = {"split": config["validation_split"], "metric": config["keep_best"]}
-        kept_best = {"best": chosen | {"step": best.step[list(replicas)].tolist()}}
-    this.log(step, config_lib.tested_name(config), tested)
-    this.checkpoints.wait()
-    this.checkpoints.close()
-    ensemble = results.ensemble_metrics(logits, labels, or_none) if len(replicas) > 1 else None
-    found = {
-        "seeds": [config_lib.replicas(config)[replica].seed for replica in replicas],
-        **({"fold": config["fold"]} if config["fold"] else {}),
-        "training_images": this.replicas.num_examples,
-        "test": tested,
-        "test_mean": results.mean_metrics(metrics),
-        **({"ensemble": ensemble} if ensemble else {}),
-        **calibrated,
-        **swept,
-        **kept_best,
-        "params_sha256": [sha256(variables) for variables in networks],
-    }
-    kept = predictions.collect(logits, labels, images, networks[0]["params"])
-    return this.logger.finish(step, found, kept)
-
-
-def _pause(this: Run, step: int, best: Best | None, validated: ReplicaMetrics) -> dict[str, Any]:
-    """Records the validation by which a sweep compares this run with others."""
-    if best is not None and (step == this.total_steps or best.is_over(this.config["patience"])):
-        this.replicas.set_variables(best.variables)
-        validated = []  # that of the last step
-    assert this.validate is not None  # `config.validate` requires it
-    validated = validated or this.validate(range(this.replicas.plan.total))[0]
-    if this.checkpoints is None:
-        return {}
-    this.stop.check()
-    this.checkpoints.wait()
-    this.checkpoints.close()
-    found = {
-        "seeds": [replica.seed for replica in config_lib.replicas(this.config)],
-        "validation": results.stack_metrics(validated),
-        "validation_mean": results.mean_metrics(validated),
-    }
-    return this.logger.pause(step, found)
 
 
 def _report(

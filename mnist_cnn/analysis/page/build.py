@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _FOLDER = pathlib.Path(__file__).parent
 # Functions have the names of those in the Python files, and compute the same steps in the same
 # order: tests/analysis/test_export_page.py compares their results.
-_DIGITS = ("libraries", "ink", "paper", "frames", "mnist_form", "lines", "fitted")
+_DIGITS = ("libraries", "pictures", "ink", "paper", "frames", "mnist_form", "lines", "fitted")
 # Also run outside of the page, in a worker.
 _ENGINE = (*(f"digits/{name}.js" for name in _DIGITS), "network.js", "answer.js")
 

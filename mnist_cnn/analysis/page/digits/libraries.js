@@ -230,3 +230,9 @@ function bicubic(x) {
   if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0;
 }
+
+/** The mean of the middle one or two. */
+function medianOf(values) {
+  const sorted = Float64Array.from(values).sort(), n = sorted.length;
+  return (sorted[(n - 1) >> 1] + sorted[n >> 1]) / 2;
+}
