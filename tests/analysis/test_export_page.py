@@ -635,4 +635,4 @@ def test_the_wheel_contains_the_files_of_the_page():
     packed = {path for glob in globs for path in package.glob(glob)}
     folder = pathlib.Path(build.__file__).parent
     files = {path for path in folder.rglob("*") if path.suffix in (".js", ".html")}
-    assert len(files) == 11 and files <= packed
+    assert len(files) == 12 and files <= packed

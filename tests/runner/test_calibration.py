@@ -11,6 +11,7 @@ import mnist_cnn
 from mnist_cnn import statistics
 from mnist_cnn.analysis import evaluation_text, export_formats
 from mnist_cnn.analysis.evaluation import evaluate
+from mnist_cnn.runner import result_text
 from mnist_cnn.runner.console import Console
 
 NAMES = ("negative_log_likelihood", "expected_calibration_error")
@@ -68,7 +69,7 @@ def test_evaluate_says_what_the_temperature_changes_and_what_a_run_without_one_n
     assert metrics["calibrated"] == pytest.approx(found | {"split": "train[300:]"})
     assert metrics["expected_calibration_error"] == result["test"]["expected_calibration_error"][1]
     evaluation_text.show(Console(), metrics)
-    Console().result(result, "x")
+    result_text.show(Console(), result, "x")
     text = f"with the temperature {found['temperature']:.4f}, fitted on train[300:]: negative log-"
     out = capsys.readouterr().out
     assert text in out and "mean of the seeds: with the temperature" in out

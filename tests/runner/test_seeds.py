@@ -19,7 +19,7 @@ from mnist_cnn import report, statistics
 from mnist_cnn.analysis import evaluation_text, finished_runs, loading
 from mnist_cnn.analysis.evaluation import evaluate
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.runner import results
+from mnist_cnn.runner import result_text, results
 from mnist_cnn.runner.checkpoint import Checkpoints, read_newest, sha256
 from mnist_cnn.runner.console import Console
 
@@ -79,7 +79,7 @@ def test_two_seeds_that_cannot_tell_an_interval_print_none():
         result = {"experiment": "x", "steps": 1, "seeds": [1, 2], "test": test, "test_mean": mean}
         result |= {"ensemble": {"accuracy": 1.0, "loss": 1.0, "correct": 1}, "seconds": {}}
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            Console().result(result, "run")
+            result_text.show(Console(), result, "run")
         return out.getvalue()
 
     line = "mean test accuracy 50.000 % (2 seeds are too few for a 95 % confidence interval)"
